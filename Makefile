@@ -1,0 +1,84 @@
+# Everything starts here: `make help`. VENV and PYTHON may be given: make repro PYTHON=/path/to/python3.11
+SHELL := /bin/bash
+PYTHON ?= python3.11
+VENV ?= .venv
+PYTEST_ARGS ?=
+BUILT := $(VENV)/.visdyn-packages
+READY := $(VENV)/.visdyn-ready
+TORCH := $(shell grep -m1 '^torch==' requirements.lock)
+
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+export JUPYTER_PREFER_ENV_PATH := 1
+export DVC_NO_ANALYTICS := 1
+
+# What `figures` reads that is not in git.
+FIGURE_INPUTS := data/generated/evaluation
+# What the report links to: one executed copy a stage, not in git either.
+EXECUTED := $(patsubst notebooks/%.ipynb,reports/notebooks/%.html,$(filter-out %/explore.ipynb,$(wildcard notebooks/*.ipynb)))
+
+.DEFAULT_GOAL := help
+.PHONY: help environment repro test test-fast lab report figures external paper smoke lint format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+environment: $(READY) ## build .venv from requirements.lock (again when the lock changes)
+
+$(BUILT): requirements.lock
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH; install Python 3.11 or give PYTHON=..."; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@# torch first and by its exact pin: no other package may then choose another build of it.
+	python -m pip install --quiet $(TORCH)
+	python -m pip install --quiet -r requirements.lock
+	@touch $@
+
+$(READY): $(BUILT) pyproject.toml jupyter/jupyter_server_config.json
+	python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@# The environment's own Jupyter configuration: saved notebooks hold no outputs (see docs/pipeline.md).
+	@mkdir -p $(VENV)/etc/jupyter && cp jupyter/jupyter_server_config.json $(VENV)/etc/jupyter/
+	@touch $@
+
+repro: environment ## run the embedded pipeline: render, train, evaluate, draw
+	dvc repro
+
+test: environment ## run every test, the smoke pipeline included
+	python -m pytest $(PYTEST_ARGS)
+
+test-fast: environment ## run the tests that take seconds
+	python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+lab: environment ## open JupyterLab on this environment
+	jupyter lab --LabApp.default_url=/lab/tree/notebooks/explore.ipynb
+
+figures: environment ## draw tables, figures and the report again from the results here
+	dvc repro --force --single-item figures
+
+report: environment ## the same in a fresh clone: fetch what the figures need, train nothing
+	@ls -d $(FIGURE_INPUTS) >/dev/null 2>&1 || dvc pull $(FIGURE_INPUTS)
+	@ls $(EXECUTED) >/dev/null 2>&1 || dvc pull $(EXECUTED) || \
+	  echo "the executed notebooks could not be fetched; the report is built without them"
+	dvc repro --force --single-item figures
+
+external: environment ## measure AURORA-Bench and EPIC-KITCHENS-100 where they are at hand (see data/external)
+	python -m visdyn.external $(EXTERNAL_ARGS)
+
+paper: environment ## run the papers' own sizes and data (GPUs; see profiles/paper)
+	@test -f profiles/paper/params.yaml || { echo "profiles/paper is not there yet: copy profiles/smoke, point data: at the real data and the models at their checkpoints"; exit 1; }
+	dvc repro profiles/paper/dvc.yaml
+
+smoke: environment ## run the smoke profile
+	dvc repro profiles/smoke/dvc.yaml
+
+lint: environment ## ruff, the notebooks' rules, and dvc.yaml against what the notebooks import
+	ruff check .
+	ruff format --check .
+	python -m visdyn.notebooks
+	python -m visdyn.dependencies
+
+format: environment ## let ruff mend what it can
+	ruff check --fix .
+	ruff format .
+
+clean: ## remove scratch and caches; results, models and the DVC cache stay
+	rm -rf .visdyn profiles/*/.visdyn dvc_plots .pytest_cache .ruff_cache .hypothesis build src/*.egg-info
+	find src tests notebooks -name __pycache__ -o -name .ipynb_checkpoints | xargs -r rm -rf

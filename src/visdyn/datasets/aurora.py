@@ -1,0 +1,120 @@
+"""AURORA and AURORA-Bench (McGill-NLP/AURORA, MIT): triplets of source image, instruction and target image.
+
+Layout under a root: `test.json` (one list; items carry `task`) and `data/<subset>/train.json`; image paths are
+relative to the root. The kitchen world's `aurora/` folder has the same layout.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from visdyn.datasets.bad_items import DatasetError, collecting, image_problem
+from visdyn.quarantine import Quarantine
+from visdyn.trajectory import Trajectory
+
+# The five subsets of AURORA-Bench that the Bootstrapping paper probes and evaluates (section 2).
+PAPER_SUBSETS = ("magicbrush", "ag", "something", "whatsup", "kubric")
+
+
+def load_bench(
+    root: str | Path,
+    subsets: Sequence[str] | None = None,
+    quarantine: Quarantine | None = None,
+    decode: bool = False,
+) -> list[Trajectory]:
+    """Read the test triplets of `<root>/test.json`, in its order.
+
+    Args:
+        root: folder that holds test.json.
+        subsets: tasks to read; None reads those of the paper's five that the file has.
+        quarantine: takes the items without a usable source or target image (of the public files: 2 of 250,
+            indices 135 and 147, whose target was never published); a warning counts them where it is None.
+        decode: also decode every image, so that a damaged one is set aside here (slower).
+
+    Returns:
+        Trajectories whose images are paths, whose subset is the task and whose id is the index in test.json.
+
+    Raises:
+        DatasetError: test.json is missing or malformed, or a subset asked for by name has no item.
+    """
+    path = Path(root) / "test.json"
+    items = _read_list(path)
+    present = {item.get("task") for item in items if isinstance(item, dict)}
+    if absent := [name for name in subsets or () if name not in present]:
+        known = ", ".join(sorted(str(name) for name in present))
+        raise DatasetError(f"{path} has no item of subset {', '.join(absent)}; it has {known}")
+    wanted = set(PAPER_SUBSETS if subsets is None else subsets)
+    # A record that is no object belongs to no subset: it is passed on, so that it reaches the quarantine.
+    chosen = [(i, item) for i, item in enumerate(items) if not isinstance(item, dict) or item.get("task") in wanted]
+    return _trajectories(path, chosen, None, quarantine, True, decode)
+
+
+def load_train(
+    root: str | Path,
+    subset: str,
+    quarantine: Quarantine | None = None,
+    require_images: bool = True,
+    decode: bool = False,
+) -> list[Trajectory]:
+    """Read the training triplets of `<root>/data/<subset>/train.json`; ids are indices in that file.
+
+    Of an instruction that is a list, the first entry is taken (as the dataset's own loader does).
+    `require_images=False` skips the look on the disk, for the public annotations without their images.
+
+    Raises:
+        DatasetError: the file is missing or malformed.
+    """
+    path = Path(root) / "data" / subset / "train.json"
+    return _trajectories(path, list(enumerate(_read_list(path))), subset, quarantine, require_images, decode)
+
+
+def _read_list(path: Path) -> list:
+    try:
+        items = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise DatasetError(
+            f"{path} does not exist; give the folder of AURORA that holds test.json and data/"
+        ) from error
+    except ValueError as error:
+        raise DatasetError(f"{path} is not valid JSON ({error}); fetch it again") from error
+    if not isinstance(items, list):
+        raise DatasetError(f"{path} holds a {type(items).__name__} where a list of items is expected")
+    return items
+
+
+def _trajectories(path, items, subset, quarantine, require_images, decode) -> list[Trajectory]:
+    root = path.parent if subset is None else path.parents[2]
+    usable = []
+    with collecting(quarantine, path) as bad:
+        for index, item in items:
+            problem = _problem(root, item, require_images, decode)
+            if problem:
+                bad.add(f"{path.name}[{index}]" if subset is None else f"{subset}/{path.name}[{index}]", problem)
+            else:
+                usable.append(_trajectory(root, item, subset or item["task"], index))
+    return usable
+
+
+def _trajectory(root: Path, item: dict, subset: str, index: int) -> Trajectory:
+    return Trajectory(root / item["input"], _instruction(item), root / item["output"], subset, str(index))
+
+
+def _instruction(item: dict) -> str:
+    text = item.get("instruction")
+    first = text[0] if isinstance(text, list) and text else text
+    return first.strip() if isinstance(first, str) else ""
+
+
+def _problem(root: Path, item: object, require_images: bool, decode: bool) -> str | None:
+    if not isinstance(item, dict):
+        return f"is a {type(item).__name__}, not an object"
+    if not _instruction(item):
+        return "has no instruction"
+    for key in ("input", "output"):
+        if not isinstance(item.get(key), str) or not item[key]:
+            return f"has no {key} image"
+        if require_images and (problem := image_problem(root / item[key], decode)):
+            return problem
+    return None

@@ -1,0 +1,38 @@
+"""How every reader sets unusable items aside: into the caller's quarantine, or with a warning where there is none."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from visdyn import images
+from visdyn.quarantine import Quarantine
+
+
+class DatasetError(ValueError):
+    """A dataset's file does not have the layout that its reader expects; the message says where and what to do."""
+
+
+@contextmanager
+def collecting(quarantine: Quarantine | None, origin: str | Path) -> Iterator[Quarantine]:
+    """Yield the quarantine to fill; where the caller gave none, warn at the end about what would have gone into it."""
+    bad = Quarantine() if quarantine is None else quarantine
+    yield bad
+    if quarantine is None and len(bad):
+        warnings.warn(f"{origin}: {bad.summary()}; pass a Quarantine to keep the list", stacklevel=4)
+
+
+def image_problem(path: Path, decode: bool = False) -> str | None:
+    """Return why the image at `path` cannot be used, or None. Only `decode=True` reads the pixels."""
+    if not path.is_file():
+        return f"image {path} does not exist"
+    if path.stat().st_size == 0:
+        return f"image {path} is empty"
+    if decode:
+        try:
+            images.load(path)
+        except images.ImageError as error:
+            return str(error)
+    return None

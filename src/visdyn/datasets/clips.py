@@ -1,0 +1,187 @@
+"""Unlabelled clips: folders of video files, as in Moments in Time, UCF-101 and Kinetics-700, or of extracted frames.
+
+<root>/<dataset>/<class>/<video>.avi           the kit's layout; deeper folders are allowed (class = parent folder)
+<root>/<class>/<video>.avi                     one dataset, named as the root
+<root>/<video>.avi                             a plain folder of files (class "unlabelled")
+<root>/<dataset>/<class>/<video>/<...>_<n>.jpg  frames already extracted, in the order of their last number
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from visdyn import images
+from visdyn.datasets.bad_items import DatasetError, collecting
+from visdyn.quarantine import Quarantine
+
+VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg"})
+FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+# Lists and licences that lie beside videos; they are no clips and no damaged clips either.
+LISTING_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".dvc"})
+UNLABELLED = "unlabelled"
+# Matroska and AVI headers state a duration, from which the frame count is estimated: it may be off by this much.
+COUNT_SLACK = 2
+
+
+class ClipError(ValueError):
+    """A clip cannot be read in full; the message says how much of it could."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One clip: a video file, or a folder of frames. `video` is the file's stem or the folder's name."""
+
+    path: Path
+    dataset: str
+    class_name: str
+    video: str
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """(dataset, class, video): unique among the clips of one root."""
+        return self.dataset, self.class_name, self.video
+
+
+def find_clips(root: str | Path, quarantine: Quarantine | None = None) -> list[Clip]:
+    """Return the clips under a folder, sorted by dataset, class and name; nothing is decoded yet.
+
+    Empty files, files that are no video and a second clip of the same dataset, class and name go to the
+    quarantine (a warning counts them where it is None); hidden files and lists (.csv, .txt, ...) are passed by.
+
+    Raises:
+        DatasetError: the folder does not exist or holds no clip at all.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise DatasetError(f"{root} is no folder; give one that holds clips as <dataset>/<class>/<video>")
+    clips: dict[tuple, Clip] = {}
+    with collecting(quarantine, root) as bad:
+        for path in _candidates(root, bad):
+            clip = _clip(root, path)
+            if clip.key in clips:
+                bad.add(path, f"has the same dataset, class and name as {clips[clip.key].path}")
+            else:
+                clips[clip.key] = clip
+    if not clips:
+        raise DatasetError(f"{root} holds no clip; expected <dataset>/<class>/<video>.avi (.mp4, ...) or frame folders")
+    return [clips[key] for key in sorted(clips)]
+
+
+def _candidates(root: Path, bad: Quarantine) -> list[Path]:
+    found = set()
+    for path in sorted(root.rglob("*")):
+        suffix = path.suffix.lower()
+        if path.is_dir() or suffix in LISTING_SUFFIXES or _hidden(path.relative_to(root)):
+            continue
+        if path.stat().st_size == 0:
+            bad.add(path, "is an empty file")
+        elif suffix in VIDEO_SUFFIXES:
+            found.add(path)
+        elif suffix in FRAME_SUFFIXES:
+            found.add(path.parent)
+        else:
+            bad.add(path, f"is no video file (suffix {suffix or 'missing'})")
+    return sorted(found)
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _clip(root: Path, path: Path) -> Clip:
+    parts = path.relative_to(root).parts
+    dataset = parts[0] if len(parts) > 2 else root.resolve().name
+    class_name = parts[-2] if len(parts) > 1 else UNLABELLED
+    return Clip(path, dataset, class_name, path.name if path.is_dir() else path.stem)
+
+
+def stream_frames(path: str | Path | Clip) -> Iterator[np.ndarray]:
+    """Yield a clip's frames one by one as uint8 arrays (H, W, 3), RGB.
+
+    Raises:
+        ClipError: at once if the file cannot be opened; after the last decodable frame if fewer frames than the
+            container states were decoded (a truncated file), so that nobody takes the part for the whole.
+    """
+    path = _path(path)
+    return _stream_folder(path) if path.is_dir() else _stream_video(path)
+
+
+def read_frames(path: str | Path | Clip) -> np.ndarray:
+    """Return all frames of a clip: uint8 array (N, H, W, 3), RGB.
+
+    Raises:
+        ClipError: unreadable, truncated, without a frame, or with frames of different sizes.
+    """
+    frames = list(stream_frames(path))
+    if len({frame.shape for frame in frames}) > 1:
+        raise ClipError(f"clip {_path(path)} has frames of different sizes; extract them again")
+    return np.stack(frames)
+
+
+def read_clips(clips: Iterable[Clip], quarantine: Quarantine | None = None) -> Iterator[tuple[Clip, np.ndarray]]:
+    """Yield each readable clip with its frames; the others go to the quarantine with their reason."""
+    with collecting(quarantine, "clips") as bad:
+        for clip in clips:
+            try:
+                frames = read_frames(clip)
+            except ClipError as error:
+                bad.add(clip.path, str(error))
+            else:
+                yield clip, frames
+
+
+def frames_at(path: str | Path | Clip, indices: Sequence[int]) -> np.ndarray:
+    """Return the frames with the given indices (from 0), in their order: uint8 array (len(indices), H, W, 3).
+
+    Raises:
+        ClipError: the clip cannot be read in full, or has no such frame.
+    """
+    wanted, kept = set(indices), {}
+    for number, frame in enumerate(stream_frames(path)):
+        if number in wanted:
+            kept[number] = frame
+    if lacking := sorted(wanted - kept.keys()):
+        raise ClipError(f"clip {_path(path)} has no frame {lacking[0]}")
+    return np.stack([kept[index] for index in indices])
+
+
+def _path(path: str | Path | Clip) -> Path:
+    return path.path if isinstance(path, Clip) else Path(path)
+
+
+def _stream_video(path: Path) -> Iterator[np.ndarray]:
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise ClipError(f"clip {path} cannot be opened as a video; it is missing, damaged or of an unknown codec")
+        stated, decoded = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
+        while (read := capture.read())[0]:
+            decoded += 1
+            yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
+    finally:
+        capture.release()
+    if decoded == 0 or decoded < stated - COUNT_SLACK:
+        raise ClipError(f"clip {path} is truncated: the container states {stated} frames, {decoded} decode")
+
+
+def _stream_folder(path: Path) -> Iterator[np.ndarray]:
+    files = [file for file in path.iterdir() if file.suffix.lower() in FRAME_SUFFIXES and not _hidden(Path(file.name))]
+    if not files:
+        raise ClipError(f"clip {path} is a folder without frames (.jpg, .png)")
+    for file in sorted(files, key=_natural):
+        try:
+            yield np.asarray(images.load(file))
+        except images.ImageError as error:
+            raise ClipError(f"clip {path}: {error}") from error
+
+
+def _natural(path: Path) -> tuple[int, str]:
+    numbers = re.findall(r"\d+", path.stem)
+    return (int(numbers[-1]) if numbers else -1, path.name)

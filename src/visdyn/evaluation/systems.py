@@ -1,0 +1,158 @@
+"""All systems of the embedded evaluation: which models there are, what they generate, how it is scored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from visdyn.datasets.aurora import load_bench
+from visdyn.datasets.doundo_bench import load
+from visdyn.datasets.kitchen.measuring import by_id, reachable_images, true_captions
+from visdyn.datasets.kitchen.state import Action, State, inverse, valid_actions
+from visdyn.datasets.kitchen.truth import candidate_record
+from visdyn.evaluation import baselines
+from visdyn.evaluation.editing import EditingEvaluation
+from visdyn.evaluation.forward import ForwardEvaluation
+from visdyn.images import to_array
+from visdyn.inference.editing import REVERSE_FROM, LatentEditor, do_and_undo
+from visdyn.inference.generation import generate
+from visdyn.models import load_model
+from visdyn.models.encoders import ImageEncoder, ImageTextEncoder
+from visdyn.stage import Stage
+from visdyn.trajectory import ReversiblePair
+
+BASELINES = ("copy", "oracle", "shuffled")
+PROMPTS = ("long", "short")
+Images = dict[tuple[str, int], np.ndarray]  # (system, seed) -> uint8 (N, H, W, 3)
+
+
+def forward_evaluation(stage: Stage, items_per_subset: int | None = None) -> ForwardEvaluation:
+    """Load AURORA's test items (the first `items_per_subset` of each subset) with all that scoring needs."""
+    trajectories, seen = [], {}
+    for item in load_bench(stage.path(stage.settings.data.aurora)):
+        seen[item.subset] = seen.get(item.subset, 0) + 1
+        if items_per_subset is None or seen[item.subset] <= items_per_subset:
+            trajectories.append(item)
+    truth = by_id(stage.path("data/kitchen"), "aurora_test")
+    records = [truth[item.id] for item in trajectories]
+    captions = true_captions([record["end"] for record in records])
+    return ForwardEvaluation(trajectories, captions, reachable_images(records), *_encoders(stage))
+
+
+def _encoders(stage: Stage) -> tuple[ImageTextEncoder, ImageEncoder]:
+    clip = ImageTextEncoder.from_pretrained(stage.path("models/clip"), "embedded")
+    return clip, ImageEncoder.from_pretrained(stage.path("models/dino"), "embedded")
+
+
+def fdm_runs(stage: Stage, arms: tuple[str, ...] | None = None) -> list[tuple[str, int, Path]]:
+    """List the trained FDMs as (arm, seed, folder), of all arms or of some.
+
+    Raises:
+        FileNotFoundError: an arm that was asked for has no run.
+    """
+    runs = []
+    for folder in sorted(stage.path("models/fdm").glob("*-s*")):
+        arm, _, seed = folder.name.rpartition("-s")
+        if arms is None or arm in arms:
+            runs.append((arm, int(seed), folder))
+    if missing := set(arms or ()) - {arm for arm, _, _ in runs}:
+        raise FileNotFoundError(
+            f"no FDM of arm {', '.join(sorted(missing))} in models/fdm; add it to fdm.arms in params.yaml"
+        )
+    return runs
+
+
+def forward_images(stage: Stage, evaluation: ForwardEvaluation) -> Images:
+    """Generate one image per item from the baselines, the tokenizer, the zero-shot base and every FDM run."""
+    items, seed = evaluation.trajectories, stage.seed
+    images = {(name, 0): to_array(baselines.baseline(name, items, seed)) for name in BASELINES}
+    base = load_model(stage.reference(stage.settings.fdm.base))
+    images["tokenizer_ceiling", 0] = base.decode(base.encode([item.target for item in items]))
+    images["zero_shot", 0] = generate(base.forward_dynamics, items, 1, seed)[0][:, 0]
+    for arm, run_seed, folder in fdm_runs(stage):
+        images[arm, run_seed] = generate(load_model(folder, "fdp"), items, 1, run_seed)[0][:, 0]
+    return images
+
+
+def score_forward(evaluation: ForwardEvaluation, images: Images) -> pd.DataFrame:
+    """Score every system: columns system, seed, subset, id, metric, value."""
+    return _labelled({key: evaluation.score(predictions) for key, predictions in images.items()})
+
+
+def best_of_scores(stage: Stage, evaluation: ForwardEvaluation) -> pd.DataFrame:
+    """Add the verified systems `<arm>_best_of_<K>` from the judged candidates of stage `verification`."""
+    table = stage.read_table("verification/candidates.csv").astype({"id": str})
+    metrics = ["editing_success", "minimal_editing", "score", "success"]
+    parts = []
+    for k in stage.settings.verification.candidates[1:]:
+        drawn = table[table["candidate"] < k].reset_index(drop=True)
+        best = drawn.loc[drawn.groupby(["arm", "seed", "subset", "id"])["idm_log_likelihood"].idxmax()]
+        named = best.assign(system=best["arm"] + f"_best_of_{k}")
+        parts.append(named.melt(["system", "seed", "subset", "id"], metrics, "metric", "value"))
+    return pd.concat(parts, ignore_index=True)
+
+
+def doundo_evaluation(stage: Stage) -> EditingEvaluation:
+    """Load the mined test pairs with all that scoring needs."""
+    pairs = load(stage.path("data/mined/doundo_test.json"), stage.path(stage.settings.data.epic) / "frames")
+    truth = by_id(stage.path("data/kitchen"), "epic_validation")
+    records = [truth[pair.id] for pair in pairs]
+    captions = tuple(true_captions([record[end] for record in records]) for end in ("start", "end"))
+    candidates = (reachable_images(records), reachable_images([_undone(record) for record in records]))
+    return EditingEvaluation(pairs, captions, candidates, *_encoders(stage))
+
+
+def _undone(record: dict) -> dict:
+    """Turn a truth record round: from its end, every state that one action leads to."""
+    end = State.from_json(record["end"])
+    back = inverse(Action.from_json(record["action"]))
+    return {**record, "start": record["end"], "end": record["start"], "action": back.to_json(),
+            "candidates": [candidate_record(end, action) for action in valid_actions(end)]}  # fmt: skip
+
+
+Edited = dict[tuple[str, int, str, str], tuple[np.ndarray, np.ndarray]]  # (system, seed, prompt, reverse_from)
+
+
+def doundo_images(stage: Stage, evaluation: EditingEvaluation) -> Edited:
+    """Do and undo every pair with the baselines, the base generator and every fine-tuned run."""
+    pairs, seed = evaluation.pairs, stage.seed
+    edited: Edited = {}
+    for name in BASELINES:
+        forward, reverse = (_baseline(name, pairs, half, seed) for half in ("forward", "reverse"))
+        for source in REVERSE_FROM:
+            # Copying the generated image gives the start back; the others do not depend on what they start from.
+            edited[name, 0, "long", source] = forward, forward if (name, source) == ("copy", "generated") else reverse
+    runs = [("base", 0, stage.reference(stage.settings.doundo.base))]
+    for folder in sorted(stage.path("models/doundo").glob("*-s*")):
+        name, _, run_seed = folder.name.rpartition("-s")
+        runs.append((name, int(run_seed), folder))
+    for name, run_seed, folder in runs:
+        editor = LatentEditor.from_pretrained(folder)
+        for prompt in PROMPTS:
+            for source in REVERSE_FROM:
+                images = do_and_undo(editor, pairs, prompt, source, run_seed, stage.params.flow_steps)
+                edited[name, run_seed, prompt, source] = images
+    return edited
+
+
+def _baseline(name: str, pairs: list[ReversiblePair], half: str, seed: int) -> np.ndarray:
+    return to_array(baselines.baseline(name, [getattr(pair, half)() for pair in pairs], seed))
+
+
+def score_doundo(evaluation: EditingEvaluation, edited: Edited) -> pd.DataFrame:
+    """Score every system: the columns of evaluation/doundo_scores.csv. A forward image is scored once."""
+    tables = []
+    for system, seed, prompt in dict.fromkeys(key[:3] for key in edited):
+        images = {source: edited[system, seed, prompt, source] for source in REVERSE_FROM}
+        reverse = {source: pair[1] for source, pair in images.items()}
+        table = evaluation.score(images[REVERSE_FROM[0]][0], reverse)
+        tables.append(table.assign(system=system, seed=seed, prompt=prompt))
+    columns = ["system", "seed", "direction", "reverse_from", "prompt", "verb", "id", "metric", "value"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def _labelled(tables: dict[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:
+    parts = [table.assign(system=system, seed=seed) for (system, seed), table in tables.items()]
+    return pd.concat(parts, ignore_index=True)[["system", "seed", "subset", "id", "metric", "value"]]

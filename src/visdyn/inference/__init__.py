@@ -1,0 +1,1 @@
+"""Likelihoods, decoding of K candidates, verification."""

@@ -1,0 +1,41 @@
+"""Steering: several actions in a row, each from the image that the model has just generated (Bootstrapping, Fig. 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from visdyn.images import ImageRef, to_array
+from visdyn.inference.generation import generate
+from visdyn.models.unified import TokenForwardDynamics
+from visdyn.trajectory import Trajectory
+
+
+def roll_out(
+    model: TokenForwardDynamics, sources: Sequence[ImageRef], actions: Sequence[Sequence[str]], seed: int = 0
+) -> np.ndarray:
+    """Apply each source's actions one after the other.
+
+    Args:
+        sources: N images of one size.
+        actions: for each source its actions, equally many.
+        seed: names the noise of every step.
+
+    Returns:
+        uint8 (N, S, H, W, 3): the image after each of the S actions.
+
+    Raises:
+        ValueError: not one list of actions for each source, or lists of different length.
+    """
+    if len(sources) != len(actions) or len({len(part) for part in actions}) > 1:
+        raise ValueError(f"{len(sources)} sources need as many lists of actions, all of one length")
+    images, steps = to_array(sources), []
+    for step, texts in enumerate(zip(*actions, strict=True)):
+        items = [
+            Trajectory(image, text, image, "rollout", f"{row}-{step}")
+            for row, (image, text) in enumerate(zip(images, texts, strict=True))
+        ]
+        images = generate(model, items, 1, seed)[0][:, 0]
+        steps.append(images)
+    return np.stack(steps, axis=1)

@@ -1,0 +1,52 @@
+"""BAGEL (arXiv 2505.14683): a unified model that reads and generates images and text.
+
+Written from its published facts: mixture-of-transformers decoder, SigLIP tower at native aspect ratio, rectified
+flow over FLUX latents, cached inference with two guidance branches. Plain PyTorch attention; runs on a CPU.
+
+    model = Bagel.from_pretrained(folder)
+    images = model.generate_image([image, "open the drawer"])            # edit
+    answer = model.generate_text([image, "what happened?"]).text         # understand
+    output = model(pack_samples([edit_sample(...)], model.config))       # train
+    output.loss().backward()
+"""
+
+from .checkpoint import CheckpointError
+from .config import (
+    AutoencoderConfig,
+    BagelConfig,
+    ConfigError,
+    SpecialTokens,
+    TextConfig,
+    TransformConfig,
+    VisionConfig,
+)
+from .model import Bagel
+from .outputs import BagelOutput
+from .packing import Dropout, Pack, pack_samples
+from .sampler import SamplerSettings
+from .samples import Part, edit_sample, text_to_image_sample, understanding_sample
+from .text import Generation
+from .vae import Autoencoder
+
+__all__ = [
+    "Autoencoder",
+    "AutoencoderConfig",
+    "Bagel",
+    "BagelConfig",
+    "BagelOutput",
+    "CheckpointError",
+    "ConfigError",
+    "Dropout",
+    "Generation",
+    "Pack",
+    "Part",
+    "SamplerSettings",
+    "SpecialTokens",
+    "TextConfig",
+    "TransformConfig",
+    "VisionConfig",
+    "edit_sample",
+    "pack_samples",
+    "text_to_image_sample",
+    "understanding_sample",
+]

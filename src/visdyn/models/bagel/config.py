@@ -1,0 +1,177 @@
+"""Sizes and fixed choices of a BAGEL model; the defaults are those of the public 7B checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+
+
+class ConfigError(ValueError):
+    """A configuration asks for something that BAGEL is not; the message names the key."""
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Shape of the language model (Qwen2 with q/k norm and two experts per layer)."""
+
+    vocab_size: int = 152064
+    hidden_size: int = 3584
+    intermediate_size: int = 18944
+    num_hidden_layers: int = 28
+    num_attention_heads: int = 28
+    num_key_value_heads: int = 4
+    rms_norm_eps: float = 1e-6
+    rope_theta: float = 1e6
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Shape of the SigLIP tower. `num_hidden_layers` counts the layers that exist and run (26 of SigLIP's 27)."""
+
+    hidden_size: int = 1152
+    intermediate_size: int = 4304
+    num_hidden_layers: int = 26
+    num_attention_heads: int = 16
+    image_size: int = 980
+    patch_size: int = 14
+    num_channels: int = 3
+    layer_norm_eps: float = 1e-6
+
+    @property
+    def side(self) -> int:
+        """Patches along one side of the learned position table."""
+        return self.image_size // self.patch_size
+
+    @property
+    def patch_dim(self) -> int:
+        return self.num_channels * self.patch_size**2
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """Shape of the FLUX autoencoder. `norm_groups` is 32 in public weights; smaller ones allow narrower networks."""
+
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 2, 4, 4)
+    num_res_blocks: int = 2
+    z_channels: int = 16
+    in_channels: int = 3
+    out_ch: int = 3
+    scale_factor: float = 0.3611
+    shift_factor: float = 0.1159
+    norm_groups: int = 32
+
+    @property
+    def downsample(self) -> int:
+        return 2 ** (len(self.ch_mult) - 1)
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """Token ids of the four markers; Qwen2.5's by default."""
+
+    bos_token_id: int = 151644
+    eos_token_id: int = 151645
+    start_of_image: int = 151652
+    end_of_image: int = 151653
+
+
+@dataclass(frozen=True)
+class TransformConfig:
+    """Limits of an image resize, in pixels."""
+
+    max_image_size: int
+    min_image_size: int
+    image_stride: int
+    max_pixels: int = 14 * 14 * 9 * 1024
+
+
+def _public_transforms() -> dict[str, TransformConfig]:
+    return {
+        "vae": TransformConfig(1024, 512, 16),
+        "vit": TransformConfig(980, 224, 14),
+        "vlm_vit": TransformConfig(980, 378, 14, 2_007_040),
+    }
+
+
+@dataclass(frozen=True)
+class BagelConfig:
+    """Everything needed to build a `Bagel`. `vision=None` leaves out the ViT, its connector and its position table."""
+
+    text: TextConfig = field(default_factory=TextConfig)
+    vision: VisionConfig | None = field(default_factory=VisionConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    latent_patch_size: int = 2
+    max_latent_size: int = 64
+    vit_max_num_patch_per_side: int = 70
+    timestep_shift: float = 1.0
+    special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
+    transforms: dict[str, TransformConfig] = field(default_factory=_public_transforms)
+
+    @property
+    def latent_dim(self) -> int:
+        """Channels of one latent token."""
+        return self.autoencoder.z_channels * self.latent_patch_size**2
+
+    @property
+    def latent_downsample(self) -> int:
+        """Image pixels along one side of a latent token."""
+        return self.autoencoder.downsample * self.latent_patch_size
+
+    @classmethod
+    def from_dict(cls, values: dict) -> BagelConfig:
+        """Read the one-file form: `llm_config`, `vit_config` (or null), `vae_config`, `bagel_config`, ...
+
+        Raises:
+            ConfigError: a part asks for an option that this implementation does not have.
+        """
+        bagel = values.get("bagel_config", values)
+        check_fixed_choices(values.get("llm_config") or {}, values.get("vit_config") or {}, bagel)
+        optional = {name: bagel[name] for name in _SCALARS if name in bagel}
+        if values.get("special_tokens"):
+            optional["special_tokens"] = _pick(SpecialTokens, values["special_tokens"])
+        if values.get("image_transforms"):
+            optional["transforms"] = {k: _pick(TransformConfig, v) for k, v in values["image_transforms"].items()}
+        vision = values.get("vit_config")
+        return cls(
+            text=_pick(TextConfig, values.get("llm_config") or {}),
+            vision=None if vision is None else _pick(VisionConfig, vision),
+            autoencoder=_pick(AutoencoderConfig, values.get("vae_config") or {}),
+            **optional,
+        )
+
+    def to_dict(self) -> dict:
+        """Return the one-file form that `from_dict` reads."""
+        return {
+            "llm_config": {**asdict(self.text), **_FIXED_TEXT},
+            "vit_config": None if self.vision is None else {**asdict(self.vision), **_FIXED_VISION},
+            "vae_config": {**asdict(self.autoencoder), "downsample": self.autoencoder.downsample},
+            "bagel_config": {**{name: getattr(self, name) for name in _SCALARS}, **_FIXED_BAGEL},
+            "special_tokens": asdict(self.special_tokens),
+            "image_transforms": {name: asdict(transform) for name, transform in self.transforms.items()},
+        }
+
+
+_SCALARS = ("latent_patch_size", "max_latent_size", "vit_max_num_patch_per_side", "timestep_shift")
+_FIXED_TEXT = {"hidden_act": "silu"}
+_FIXED_VISION = {"hidden_act": "gelu_pytorch_tanh"}
+_FIXED_BAGEL = {"connector_act": "gelu_pytorch_tanh", "interpolate_pos": False}
+
+
+def check_fixed_choices(text: dict, vision: dict, bagel: dict) -> None:
+    """Refuse configurations that BAGEL's public code never uses and this one does not implement."""
+    # SigLIP's rope switch and the interpolated positions exist upstream but are off in every released checkpoint.
+    fixed = ((text, "llm_config", _FIXED_TEXT), (vision, "vit_config", {**_FIXED_VISION, "rope": False}))
+    for values, where, expected in (*fixed, (bagel, "bagel_config", _FIXED_BAGEL)):
+        for key, value in expected.items():
+            if values.get(key, value) != value:
+                raise ConfigError(f"{where}.{key} is {values[key]!r}; only {value!r} is implemented")
+
+
+def _pick(kind: type, values: dict):
+    """Build a dataclass from the keys it knows; configuration files carry many more."""
+    known = {f.name: values[f.name] for f in fields(kind) if values.get(f.name) is not None}
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in known.items()})

@@ -1,0 +1,197 @@
+"""Image generation: Euler steps along the velocity, guided by up to two further branches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from visdyn.images import load
+
+from . import context as contexts
+from . import flow
+from .context import Context
+from .embeddings import unpatchify
+from .transforms import resize, transform
+
+if TYPE_CHECKING:
+    from .model import Bagel
+
+RENORMS = ("global", "channel", "text_channel")
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """Sampler settings; the defaults are those of the released Do-Undo inference script.
+
+    Attributes:
+        num_timesteps: points of the schedule; one fewer evaluations.
+        timestep_shift: shift of the schedule towards noise.
+        cfg_text_scale, cfg_img_scale: strength of the branch without text and without images; 1 = off.
+            As in the reference, image guidance has no effect unless text guidance is on.
+        cfg_interval: guidance acts at timesteps lo < t <= hi.
+        cfg_renorm_type: `global` (one norm per image), `channel` (per token), `text_channel` (per token, after
+            text guidance and before image guidance).
+        cfg_renorm_min: smallest factor of the renormalisation.
+    """
+
+    num_timesteps: int = 50
+    timestep_shift: float = 3.0
+    cfg_text_scale: float = 4.0
+    cfg_img_scale: float = 2.0
+    cfg_interval: tuple[float, float] = (0.4, 1.0)
+    cfg_renorm_type: str = "global"
+    cfg_renorm_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cfg_renorm_type not in RENORMS:
+            raise ValueError(f"cfg_renorm_type is {self.cfg_renorm_type!r}; known are {RENORMS}")
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Contexts of the three velocity branches: everything, all before the last text, texts only."""
+
+    gen: Context
+    cfg_text: Context
+    cfg_img: Context
+
+
+def guide(plain: Tensor, without_text: Tensor, without_image: Tensor | None, settings: SamplerSettings) -> Tensor:
+    """Combine branch velocities (B, n, C) and renormalise; `without_image` is None when image guidance is off."""
+    guided = without_text + settings.cfg_text_scale * (plain - without_text)
+    if settings.cfg_renorm_type == "text_channel":
+        guided = _renormalise(guided, plain, (-1,), settings.cfg_renorm_min)
+    if without_image is not None:
+        guided = without_image + settings.cfg_img_scale * (guided - without_image)
+    if settings.cfg_renorm_type == "global":
+        return _renormalise(guided, plain, (-2, -1), settings.cfg_renorm_min)
+    if settings.cfg_renorm_type == "channel":
+        return _renormalise(guided, plain, (-1,), settings.cfg_renorm_min)
+    return guided
+
+
+def _renormalise(guided: Tensor, plain: Tensor, dims: tuple[int, ...], smallest: float) -> Tensor:
+    """Scale guided velocities down to the norm of the plain ones over `dims`, never up."""
+    ratio = plain.norm(dim=dims, keepdim=True) / (guided.norm(dim=dims, keepdim=True) + 1e-8)
+    return guided * ratio.clamp(smallest, 1.0)
+
+
+@torch.no_grad()
+def sample_latents(
+    model: Bagel,
+    branches: Branches,
+    grid: tuple[int, int],
+    init_noise: Tensor,
+    settings: SamplerSettings,
+    trace: list[dict] | None = None,
+) -> Tensor:
+    """Return latent tokens, float32 (B, h * w, latent_dim), after all steps.
+
+    Args:
+        grid: (h, w) in latent tokens.
+        init_noise: (B, h * w, latent_dim), the state at t = 1.
+        trace: if given, one dict per step is appended: t, x_t, velocity, branches (name -> velocity).
+    """
+    ids = contexts.grid_position_ids(*grid, model.config.max_latent_size, model.device)
+    x = init_noise.to(model.device, torch.float32)
+    for t, dt in zip(*flow.sampling_schedule(settings.num_timesteps, settings.timestep_shift), strict=True):
+        names = _active_branches(float(t), settings)
+        velocities = {name: contexts.velocity(model, getattr(branches, name), x, t, ids) for name in names}
+        guided = velocities["gen"]
+        if "cfg_text" in velocities:
+            guided = guide(guided, velocities["cfg_text"], velocities.get("cfg_img"), settings)
+        if trace is not None:
+            trace.append({"t": float(t), "x_t": x, "velocity": guided, "branches": velocities})
+        x = x - guided * dt.to(x.device)
+    return x
+
+
+def _active_branches(t: float, settings: SamplerSettings) -> list[str]:
+    low, high = settings.cfg_interval
+    if settings.cfg_text_scale <= 1 or not low < t <= high:
+        return ["gen"]
+    return ["gen", "cfg_text", "cfg_img"] if settings.cfg_img_scale > 1 else ["gen", "cfg_text"]
+
+
+@torch.no_grad()
+def read_inputs(
+    model: Bagel, inputs: Sequence, posterior_noise: Sequence[Tensor] | None = None
+) -> tuple[Branches, tuple[int, int] | None]:
+    """Read images and texts in order into the three branches.
+
+    Args:
+        inputs: a text is a `str` or a list of token ids; anything else is an image reference.
+        posterior_noise: noise of the VAE posterior, one (1, z, h, w) per image; None uses the posterior's
+            mean. (The reference draws a sample even at inference.)
+
+    Returns:
+        The branches, and the pixel size (height, width) of the last image, or None without images.
+    """
+    gen = cfg_text = cfg_img = contexts.new_context(model)
+    size, noises = None, iter(posterior_noise or ())
+    for item in inputs:
+        if contexts.is_text(item):
+            ids = model.encode_text(item)
+            cfg_text = gen
+            gen, cfg_img = contexts.add_text(model, gen, ids), contexts.add_text(model, cfg_img, ids)
+        else:
+            gen, size = _read_image(model, gen, item, next(noises, None))
+            cfg_text = gen
+    return Branches(gen, cfg_text, cfg_img), size
+
+
+def _read_image(model: Bagel, context: Context, item, noise: Tensor | None) -> tuple[Context, tuple[int, int]]:
+    transforms = model.config.transforms
+    image = resize(load(item), transforms["vae"])
+    pixels = transform(image, transforms["vae"]).unsqueeze(0).to(model.device)
+    context = contexts.add_vae_image(model, context, model.require_vae().encode(pixels, noise))
+    if model.config.vision is not None:
+        # The ViT sees the image that was already resized for the VAE, unlike in training (as upstream).
+        context = contexts.add_vit_image(model, context, transform(image, transforms["vit"]).unsqueeze(0))
+    return context, (image.height, image.width)
+
+
+@torch.no_grad()
+def generate_image(
+    model: Bagel,
+    inputs: Sequence,
+    *,
+    settings: SamplerSettings | None = None,
+    image_size: tuple[int, int] | None = None,
+    num_images: int = 1,
+    generator: torch.Generator | None = None,
+    posterior_noise: Sequence[Tensor] | None = None,
+) -> list[Image.Image]:
+    """Generate images from interleaved images and texts (one edit: [image, instruction]).
+
+    Args:
+        image_size: (height, width) in pixels; by default the size of the last input image after its resize.
+        num_images: candidates, which share one reading of the inputs.
+        generator: CPU generator of the initial noise.
+
+    Raises:
+        ValueError: there is neither an input image nor an image size, or the size does not fit.
+    """
+    branches, size = read_inputs(model, inputs, posterior_noise)
+    size = image_size or size
+    if size is None:
+        raise ValueError("text alone does not say how large the image should be; pass image_size=(height, width)")
+    step = model.config.latent_downsample
+    if size[0] % step or size[1] % step:
+        raise ValueError(f"image_size {size} is no multiple of {step} pixels")
+    grid = (size[0] // step, size[1] // step)
+    noise = torch.randn(num_images, grid[0] * grid[1], model.config.latent_dim, generator=generator)
+    latents = sample_latents(model, branches, grid, noise, settings or SamplerSettings())
+    return decode_images(model, unpatchify(latents, grid, model.config.latent_patch_size))
+
+
+@torch.no_grad()
+def decode_images(model: Bagel, latents: Tensor) -> list[Image.Image]:
+    """Decode latents (B, z, h, w) to PIL images; values are truncated, not rounded, as in the reference."""
+    pixels = (model.require_vae().decode(latents).float() * 0.5 + 0.5).clamp(0, 1) * 255
+    return [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()]

@@ -1,0 +1,99 @@
+"""Chameleon / Anole: transformers' decoder, with its image-token logits and a tokenizer that can also decode.
+
+The library's forward sets all image-token logits to the smallest number before the loss, so that a model can neither
+be trained on nor generate images; `ChameleonLM` leaves them alone. Images enter and leave as code ids: the VQGAN is a
+separate fp32 module, because its arg-min over codes flips in lower precision.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import ChameleonConfig, ChameleonForConditionalGeneration
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from visdyn.models.tokens import IMAGE, TokenLayout
+
+
+class ChameleonLM(ChameleonForConditionalGeneration):
+    """Chameleon's decoder and head without the image-logit mask and without the image tokenizer inside."""
+
+    _keys_to_ignore_on_load_unexpected = [r"model\.vqmodel\."]  # noqa: RUF012  (the library's own idiom)
+
+    def __init__(self, config: ChameleonConfig) -> None:
+        super().__init__(config)
+        self.model.vqmodel = None
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values=None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """Return unmasked logits (B, kept, V) of the next token; `logits_to_keep` as in the library (0 keeps all)."""
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            use_cache=use_cache,
+            **kwargs,
+        )
+        hidden = outputs.last_hidden_state
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        return CausalLMOutputWithPast(logits=self.lm_head(hidden[:, kept]), past_key_values=outputs.past_key_values)
+
+
+def tiny_config(
+    vocabulary_size: int,
+    layout: TokenLayout,
+    image_placeholder: int,
+    hidden_size: int = 128,
+    intermediate_size: int = 256,
+    num_layers: int = 4,
+    num_heads: int = 4,
+    max_positions: int = 256,
+) -> ChameleonConfig:
+    """Return the configuration of a small Chameleon over a given vocabulary."""
+    return ChameleonConfig(
+        vocab_size=vocabulary_size,
+        hidden_size=hidden_size,
+        intermediate_size=intermediate_size,
+        num_hidden_layers=num_layers,
+        num_attention_heads=num_heads,
+        num_key_value_heads=num_heads,
+        max_position_embeddings=max_positions,
+        bos_token_id=layout.bos,
+        eos_token_id=layout.eos,
+        pad_token_id=layout.pad,
+        # The library insists on a tokenizer inside the model; the smallest one is built and dropped.
+        vq_config={
+            "base_channels": 32,
+            "channel_multiplier": [1],
+            "num_res_blocks": 1,
+            "latent_channels": 32,
+            "embed_dim": 32,
+            "num_embeddings": layout.num_image_codes,
+        },
+        vocabulary_map={IMAGE: image_placeholder},
+    )
+
+
+def load_lm(folder: str | Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa", device: str = "cpu"):
+    """Load a Chameleon decoder, with its LoRA adapter where the folder holds one.
+
+    Args:
+        folder: local folder or hub id in the `save_pretrained` layout of a model or of a peft adapter.
+        attention: `sdpa` or `eager`. In fp32 on a CPU the first trains a seventh faster; in bf16 on a CPU with bf16
+            instructions it was the other way round.
+    """
+    options = {"dtype": dtype, "attn_implementation": attention}
+    if (Path(folder) / "adapter_config.json").is_file():
+        from peft import PeftConfig, PeftModel
+
+        base = ChameleonLM.from_pretrained(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path, **options)
+        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload().to(device)
+    return ChameleonLM.from_pretrained(str(folder), **options).to(device)

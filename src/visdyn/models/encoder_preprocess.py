@@ -1,0 +1,85 @@
+"""Image preprocessing of the evaluation encoders, with PIL and numpy only, as each paper's evaluation code does it.
+
+`magicbrush` is the evaluator that Bootstrapping's Table 6 uses: OpenAI's CLIP preprocessing, and DINO ViT-S/16 after
+a resize to 256 (bicubic) and a 224 centre crop. `doundo` is Do-Undo's: the same geometry for DINOv2-large, whose
+tokens are averaged, and CLIP of LAION, whose preprocessing equals OpenAI's. `embedded` is this kit's, for its tiny
+encoders: the whole image at the encoder's own size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes an encoder's input.
+
+    Attributes:
+        resize: length of the shorter side after a bicubic resize; None squeezes the image to `crop` x `crop`.
+        crop: side of the centre crop.
+        mean, std: per channel, of values in [0, 1].
+    """
+
+    resize: int | None
+    crop: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Return float32 (3, crop, crop) of an RGB image."""
+        values = np.asarray(self._sized(image), np.float32) / 255
+        return ((values - np.float32(self.mean)) / np.float32(self.std)).transpose(2, 0, 1)
+
+    def _sized(self, image: Image.Image) -> Image.Image:
+        size = (self.crop, self.crop) if self.resize is None else _shorter_side(image.size, self.resize)
+        if image.size != size:
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        left, top = (round((side - self.crop) / 2) for side in image.size)
+        return image.crop((left, top, left + self.crop, top + self.crop))
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One paper's way with one kind of encoder; `pooling` is `cls`, `mean` (of all tokens, CLS too) or `projected`."""
+
+    preprocessing: Preprocessing
+    pooling: str
+
+
+_CLIP = Preset(Preprocessing(224, 224, CLIP_MEAN, CLIP_STD), "projected")
+_DINO_224 = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
+_WHOLE_64 = Preprocessing(None, 64, HALF, HALF)
+
+CLIP_PRESETS = {"embedded": Preset(_WHOLE_64, "projected"), "magicbrush": _CLIP, "doundo": _CLIP}
+DINO_PRESETS = {
+    "embedded": Preset(_WHOLE_64, "mean"),
+    "magicbrush": Preset(_DINO_224, "cls"),
+    "doundo": Preset(_DINO_224, "mean"),
+}
+
+
+def preset_of(presets: dict[str, Preset], name: str) -> Preset:
+    """Return a preset by name.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in presets:
+        raise ValueError(f"unknown encoder preset {name!r}; one of {', '.join(presets)}")
+    return presets[name]
+
+
+def _shorter_side(size: tuple[int, int], target: int) -> tuple[int, int]:
+    """Scale so that the shorter side is `target`; the longer is truncated, as torchvision does."""
+    width, height = size
+    if width <= height:
+        return target, int(target * height / width)
+    return int(target * width / height), target

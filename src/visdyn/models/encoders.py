@@ -1,0 +1,131 @@
+"""The encoders that metrics compare images and texts with: DINO and CLIP checkpoints of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from visdyn.images import ImageRef, load
+from visdyn.models.encoder_preprocess import CLIP_PRESETS, DINO_PRESETS, Preset, preset_of
+
+_DINO_TYPES = ("dinov2", "vit")
+
+
+class ImageEncoder:
+    """A DINO (`ViTModel`) or DINOv2 (`Dinov2Model`) checkpoint that embeds images, in float32."""
+
+    presets = DINO_PRESETS
+
+    def __init__(self, model: nn.Module, preset: Preset, device: str = "cpu", batch_size: int = 64) -> None:
+        """Wrap a loaded model, frozen and in evaluation mode on `device`."""
+        self.model = model.requires_grad_(False).eval().to(device)
+        self.preset, self.device, self.batch_size = preset, device, batch_size
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, preset: str = "embedded", device: str = "cpu", batch_size: int = 64
+    ) -> ImageEncoder:
+        """Load a checkpoint: a folder or a hub id, such as `facebook/dino-vits16` or `facebook/dinov2-large`.
+
+        Args:
+            path: folder of `save_pretrained`, or hub id.
+            preset: whose preprocessing and pooling: `embedded`, `magicbrush` or `doundo`.
+            device: torch device.
+            batch_size: images encoded at once.
+
+        Raises:
+            FileNotFoundError: `path` is an absolute path without a checkpoint.
+            ValueError: unknown preset, or a checkpoint of another family.
+        """
+        chosen = preset_of(cls.presets, preset)
+        return cls(_load_dino(path), chosen, device, batch_size)
+
+    @torch.no_grad()
+    def embed_images(self, images: Sequence[ImageRef]) -> np.ndarray:
+        """Return float32 (N, D), rows of unit length; raises `visdyn.images.ImageError` on a bad image."""
+        return self._batched(images, lambda part: self._image_features(self._pixels(part)))
+
+    def _pixels(self, images: Sequence[ImageRef]) -> Tensor:
+        return torch.from_numpy(np.stack([self.preset.preprocessing(load(image)) for image in images])).to(self.device)
+
+    def _image_features(self, pixels: Tensor) -> Tensor:
+        tokens = self.model(pixel_values=pixels).last_hidden_state  # (N, 1 + patches, D), after the final norm
+        return tokens[:, 0] if self.preset.pooling == "cls" else tokens.mean(dim=1)
+
+    def _batched(self, items: Sequence, embed) -> np.ndarray:
+        if len(items) == 0:
+            raise ValueError("nothing to embed: the sequence is empty")
+        parts = [embed(items[i : i + self.batch_size]) for i in range(0, len(items), self.batch_size)]
+        return nn.functional.normalize(torch.cat(parts).float(), dim=1).cpu().numpy()
+
+
+class ImageTextEncoder(ImageEncoder):
+    """A CLIP checkpoint (`CLIPModel`) that embeds images and texts in one space, in float32."""
+
+    presets = CLIP_PRESETS
+
+    def __init__(self, model: nn.Module, tokenizer, preset: Preset, device: str = "cpu", batch_size: int = 64) -> None:
+        super().__init__(model, preset, device, batch_size)
+        self.tokenizer = tokenizer
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | Path, preset: str = "embedded", device: str = "cpu", batch_size: int = 64
+    ) -> ImageTextEncoder:
+        """Load a checkpoint: a folder or a hub id, such as `openai/clip-vit-base-patch32`.
+
+        Arguments and errors as for `ImageEncoder.from_pretrained`.
+        """
+        from transformers import AutoTokenizer, CLIPModel
+
+        chosen = preset_of(cls.presets, preset)
+        _family(path, ("clip",))
+        model = CLIPModel.from_pretrained(path, dtype=torch.float32, local_files_only=_is_local(path))
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=_is_local(path))
+        return cls(model, tokenizer, chosen, device, batch_size)
+
+    @torch.no_grad()
+    def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return float32 (N, D), rows of unit length.
+
+        Texts longer than the encoder's context are cut (77 tokens in public CLIPs; Do-Undo's long prompts exceed it).
+        """
+        return self._batched(list(texts), self._text_features)
+
+    def _image_features(self, pixels: Tensor) -> Tensor:
+        return self.model.get_image_features(pixel_values=pixels).pooler_output
+
+    def _text_features(self, texts: Sequence[str]) -> Tensor:
+        longest = self.model.config.text_config.max_position_embeddings
+        inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
+        inputs = {name: inputs[name].to(self.device) for name in ("input_ids", "attention_mask")}
+        return self.model.get_text_features(**inputs).pooler_output
+
+
+def _is_local(path: str | Path) -> bool:
+    return Path(path).is_absolute() or Path(path).exists()
+
+
+def _family(path: str | Path, known: Sequence[str]) -> str:
+    """Return the checkpoint's model type, refusing one that is not in `known`."""
+    from transformers import AutoConfig
+
+    if _is_local(path) and not (Path(path) / "config.json").is_file():
+        raise FileNotFoundError(f"no encoder in {path}: config.json is missing")
+    found = AutoConfig.from_pretrained(path, local_files_only=_is_local(path)).model_type
+    if found not in known:
+        raise ValueError(f"{path} is a {found} checkpoint; expected {' or '.join(known)}")
+    return found
+
+
+def _load_dino(path: str | Path) -> nn.Module:
+    from transformers import Dinov2Model, ViTModel
+
+    local = _is_local(path)
+    if _family(path, _DINO_TYPES) == "dinov2":
+        return Dinov2Model.from_pretrained(path, dtype=torch.float32, local_files_only=local)
+    return ViTModel.from_pretrained(path, add_pooling_layer=False, dtype=torch.float32, local_files_only=local)

@@ -1,0 +1,42 @@
+"""Where things are: the repository, a profile inside it, and shared public data beside it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def repository_root() -> Path:
+    """Return the repository's root: `VISDYN_ROOT`, or the folder above this package that holds params.yaml.
+
+    Raises:
+        FileNotFoundError: the package is installed away from a checkout and `VISDYN_ROOT` is unset.
+    """
+    if root := os.environ.get("VISDYN_ROOT"):
+        return Path(root).resolve()
+    for folder in Path(__file__).resolve().parents:
+        if (folder / "params.yaml").is_file():
+            return folder
+    raise FileNotFoundError("no params.yaml above the visdyn package; set VISDYN_ROOT to your checkout of the kit")
+
+
+def profile_root(profile: str = ".") -> Path:
+    """Return the folder of a profile (`.`, `profiles/smoke`, ...).
+
+    Raises:
+        FileNotFoundError: the folder has no params.yaml.
+    """
+    folder = (repository_root() / profile).resolve()
+    if not (folder / "params.yaml").is_file():
+        raise FileNotFoundError(
+            f"{folder} is no profile: it has no params.yaml; profiles are '.' and the folders in profiles/"
+        )
+    return folder
+
+
+def shared_data() -> Path | None:
+    """Return the folder of shared reference data: `VISDYN_SHARED`, else `../shared` beside the checkout, else None."""
+    if shared := os.environ.get("VISDYN_SHARED"):
+        return Path(shared)
+    beside = repository_root().parent / "shared"
+    return beside if beside.is_dir() else None

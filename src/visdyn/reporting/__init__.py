@@ -1,0 +1,1 @@
+"""Reporting: the map of paper items, published numbers, tables, figures, provenance, the report."""

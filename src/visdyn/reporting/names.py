@@ -1,0 +1,106 @@
+"""How the kit's names and the papers' printed names correspond, and in which order they stand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+# subset: name in Tables 2 and 6, name in Tables 3 to 5 (Bootstrapping)
+SUBSETS = {
+    "magicbrush": ("MagicBrush", "MB"),
+    "ag": ("AG", "AG"),
+    "something": ("Something", "ST"),
+    "whatsup": ("WhatsUp", "WU"),
+    "kubric": ("Kubric", "KU"),
+}
+
+FDM_SYSTEMS = {
+    "zero_shot": "C-ZS",
+    "supervised": "C-FT",
+    "synthetic_weighted": "C-FDM",
+    "copy": "Copy",
+    "oracle": "Oracle (target)",
+    "shuffled": "Shuffled target",
+    "tokenizer_ceiling": "Tokenizer ceiling",
+    "supervised_weighted": "C-FDM w/o Synth.",
+    "synthetic": "C-FDM w/o LW",
+    "synthetic_weighted_nofloor": "C-FDM, no weight floor",
+    "synthetic_weighted_true": "C-FDM, true labels",
+}
+
+DOUNDO_SYSTEMS = {
+    "base": "Bagel",
+    "doundo": "Do-Undo",
+    "doundo_c": "Do-Undo(c)",
+    "copy": "Copy",
+    "oracle": "Oracle (ground truth)",
+    "shuffled": "Shuffled ground truth",
+}
+
+NEGATIVES = {
+    "random_action": "Rand. Act.",
+    "inverse_observation": "Inv. Obs.",
+    "copy_observation": "Copy. Obs.",
+    "random_observation": "Rand. Obs.",
+}
+
+TASKS = {"fdp": "Forward-dynamics Modelling", "idp": "Inverse-dynamics Modelling"}
+
+SEGMENT_SOURCES = {
+    "kitchen-train": "kitchen, training",
+    "kitchen-test": "kitchen, test",
+    "epic-100-validation": "EPIC-100, validation",
+}
+
+TEXT_METRICS = {
+    "embedding": "BS",
+    "rouge1": "R-1",
+    "rougeL": "R-L",
+    "bleu": "BLEU",  # BLEU-4; the paper does not say which order it prints
+    "bleu1": "BLEU-1",
+    "bleu2": "BLEU-2",
+    "bleu3": "BLEU-3",
+    "exact": "Exact match",
+}
+
+IDM_MODELS = {"zero_shot": "Chameleon ZS", "idm": "Chameleon IDM", "idm_same_labels": "IDM on as few labels as the FDM"}
+
+# Judge criteria of Do-Undo and the metrics that may stand for them: an MLLM judge's own names, and our region judge's
+# editing success (was it done?) and minimal editing (is the rest kept?). The region judge has no TC and OC.
+JUDGE = {
+    "IF": ("if", "instruction", "instruction_following", "instruction_fidelity", "editing_success"),
+    "IDP": ("idp", "identity", "identity_preservation", "minimal_editing"),
+    "TC": ("tc", "temporal", "temporal_coherence"),
+    "OC": ("oc", "object", "object_consistency", "objects"),
+}
+
+_DATASETS = (("mit", "MIT"), ("moments", "MIT"), ("movements", "MIT"), ("ucf", "UCF-101"), ("kinetics", "Kinetics700"))
+
+
+def fdm_system(name: str) -> str:
+    """Return the printed name of an FDM system; `supervised_best_of_8` becomes `C-FT, best of 8`."""
+    if match := re.fullmatch(r"(.+)_best_of_(\d+)", name):
+        return f"{FDM_SYSTEMS.get(match[1], match[1])}, best of {match[2]}"
+    return FDM_SYSTEMS.get(name, name)
+
+
+def system_order(names: Iterable[str], known: dict[str, str]) -> list[str]:
+    """Return names in the order of `known`, unknown ones after them by name and number."""
+    rank = {name: position for position, name in enumerate(known)}
+    return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), _natural(name)))
+
+
+def dataset(name: str) -> str:
+    """Return the printed name of a clip dataset (`mit`, `moments_in_time`, `ucf101`, ...), unknown names unchanged."""
+    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    return next((printed for start, printed in _DATASETS if plain.startswith(start)), name)
+
+
+def judge_criterion(metric: str) -> str | None:
+    """Return IF, IDP, TC or OC for a metric that is a judge's criterion, else None."""
+    plain = metric.lower().removeprefix("judge_")
+    return next((short for short, spellings in JUDGE.items() if plain in spellings), None)
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

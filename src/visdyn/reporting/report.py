@@ -1,0 +1,198 @@
+"""The report: one self-contained HTML page of all items, published values beside ours.
+
+No JavaScript, no file beside it, no date; images are embedded. The commit is printed only where it is passed in.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from pathlib import Path
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, select_autoescape
+
+from visdyn.reporting import items as item_module
+from visdyn.reporting import outputs, provenance, published, tables
+from visdyn.reporting.items import ItemMap
+from visdyn.reporting.outputs import Outcome
+
+PORTRAIT_COLUMNS = 10  # tables with more are printed on a page across
+NUMBER_IN_TEXT = 12  # published values of figures are listed in full up to this many
+
+
+def build(
+    profile_path: str | Path,
+    repository: str | Path | None = None,
+    outcomes: list[Outcome] | None = None,
+    commit: str | None = None,
+    name: str = "index.html",
+) -> Path:
+    """Write `<profile>/reports/index.html` and return its path.
+
+    Args:
+        profile_path: folder of the profile.
+        repository: checkout with data/published (default: the one this package runs from).
+        outcomes: from `outputs.build_items`; built here where absent.
+        commit: printed at the foot where given. Left out by default, so that the page's bytes depend on results only.
+        name: file name under reports/.
+    """
+    profile = Path(profile_path).resolve()
+    repository = Path(repository or published.folder().parents[1]).resolve()
+    item_map = item_module.load(repository)
+    if outcomes is None:
+        outcomes = outputs.build_items(profile, item_map, repository)
+    page = _page(profile, repository, item_map, outcomes, commit)
+    path = profile / "reports" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page)
+    return path
+
+
+def build_all(
+    profile_root: str | Path, repository: str | Path | None = None, commit: str | None = None, strict: bool = False
+) -> pd.DataFrame:
+    """Write every table, every figure and the report of a profile; return the status of every item.
+
+    Args:
+        profile_root: folder of the profile (its `reports/` is written).
+        repository: checkout with data/published (default: the one this package runs from).
+        commit: see `build`.
+        strict: raise errors of builders; by default they become `not run` with the error as reason.
+
+    Returns:
+        id, paper, label, title, stage, status, reproduced, n, seeds, reason, files.
+    """
+    repository = Path(repository or published.folder().parents[1]).resolve()
+    outcomes = outputs.build_items(profile_root, item_module.load(repository), repository, strict)
+    build(profile_root, repository, outcomes, commit)
+    return outputs.status_frame(outcomes)
+
+
+def items_markdown(repository: str | Path | None = None, status: pd.DataFrame | None = None) -> str:
+    """Return the map of items as a Markdown table, for the README.
+
+    Args:
+        status: from `build_all`; without it, the status that items have once their results are there.
+    """
+    found = {} if status is None else status.set_index("id")["status"].to_dict()
+    lines = ["| paper | item | what | stage (notebook) | status |", "| --- | --- | --- | --- | --- |"]
+    for item in item_module.load(repository):
+        cells = [
+            item.paper,
+            item.label,
+            item.title,
+            f"{item.stage} (`{item.notebook}`)",
+            found.get(item.id, item.status),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _page(profile: Path, repository: Path, item_map: ItemMap, outcomes: list[Outcome], commit: str | None) -> str:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=select_autoescape(default=True),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["slug"] = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in item_module.STATUSES}
+    sections = [
+        {
+            "id": key,
+            **paper,
+            "entries": [_entry(outcome, profile, repository) for outcome in outcomes if outcome.item.paper == key],
+        }
+        for key, paper in item_map.papers.items()
+    ]
+    cells = sum(outcome.reproduced for outcome in outcomes)
+    page = environment.get_template("report.html.j2").render(
+        sections=sections,
+        counts=counts,
+        total=len(outcomes),
+        reproduced_cells=cells,
+        versions=provenance.versions(),
+        profile=_profile_name(profile, repository),
+        commit=commit,
+        text_numbers=_text_numbers(item_map, repository),
+    )
+    return re.sub(r"\n\s*\n+", "\n", page)
+
+
+def _entry(outcome: Outcome, profile: Path, repository: Path) -> dict:
+    """What the template prints of one item."""
+    item, reports = outcome.item, profile / "reports"
+    page = reports / "notebooks" / f"{item.notebook}.html"
+    png = next((path for path in outcome.files if path.suffix == ".png"), None)
+    frame = outcome.table
+    comparison = frame is not None and set(tables.COLUMNS) <= set(frame.columns)
+    grid = tables.grid(frame) if comparison else None
+    return {
+        "item": item,
+        "outcome": outcome,
+        "notebook": page.relative_to(reports).as_posix() if page.is_file() else None,
+        "image": base64.b64encode(png.read_bytes()).decode() if png else None,
+        "grid": grid,
+        "wide": grid is not None and len(grid.columns) > PORTRAIT_COLUMNS,
+        "plain": None if comparison or frame is None else _plain_table(frame),
+        "footnote": tables.footnote(frame) if comparison else "",
+        "notes": _notes(frame) if comparison else [],
+        "printed": _printed(outcome, repository),
+        "downloads": [path.relative_to(reports).as_posix() for path in outcome.files if path.suffix != ".json"],
+    }
+
+
+def _notes(frame: pd.DataFrame) -> list[str]:
+    """Notes on single cells, equal ones together: `MB / Copy: text`."""
+    noted = frame[frame["note"] != ""]
+    lines = []
+    for note, cells in noted.groupby("note", sort=False):
+        places = [" / ".join(filter(None, (cell.panel, cell.row, cell.column))) for cell in cells.itertuples()]
+        where = places[0] if len(places) == 1 else f"{places[0]} and {len(places) - 1} more"
+        lines.append(f"{where}: {note}")
+    return lines
+
+
+def _printed(outcome: Outcome, repository: Path) -> list[str]:
+    """Published numbers of an item that has no table of ours, as lines of text."""
+    item = outcome.item
+    if not item.published or outcome.table is not None:
+        return []
+    numbers = published.load(item.published, repository)
+    lines = [
+        " / ".join(filter(None, (cell.panel, cell.row, cell.column))) + f": {tables.number(cell.value, cell.digits)}"
+        + (f" ({cell.note})" if cell.note else "")
+        for cell in numbers.itertuples()
+    ]  # fmt: skip
+    more = len(lines) - NUMBER_IN_TEXT
+    return lines if more <= 0 else [*lines[:NUMBER_IN_TEXT], f"and {more} more in data/published/{item.published}.csv"]
+
+
+def _plain_table(frame: pd.DataFrame) -> dict:
+    return {
+        "heads": list(frame.columns),
+        "rows": [[_text(value) for value in row] for row in frame.itertuples(index=False)],
+    }
+
+
+def _text(value: object) -> str:
+    if isinstance(value, float):
+        return tables.DASH if pd.isna(value) else f"{value:.4g}"
+    return str(value)
+
+
+def _text_numbers(item_map: ItemMap, repository: Path) -> list[dict]:
+    """The numbers that the papers state in their text (`b_text.csv`, `d_text.csv`)."""
+    known = set(published.names(repository))
+    return [
+        {"paper": paper["title"], "rows": published.load(name, repository).to_dict("records")}
+        for key, paper in item_map.papers.items()
+        if (name := f"{key.lower()}_text") in known
+    ]
+
+
+def _profile_name(profile: Path, repository: Path) -> str:
+    if profile == repository:
+        return "embedded default"
+    return profile.relative_to(repository).as_posix() if profile.is_relative_to(repository) else profile.name

@@ -1,0 +1,157 @@
+"""Read the small results that stages leave in `<profile>/reports/results/`, and the arrays in `data/generated/`.
+
+Results of real public data (`external/...`, written by `visdyn.external`) belong to no profile: they lie at the
+repository's root, and every profile reads them there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+EXTERNAL = "external/"
+NUMERIC = frozenset(
+    [
+        "log_likelihood",
+        "num_tokens",
+        "num_frames",
+        "num_keyframes",
+        "num_pairs",
+        "num_clean_pairs",
+        "count",
+        "reversible_share",
+        "num_words",
+        "value",
+        "n",
+        "low",
+        "high",
+        "pair",
+        "selected",
+        "correct",
+        "videos",
+        "mean_seconds",
+        "total_hours",
+        "observations_per_video",
+        "actions_per_video",
+        "words_per_action",
+        "pairs",
+        "seed",
+        "step",
+        "loss",
+        "consistency",
+        "num_supervised",
+        "num_synthetic",
+        "floor",
+        "steps",
+        "candidate",
+        "idm_log_likelihood",
+        "fdm_log_likelihood",
+        "editing_success",
+        "minimal_editing",
+        "score",
+        "success",
+        "l1",
+        "published",
+    ]
+)
+
+
+class ResultError(RuntimeError):
+    """A result is missing, empty or has other columns than the contract says; the message names it."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """The results of one profile.
+
+    Attributes:
+        profile: folder of the profile.
+        columns: result file (`stage/name.csv`) -> columns it must have, from `items.yaml`.
+        allowed: files that may be read through this view; None = all. A builder gets the view of its item,
+            so that the map of items and what is really read cannot drift apart.
+        repository: checkout that holds `external/...` (default: the profile itself).
+    """
+
+    profile: Path
+    columns: Mapping[str, list[str]]
+    allowed: frozenset[str] | None = None
+    repository: Path | None = None
+
+    def path(self, name: str) -> Path:
+        """Return where a result (`stage/name.csv`) or generated file (`stage/name.npz`) lies."""
+        base = "data/generated" if name.endswith(".npz") else "reports/results"
+        return self._root(name) / base / name
+
+    def _root(self, name: str) -> Path:
+        outside = self.repository is not None and name.startswith(EXTERNAL)
+        return Path(self.repository if outside else self.profile)
+
+    def view(self, names: Iterable[str]) -> Results:
+        """Return the same results with only these files readable."""
+        return replace(self, allowed=frozenset(names))
+
+    def problem(self, name: str) -> str | None:
+        """Return why a result cannot be used, or None where it can."""
+        try:
+            self.arrays(name) if name.endswith(".npz") else self.read(name)
+        except ResultError as error:
+            return str(error)
+        return None
+
+    def read(self, name: str) -> pd.DataFrame:
+        """Return a result as a DataFrame: numeric columns as numbers, all others as str ("" where empty).
+
+        Raises:
+            ResultError: missing, empty, other columns, or text where a number should be.
+        """
+        path = self._existing(name)
+        try:
+            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+        except pd.errors.EmptyDataError:
+            raise ResultError(f"{name} is empty; run its stage again") from None
+        if missing := [column for column in self.columns.get(name, []) if column not in frame.columns]:
+            raise ResultError(f"{name} lacks the columns {', '.join(missing)}; see docs/architecture.md")
+        if frame.empty:
+            raise ResultError(f"{name} has no rows: its stage had nothing to measure")
+        for column in NUMERIC.intersection(frame.columns):
+            try:
+                frame[column] = pd.to_numeric(frame[column].where(frame[column] != ""))
+            except ValueError as error:
+                raise ResultError(f"{name}, column {column}: {error}") from None
+        return frame
+
+    def read_or_none(self, name: str) -> pd.DataFrame | None:
+        """Return a result, or None where it cannot be used (an item's optional files)."""
+        try:
+            return self.read(name)
+        except ResultError:
+            return None
+
+    def arrays(self, name: str) -> dict[str, np.ndarray]:
+        """Return the arrays of an .npz of `data/generated/` (images are uint8 (N, H, W, 3)).
+
+        Raises:
+            ResultError: missing, unreadable or without arrays.
+        """
+        path = self._existing(name)
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {key: file[key] for key in file.files}
+        except (OSError, ValueError) as error:
+            raise ResultError(f"{name} cannot be read as .npz ({error}); run its stage again") from None
+        if not arrays or not all(len(array) for array in arrays.values() if array.ndim):
+            raise ResultError(f"{name} holds no images: its stage had nothing to show")
+        return arrays
+
+    def _existing(self, name: str) -> Path:
+        if self.allowed is not None and name not in self.allowed:
+            raise KeyError(f"{name} is not among this item's results in items.yaml; declare it there")
+        path = self.path(name)
+        if not path.is_file():
+            cure = "`make external`" if name.startswith(EXTERNAL) else f"stage {Path(name).parts[0]}"
+            raise ResultError(f"{path.relative_to(self._root(name)).as_posix()} is missing; run {cure}")
+        return path

@@ -1,0 +1,101 @@
+"""Reversible segments by verb (Do-Undo, Figures 3, 4 and 10): the kitchen's and real EPIC-KITCHENS-100 side by side.
+
+The paper's figures are of its training and test sets, after a quality filter. Ours are the kitchen's split, and the
+public validation annotations without a filter (no frames, no VLM): real data, but not the same selection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pandas as pd
+
+from visdyn.reporting import names
+from visdyn.reporting.results import ResultError, Results
+from visdyn.reporting.tables import compare
+
+MINED = "mining/segments.csv"
+EXTERNAL = "external/segments.csv"
+UNFILTERED = "validation annotations without the quality filter; the paper's are its own split after it"
+
+
+def of_split(results: Results, split: str) -> list[pd.DataFrame]:
+    """Return the segments that stand for a split of the paper: the kitchen's `*-<split>`, then the real ones.
+
+    Args:
+        split: train or test.
+
+    Returns:
+        One or two frames (source, verb, noun, count, reversible_share), each of one source and with count > 0.
+
+    Raises:
+        ResultError: no result has such segments.
+    """
+    mined, real = results.read_or_none(MINED), results.read_or_none(EXTERNAL)
+    frames = [] if mined is None else [mined[mined["source"].str.endswith(f"-{split}")]]
+    frames += [] if real is None else [real]
+    found = [part for frame in frames for _, part in frame[frame["count"] > 0].groupby("source", sort=False)]
+    if not found:
+        raise ResultError(f"neither {MINED} nor {EXTERNAL} has segments for the {split} set; run stage mining")
+    return found
+
+
+def label(segments: pd.DataFrame) -> str:
+    """Return how figures and tables name the source of segments of one source."""
+    source = segments["source"].iloc[0]
+    return names.SEGMENT_SOURCES.get(source, source)
+
+
+def totals(splits: Iterable[pd.DataFrame]) -> pd.Series:
+    """Return the number of reversible segments of each source."""
+    return pd.Series({label(segments): segments["count"].sum() for segments in splits})
+
+
+def figure3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
+    """Figure 3: share of each verb, number of verbs, and unique nouns of each verb, beside what the text prints."""
+    splits = of_split(results, "train")
+    cells = _shares(splits)
+    for segments in splits:
+        nouns = segments.groupby("verb")["noun"].nunique()
+        cells.append(_cell(segments, "(a) number", "actions shown", segments["verb"].nunique()))
+        cells += [_cell(segments, "(b) unique nouns", verb, nouns[verb]) for verb in _order(splits) if verb in nouns]
+    return _table(cells, published, status)
+
+
+def figure4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
+    """Figure 4 (a): samples and actions of the test set, and the share of each verb."""
+    splits = of_split(results, "test")
+    cells = []
+    for segments in splits:
+        cells.append(_cell(segments, "(a) number", "samples", segments["count"].sum()))
+        cells.append(_cell(segments, "(a) number", "actions", segments["verb"].nunique()))
+    return _table([*cells, *_shares(splits)], published, status)
+
+
+def _shares(splits: list[pd.DataFrame]) -> list[dict]:
+    cells = []
+    for segments in splits:
+        share = 100 * segments.groupby("verb")["count"].sum() / segments["count"].sum()
+        verbs = [verb for verb in _order(splits) if verb in share]
+        cells += [_cell(segments, "(a) share of samples (%)", verb, share[verb]) for verb in verbs]
+    return cells
+
+
+def _order(splits: list[pd.DataFrame]) -> list[str]:
+    """Verbs by their largest share in any source, so that rare sources do not scatter the common verbs."""
+    shares = [part.groupby("verb")["count"].sum() / part["count"].sum() for part in splits]
+    largest = pd.concat(shares, axis=1).max(axis=1)
+    return list(largest.sort_values(ascending=False, kind="stable").index)
+
+
+def _cell(segments: pd.DataFrame, panel: str, row: str, value: float) -> dict:
+    real = segments["source"].iloc[0].startswith("epic")
+    total = int(segments["count"].sum())
+    cell = {"panel": panel, "row": row, "column": label(segments), "value": float(value), "n": total}
+    return cell | ({"status": "interpretation", "note": UNFILTERED} if real else {"status": None, "note": ""})
+
+
+def _table(cells: list[dict], published: pd.DataFrame, status: str) -> pd.DataFrame:
+    frame = compare(pd.DataFrame(cells), published, status)
+    decimals = frame["panel"].str.contains("%") & frame["published"].isna()
+    return frame.assign(digits=frame["digits"].where(~decimals, 1))

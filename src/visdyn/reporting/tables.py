@@ -1,0 +1,246 @@
+"""One frame, three files: CSV for machines, Markdown for reading, LaTeX (booktabs) for papers.
+
+A *comparison frame* is tidy: panel, row, column, value, spread, n, seeds, published, published_spread, digits,
+status, note; one row for each cell. `grid` lays it out in the manner of the paper.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+CELL = ["panel", "row", "column"]
+COLUMNS = [*CELL, "value", "spread", "n", "seeds", "published", "published_spread", "digits", "status", "note"]
+DASH = "–"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell as it is printed: our value, the published one, and the status ("" where there is nothing)."""
+
+    ours: str
+    published: str
+    status: str
+    detail: str = ""
+
+    def __str__(self) -> str:
+        if not self.published:
+            return self.ours or DASH
+        return f"{self.ours or DASH} [{self.published}]"
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A laid-out table: heads of the label columns, heads of the value columns, and rows of (labels, cells)."""
+
+    labels: list[str]
+    columns: list[str]
+    rows: list[tuple[tuple[str, ...], list[Cell]]]
+
+
+def compare(ours: pd.DataFrame, published: pd.DataFrame | None, status: str) -> pd.DataFrame:
+    """Lay our values beside the published ones, cell by cell.
+
+    Args:
+        ours: panel (optional), row, column, value, and where known spread, n, seeds, status, note.
+        published: from `published.load`, or None.
+        status: status of our cells that name none; cells without our value are `not run`.
+
+    Returns:
+        A comparison frame in the paper's order of rows and columns, ours that the paper lacks after them.
+
+    Raises:
+        ValueError: a cell is given twice.
+    """
+    ours = _complete(ours, status)
+    if twice := ours[ours.duplicated(CELL)][CELL].to_numpy().tolist():
+        raise ValueError(f"our table gives the cell {twice[0]} twice; average it first")
+    if published is None:
+        return ours.assign(published=float("nan"), published_spread=float("nan"), digits=3)[COLUMNS]
+    theirs = published.rename(columns={"value": "published", "spread": "published_spread", "note": "published_note"})
+    both = theirs.merge(ours, on=CELL, how="outer", sort=False)
+    both["note"] = [_joined(mine, printed) for mine, printed in zip(both["note"], both["published_note"], strict=True)]
+    both["status"] = both["status"].where(both["value"].notna(), "not run")
+    both["digits"] = both["digits"].fillna(theirs["digits"].max() if len(theirs) else 3).astype(int)
+    return _ordered(both, theirs, ours)[COLUMNS]
+
+
+def grid(frame: pd.DataFrame) -> Grid:
+    """Lay out a comparison frame: panel (if any) and row as labels; columns with our values before those without."""
+    run = frame.groupby("column", sort=False)["value"].count() > 0
+    columns = [*run.index[run], *run.index[~run]]
+    with_panel = bool(frame["panel"].astype(bool).any())
+    rows = []
+    for (panel, row), cells in frame.groupby(["panel", "row"], sort=False):
+        found = {entry.column: _cell(entry) for entry in cells.itertuples()}
+        labels = (panel, row) if with_panel else (row,)
+        rows.append((labels, [found.get(column, Cell("", "", "")) for column in columns]))
+    return Grid(["", ""] if with_panel else [""], columns, rows)
+
+
+def footnote(frame: pd.DataFrame) -> str:
+    """Say in one paragraph what stands in the cells: n, seeds, spread, statuses, and where published values are."""
+    mine = frame[frame["value"].notna()]
+    if mine.empty:
+        return "Only published values: ours were not run."
+    parts = [f"Ours{_range(mine['n'], 'n = ', ' a cell')}{_range(mine['seeds'], '', ' seeds', ' seed')}"]
+    if mine["seeds"].notna().any():
+        spread = mine["spread"].notna().any()
+        parts.append("± is the standard deviation over seeds" if spread else "one seed, so no spread")
+    if frame["published"].notna().any():
+        parts.append(f"published values stand in brackets; {DASH} was not run by us")
+    statuses = mine["status"].value_counts()
+    parts.append("status of our cells: " + ", ".join(f"{count} {name}" for name, count in sorted(statuses.items())))
+    return "; ".join(parts) + "."
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """Return the frame as a Markdown table, with a footnote where it is a comparison frame."""
+    heads, rows = _text(frame)
+    escaped = [[str(cell).replace("|", "\\|") for cell in row] for row in [heads, *rows]]
+    lines = ["| " + " | ".join(row) + " |" for row in escaped]
+    lines.insert(1, "|" + " --- |" * len(heads))
+    note = ["", footnote(frame)] if _is_comparison(frame) else []
+    return "\n".join([*lines, *note]) + "\n"
+
+
+def latex(frame: pd.DataFrame) -> str:
+    """Return the frame as a LaTeX tabular with booktabs rules; special characters are escaped."""
+    heads, rows = _text(frame)
+    labels = len(grid(frame).labels) if _is_comparison(frame) else 1
+    body = [" & ".join(map(_escaped, row)) + r" \\" for row in rows]
+    note = [f"% {footnote(frame)}"] if _is_comparison(frame) else []
+    head = " & ".join(map(_escaped, heads)) + r" \\"
+    spec = "l" * labels + "r" * (len(heads) - labels)
+    lines = [
+        *note,
+        rf"\begin{{tabular}}{{{spec}}}",
+        r"\toprule",
+        head,
+        r"\midrule",
+        *body,
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def write(frame: pd.DataFrame, name: str, folder: str | Path) -> list[Path]:
+    """Write `<name>.csv`, `<name>.md` and `<name>.tex` from one frame (6 significant digits in the CSV).
+
+    Args:
+        frame: a comparison frame, or any plain frame.
+        name: file stem, for example `b_table2`.
+        folder: created where absent.
+
+    Returns:
+        The three paths.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{name}.{suffix}" for suffix in ("csv", "md", "tex")]
+    frame.to_csv(paths[0], index=False, float_format="%.6g", lineterminator="\n")
+    paths[1].write_text(markdown(frame))
+    paths[2].write_text(latex(frame))
+    return paths
+
+
+def number(value: float, digits: int) -> str:
+    """Return a number with `digits` decimals and a true minus sign, "" for NaN."""
+    if pd.isna(value):
+        return ""
+    text = f"{value:.{digits}f}"
+    return f"−{text[1:]}" if text.startswith("-") and float(text) else text.removeprefix("-")
+
+
+def _complete(ours: pd.DataFrame, status: str) -> pd.DataFrame:
+    defaults = {
+        "panel": "",
+        "spread": float("nan"),
+        "n": float("nan"),
+        "seeds": float("nan"),
+        "status": status,
+        "note": "",
+    }
+    missing = {name: value for name, value in defaults.items() if name not in ours.columns}
+    ours = ours.assign(**missing)[[*CELL, "value", "spread", "n", "seeds", "status", "note"]].copy()
+    ours["status"] = ours["status"].fillna(status).where(ours["value"].notna(), "not run")
+    return ours.fillna({"note": "", "panel": ""})
+
+
+def _ordered(both: pd.DataFrame, theirs: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
+    for name in CELL:
+        order = dict.fromkeys([*theirs[name], *ours[name]])
+        both[name] = pd.Categorical(both[name], categories=list(order), ordered=True)
+    return both.sort_values(CELL, kind="stable").astype(dict.fromkeys(CELL, str)).reset_index(drop=True)
+
+
+def _joined(mine: object, printed: object) -> str:
+    texts = [
+        mine if isinstance(mine, str) else "",
+        f"published: {printed}" if isinstance(printed, str) and printed else "",
+    ]
+    return "; ".join(text for text in texts if text)
+
+
+def _cell(entry) -> Cell:
+    digits = int(entry.digits)
+    ours = number(entry.value, digits)
+    if ours and not pd.isna(entry.spread):
+        ours += f" ± {number(entry.spread, digits)}"
+    published = number(entry.published, digits)
+    if published and not pd.isna(entry.published_spread):
+        published += f" ± {number(entry.published_spread, digits)}"
+    counts = [f"n = {int(entry.n)}"] if not pd.isna(entry.n) else []
+    counts += [f"{int(entry.seeds)} seeds"] if not pd.isna(entry.seeds) else []
+    return Cell(
+        ours, published, entry.status if ours else "", ", ".join([*counts, *([entry.note] if entry.note else [])])
+    )
+
+
+def _range(values: pd.Series, before: str, after: str, after_one: str | None = None) -> str:
+    values = values.dropna()
+    if values.empty:
+        return ""
+    low, high = int(values.min()), int(values.max())
+    after = after_one if after_one and high == 1 else after
+    return f", {before}{low}{after}" if low == high else f", {before}{low} to {high}{after}"
+
+
+def _is_comparison(frame: pd.DataFrame) -> bool:
+    return set(COLUMNS) <= set(frame.columns)
+
+
+def _text(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    if _is_comparison(frame):
+        laid = grid(frame)
+        return [*laid.labels, *laid.columns], [[*labels, *map(str, cells)] for labels, cells in laid.rows]
+    return list(map(str, frame.columns)), [[_plain(value) for value in row] for row in frame.itertuples(index=False)]
+
+
+def _plain(value: object) -> str:
+    if value is None or (isinstance(value, float) and pd.isna(value)):
+        return DASH
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _escaped(text: str) -> str:
+    for plain, command in {
+        "&": r"\&",
+        "%": r"\%",
+        "#": r"\#",
+        "_": r"\_",
+        "$": r"\$",
+        "±": r"$\pm$",
+        "−": "$-$",
+    }.items():
+        text = text.replace(plain, command)
+    return text.replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$").replace(DASH, "--")
+
+
+def rows(entries: Iterable[Sequence], names: Sequence[str] = (*CELL, "value", "spread", "n", "seeds")) -> pd.DataFrame:
+    """Return a frame of cells from tuples; a short way for builders."""
+    return pd.DataFrame(list(entries), columns=list(names))

@@ -1,0 +1,99 @@
+"""Recipe of the embedded editor's autoencoder: L1 + L2 on pixels and a weak KL term, no discriminator.
+
+BAGEL uses FLUX's autoencoder as it is; only the embedded profiles train one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from visdyn.images import to_pixels
+from visdyn.models.autoencoder import fold, patch_of, tiny_autoencoder, unfold
+from visdyn.training.fit import Recipe, fit
+from visdyn.training.patch_start import evenly, start_from_patches
+from visdyn.training.tokenizer import ImageDataset, rare_colour_weights
+
+
+class AutoencoderTraining(nn.Module):
+    """An `AutoencoderKL` with its loss."""
+
+    def __init__(self, vae, kl_weight: float, rare_colours: float) -> None:
+        super().__init__()
+        self.vae, self.kl_weight, self.rare_colours = vae, kl_weight, rare_colours
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        folded = fold(pixels, patch_of(self.vae)).contiguous(memory_format=torch.channels_last)
+        posterior = self.vae.encode(folded).latent_dist
+        decoded = unfold(self.vae.decode(posterior.sample()).sample, patch_of(self.vae)).float()
+        error = (decoded - pixels).abs()
+        weights = rare_colour_weights(pixels, self.rare_colours)
+        kl = posterior.kl().mean() / posterior.mean[0].numel()  # nats per latent value
+        return {
+            "loss": (weights * (error + error.square())).mean() + self.kl_weight * kl,
+            "l1": error.detach().mean(),
+            "kl": kl.detach(),
+        }
+
+
+def train_autoencoder(
+    *,
+    images: str,
+    output: str,
+    recipe: dict,
+    scratch: str,
+    latent_channels: int = 16,
+    widths: Sequence[int] = (64,),
+    patch: int = 8,
+    kl_weight: float = 1e-4,
+    rare_colours: float = 8.0,
+) -> None:
+    """Train a small `AutoencoderKL` and write it to `output` (`save_pretrained`), with `training.csv`.
+
+    Its `shift_factor` and `scaling_factor` are measured on the images after training, so that scaled latents have
+    mean 0 and standard deviation 1. A single level (one entry in `widths`) starts from `patch_start`.
+
+    Args:
+        images: .npy file, uint8 (N, H, W, 3).
+        output: folder to write.
+        recipe: keys of `visdyn.training.fit.Recipe`.
+        scratch: folder for resume state.
+        latent_channels, widths, patch: see `tiny_autoencoder`.
+        kl_weight: weight of the KL divergence per latent value, in nats.
+        rare_colours: see `visdyn.training.tokenizer.rare_colour_weights`.
+    """
+    settings = Recipe.of(recipe)
+    torch.manual_seed(settings.seed)
+    vae = tiny_autoencoder(latent_channels, widths, patch).to(memory_format=torch.channels_last)
+    dataset = ImageDataset(images)
+    start_autoencoder(vae, dataset.images)
+    history = fit(AutoencoderTraining(vae, kl_weight, rare_colours), dataset, settings, scratch)
+    measure_scale(vae.eval(), dataset.images)
+    vae.save_pretrained(output)
+    history.to_csv(Path(output) / "training.csv", index=False, float_format="%.6g", lineterminator="\n")
+
+
+@torch.no_grad()
+def start_autoencoder(vae, images: np.ndarray, log_variance: float = -6.0) -> None:
+    """Start from the principal components of `images`' patches, with a small posterior variance; see `patch_start`.
+
+    An autoencoder of several levels is left as it is.
+    """
+    if len(vae.config.block_out_channels) > 1:
+        return
+    latent_channels = vae.config.latent_channels
+    start_from_patches(vae.encoder, vae.decoder, images, patch_of(vae), latent_channels)
+    vae.encoder.conv_out.bias[latent_channels:] = log_variance
+
+
+@torch.no_grad()
+def measure_scale(vae, images: np.ndarray, limit: int = 512) -> None:
+    """Set `shift_factor` and `scaling_factor` from up to `limit` images, taken evenly, uint8 (N, H, W, 3)."""
+    chosen = evenly(images, limit)
+    parts = np.array_split(chosen, max(1, len(chosen) // 64))
+    means = torch.cat([vae.encode(fold(to_pixels(part), patch_of(vae))).latent_dist.mode() for part in parts])
+    vae.register_to_config(shift_factor=float(means.mean()), scaling_factor=float(1 / means.std()))

@@ -1,0 +1,66 @@
+"""A tiny random unified model on disk, shared by the tests of the token models."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pytest
+import torch
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+torch.set_num_threads(1)
+
+WORDS = ["edit", "infer", "open", "close", "take", "put", "on", "off", "left", "right"]
+WORDS += ["the", "red", "blue", "green", "drawer", "cup", "lamp"]
+NUM_CODES = 16
+
+
+def build_tiny_model(seed: int = 0):
+    """Build a `UnifiedModel`: 2 layers of width 32, 16 image codes, 16 x 16 pixels to 4 x 4 codes."""
+    from visdyn.models.chameleon import ChameleonLM, tiny_config
+    from visdyn.models.sequences import SequenceBuilder
+    from visdyn.models.tokens import IMAGE, TokenLayout, build_tokenizer
+    from visdyn.models.unified import UnifiedModel
+    from visdyn.models.vqgan import VQGAN, VQGANConfig
+
+    torch.manual_seed(seed)
+    shape = {"ch": 8, "ch_mult": (1,), "num_res_blocks": 1, "z_channels": 4, "embed_dim": 4, "norm_groups": 4}
+    vqgan = VQGAN(VQGANConfig(**shape, n_embed=NUM_CODES, resolution=16, patch=4)).eval()
+    features = vqgan.features(torch.rand(4, 3, 16, 16) * 2 - 1).permute(0, 2, 3, 1).reshape(-1, 4)
+    vqgan.quantize.embedding.weight.data = features[torch.randperm(len(features))[:NUM_CODES]].clone()
+    tokenizer = build_tokenizer(WORDS, NUM_CODES)
+    layout = TokenLayout.of(tokenizer)
+    placeholder = tokenizer.convert_tokens_to_ids(IMAGE)
+    config = tiny_config(len(tokenizer), layout, placeholder, 32, 64, num_layers=2, num_heads=2)
+    lm = ChameleonLM(config).eval()
+    lm.lm_head.weight.data *= 20  # the library's initial weights leave every distribution almost uniform
+    return UnifiedModel(lm, SequenceBuilder(tokenizer, layout), vqgan, "tiny")
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory):
+    """The folder of a saved tiny model; read only."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    build_tiny_model().save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder):
+    """The tiny model as `load_model` reads it; read only."""
+    from visdyn.models import load_model
+
+    return load_model(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def scenes():
+    """Twelve random images, uint8 (12, 16, 16, 3)."""
+    return np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.fixture(scope="session")
+def grids():
+    """Twelve random grids of codes, int64 (12, 4, 4)."""
+    return np.random.default_rng(1).integers(0, NUM_CODES, (12, 4, 4))

@@ -1,0 +1,75 @@
+"""The Copy row of Table 6 from the real AURORA-Bench, and the three baselines."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from visdyn.evaluation.aurora_copy import PUBLISHED_COPY_L1, copy_rows
+from visdyn.evaluation.baselines import baseline, copy, oracle, shuffled
+from visdyn.paths import shared_data
+from visdyn.quarantine import Quarantine
+from visdyn.trajectory import Trajectory
+
+
+def _aurora():
+    root = shared_data()
+    if root is None or not (root / "data/aurora-bench/test.json").is_file():
+        pytest.skip("needs AURORA-Bench: set VISDYN_SHARED to a folder with data/aurora-bench")
+    return root / "data/aurora-bench"
+
+
+def _items(targets, subset="kubric"):
+    return [Trajectory(f"s{i}.png", "push it", target, subset, str(i)) for i, target in enumerate(targets)]
+
+
+def test_copy_row_of_table_6_to_the_third_decimal():
+    quarantine = Quarantine()
+    rows = copy_rows(_aurora(), quarantine)
+    assert list(rows.columns) == ["subset", "geometry", "n", "l1", "published"]
+    paper = rows[rows.geometry == "paper"].set_index("subset")
+    assert {subset: round(value, 3) for subset, value in paper.l1.items()} == PUBLISHED_COPY_L1
+    assert paper.n.to_dict() == {"magicbrush": 50, "ag": 50, "something": 48, "whatsup": 50, "kubric": 50}
+    assert paper.published.to_dict() == PUBLISHED_COPY_L1
+    assert rows[rows.geometry == "matched"].published.isna().all()
+    assert len(quarantine) == 2
+
+
+def test_copy_and_oracle():
+    items = _items(["a.png", "b.png"])
+    assert copy(items) == baseline("copy", items, 0) == ["s0.png", "s1.png"]
+    assert oracle(items) == baseline("oracle", items, 0) == ["a.png", "b.png"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 12), st.integers(2, 12), st.integers(0, 1000))
+def test_shuffled_is_a_derangement_within_each_subset(first, second, seed):
+    items = _items([f"k{i}.png" for i in range(first)]) + _items([f"a{i}.png" for i in range(second)], "ag")
+    drawn = shuffled(items, seed)
+    assert drawn == shuffled(items, seed)
+    assert sorted(drawn[:first]) == sorted(oracle(items[:first]))
+    assert sorted(drawn[first:]) == sorted(oracle(items[first:]))
+    assert all(prediction != item.target for prediction, item in zip(drawn, items, strict=True))
+
+
+def test_shuffled_depends_on_the_seed_but_not_on_other_subsets():
+    items = _items([f"k{i}.png" for i in range(20)])
+    assert shuffled(items, 0) != shuffled(items, 1)
+    assert shuffled(items + _items(["a.png", "b.png"], "ag"), 0)[:20] == shuffled(items, 0)
+
+
+def test_shuffled_gives_no_item_an_equal_image():
+    image = np.zeros((2, 2, 3), np.uint8)
+    items = _items([image, image.copy(), image + 1, image + 2])
+    assert all(not np.array_equal(drawn, item.target) for drawn, item in zip(shuffled(items, 3), items, strict=True))
+
+
+@pytest.mark.parametrize("targets", [["a.png"], ["a.png", "a.png", "b.png"]])
+def test_shuffled_refuses_what_cannot_be_exchanged(targets):
+    with pytest.raises(ValueError, match="targets of subset kubric cannot be exchanged"):
+        shuffled(_items(targets), 0)
+
+
+def test_unknown_baseline_is_refused():
+    with pytest.raises(ValueError, match="unknown baseline 'identity'"):
+        baseline("identity", _items(["a.png"]), 0)

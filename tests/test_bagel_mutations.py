@@ -1,0 +1,139 @@
+"""Break BAGEL on purpose: every mutation must make the comparison with the golden tensors fail."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+import torch
+from test_bagel_recompute import (
+    TOLERANCE,
+    differences,
+    golden_model,
+    infer_outputs,
+    needs_golden,
+    pack_outputs,
+    train_forward,
+    understand_outputs,
+)
+from torch import nn
+
+from visdyn.models.bagel import context as contexts
+from visdyn.models.bagel import decoder, embeddings, flow, mask, sampler, training
+
+pytestmark = needs_golden
+
+
+def velocity_gap(case: str = "mixed") -> float:
+    """Return how far the training velocity of a golden run is off."""
+    with torch.no_grad():
+        _, output = train_forward(golden_model(), case)
+    return differences({f"train.{case}.velocity_pred": output.velocity})[f"train.{case}.velocity_pred"]
+
+
+def latent_gap(case: str = "edit_global") -> float:
+    name = f"infer.{case}.final_latent"
+    return differences({name: infer_outputs(case)[name]})[name]
+
+
+def test_unbroken_code_passes_the_same_checks():
+    assert velocity_gap() < TOLERANCE
+    assert latent_gap() < TOLERANCE
+
+
+def test_causal_only_mask(monkeypatch):
+    def causal(split_lengths, split_modes, sample_lengths, device=None):
+        return torch.ones(sum(split_lengths), sum(split_lengths), dtype=torch.bool).tril()
+
+    monkeypatch.setattr(mask, "attention_mask", causal)
+    assert differences(pack_outputs("edit"))["pack.edit.attention_mask"] > 0
+    assert velocity_gap() > 0.1
+
+
+def test_noised_image_visible_to_later_splits(monkeypatch):
+    right = mask.attention_mask
+
+    def without_noise(split_lengths, split_modes, sample_lengths, device=None):
+        modes = ["full" if mode == "noise" else mode for mode in split_modes]
+        return right(split_lengths, modes, sample_lengths, device)
+
+    monkeypatch.setattr(mask, "attention_mask", without_noise)
+    assert velocity_gap() > 0.1
+
+
+def test_swapped_halves_of_the_position_table(monkeypatch):
+    right = embeddings.sincos_2d
+
+    def swapped(dim, side):
+        return right(dim, side).roll(dim // 2, dims=1)
+
+    monkeypatch.setattr(embeddings, "sincos_2d", swapped)
+    model = golden_model()
+    table = model.latent_pos_embed.pos_embed
+    original = table.detach().clone()
+    try:
+        model.latent_pos_embed.reset()
+        assert velocity_gap() > 0.1
+    finally:
+        table.data.copy_(original)
+
+
+def test_markers_sent_to_the_generation_expert(monkeypatch):
+    right = training.expert_index
+
+    def swapped(pack):
+        und, gen = right(pack)
+        special = golden_model().config.special_tokens
+        is_marker = torch.isin(pack.text_ids, torch.tensor([special.start_of_image, special.end_of_image]))
+        markers = pack.text_index[is_marker]
+        return und[~torch.isin(und, markers)], torch.cat([gen, markers])
+
+    monkeypatch.setattr(training, "expert_index", swapped)
+    assert velocity_gap("t2i") > 0.01
+
+
+@pytest.mark.parametrize("name", ["q_norm", "k_norm", "q_norm_moe_gen", "k_norm_moe_gen"])
+def test_dropped_query_or_key_norm(monkeypatch, name):
+    for layer in golden_model().language_model.model.layers:
+        monkeypatch.setitem(layer.self_attn._modules, name, nn.Identity())
+    assert velocity_gap() > 0.1
+    assert latent_gap() > 0.1
+
+
+def test_flipped_velocity_sign_in_training(monkeypatch):
+    monkeypatch.setattr(flow, "velocity_target", lambda clean, noise: clean - noise)
+    with torch.no_grad():
+        _, output = train_forward(golden_model(), "edit_pair")
+    assert differences({"train.edit_pair.mse": output.mse})["train.edit_pair.mse"] > 0.1
+
+
+def test_flipped_velocity_sign_in_sampling(monkeypatch):
+    right = contexts.velocity
+    monkeypatch.setattr(contexts, "velocity", lambda *arguments: -right(*arguments))
+    assert latent_gap() > 0.1
+
+
+def test_timesteps_scaled_by_a_thousand(monkeypatch):
+    right = embeddings.timestep_sinusoid
+    monkeypatch.setattr(embeddings, "timestep_sinusoid", lambda t, dim=256: right(t * 1000, dim))
+    assert velocity_gap() > 0.1
+
+
+def test_rotary_embedding_left_out(monkeypatch):
+    monkeypatch.setattr(decoder, "apply_rotary", lambda x, cos, sin: x)
+    assert velocity_gap() > 0.1
+    assert differences(understand_outputs("main"))["understand.main.logits"] > 0.1
+
+
+@pytest.mark.parametrize(("right", "wrong"), list(permutations(sampler.RENORMS, 2)))
+def test_renormalisations_are_told_apart(monkeypatch, right, wrong):
+    guide = sampler.guide
+    settings = sampler.SamplerSettings(cfg_renorm_type=wrong)
+    monkeypatch.setattr(sampler, "guide", lambda plain, text, img, _: guide(plain, text, img, settings))
+    assert latent_gap(f"edit_{right}") > 1e-2
+
+
+def test_branch_without_text_replaced_by_branch_without_image(monkeypatch):
+    guide = sampler.guide
+    monkeypatch.setattr(sampler, "guide", lambda plain, text, img, settings: guide(plain, img, text, settings))
+    assert latent_gap() > 1e-2

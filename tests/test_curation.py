@@ -1,0 +1,181 @@
+"""Quality filter, prompt expansion, their cache, and the stand-in without a model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visdyn.datasets.epic_kitchens import Segment, frame_path
+from visdyn.mining import curation, curation_prompts
+from visdyn.mining.answer_cache import CachedVLM, content_key
+from visdyn.mining.reversible import mine_pairs
+from visdyn.quarantine import Quarantine
+
+GOOD = "clear: 1\nobject_present: 1\naction_applied: 1"
+LONG = "A right hand opens the white door by its silver handle."
+
+
+class Scripted:
+    """A model that answers from a function and remembers what it was asked."""
+
+    name = "scripted"
+
+    def __init__(self, reply):
+        self.reply, self.asked = reply, []
+
+    def answer(self, images, prompt):
+        self.asked.append((list(images), prompt))
+        return self.reply(images, prompt)
+
+
+def _reply(quality=GOOD, expansion=LONG):
+    return lambda images, prompt: quality if "object_present" in prompt else expansion
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    segments = []
+    for number in range(3):
+        start = 10 + 100 * number
+        row = Segment(
+            f"P01_01_{number}", "P01", "P01_01", *"abc", start, start + 8, "open door", "open", 3, "door", 8, (), ()
+        )
+        segments.append(row)
+        for frame in range(start, start + 9, 2):
+            path = frame_path(tmp_path, row, frame)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((8, 8, 3), frame % 256, np.uint8)).save(path)
+    return mine_pairs(segments)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD,
+        "```\n" + GOOD + "\n```",
+        '{"clear": 1, "object_present": "1", "action_applied": 1}',
+        GOOD.replace(": ", " = "),
+    ],
+)
+def test_three_ones_pass(text):
+    assert curation.parse_quality(text).passed
+
+
+def test_a_zero_fails_and_is_named():
+    quality = curation.parse_quality(GOOD.replace("present: 1", "present: 0"))
+    assert not quality.passed
+    assert quality.failures() == "object_present"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "yes, all fine",
+        "clear: 1\nobject_present: 1",
+        GOOD.replace("r: 1", "r: 2"),
+        GOOD + "\nclear: 0",
+        GOOD.replace("r: 1", "r: 10"),
+    ],
+)
+def test_unclear_answers_are_no_pass(text):
+    with pytest.raises(curation.CurationError):
+        curation.parse_quality(text)
+
+
+@pytest.mark.parametrize(
+    "text", [LONG, f'"{LONG}"', f"Prompt: {LONG}", f"```text\n{LONG}\n```", LONG.replace(" by ", "\nby ")]
+)
+def test_expansions_are_cleaned(text):
+    assert curation.parse_expansion(text) == LONG
+
+
+@pytest.mark.parametrize("text", ["", "open door", "word " * 301, "I'm sorry, I cannot describe these images."])
+def test_useless_expansions_are_refused(text):
+    with pytest.raises(curation.CurationError):
+        curation.parse_expansion(text)
+
+
+def test_curation_asks_what_the_paper_says(pairs, tmp_path):
+    model = Scripted(_reply())
+    kept = curation.curate(pairs[:1], tmp_path, curation.VLMCurator(model))
+    assert [(p.id, p.forward_prompt, p.forward_short, p.reverse_short) for p in kept] == [
+        ("P01_01_0", LONG, "open door", "close the door")
+    ]
+    (filtered, asked), (forward, do), (reverse, undo) = model.asked
+    assert len(filtered) == 2
+    assert len(forward) == 5
+    assert filtered == [forward[0], forward[-1]]
+    assert reverse == forward[::-1]
+    assert "open door" in asked
+    assert "open door" in do
+    assert "close the door" in undo
+    assert curation_prompts.STATUS == "reconstructed"
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        (_reply(quality=GOOD.replace("d: 1", "d: 0")), "fails the quality filter: action_applied"),
+        (_reply(quality="it looks fine"), "no single 0 or 1"),
+        (_reply(expansion=""), "0 words"),
+    ],
+)
+def test_unusable_pairs_are_set_aside_with_their_reason(pairs, tmp_path, reply, reason):
+    quarantine = Quarantine()
+    assert curation.curate(pairs, tmp_path, curation.VLMCurator(Scripted(reply)), quarantine) == []
+    assert [entry.item for entry in quarantine] == ["P01_01_0", "P01_01_1", "P01_01_2"]
+    assert all(reason in entry.reason for entry in quarantine)
+
+
+def test_missing_frames_are_set_aside(pairs, tmp_path):
+    frame_path(tmp_path, pairs[1].segment, 110).unlink()
+    quarantine = Quarantine()
+    kept = curation.curate(pairs, tmp_path, curation.VLMCurator(Scripted(_reply())), quarantine)
+    assert [pair.id for pair in kept] == ["P01_01_0", "P01_01_2"]
+    assert "frame_0000000110" in quarantine.items[0].reason
+
+
+def test_curation_goes_on_where_it_was_killed(pairs, tmp_path):
+    def dies_on_the_third_pair(images, prompt):
+        if "0000000210" in str(images):
+            raise KeyboardInterrupt
+        return _reply()(images, prompt)
+
+    cache = tmp_path / "cache" / "answers.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        curation.curate(pairs, tmp_path, curation.VLMCurator(CachedVLM(Scripted(dies_on_the_third_pair), cache)))
+    with open(cache, "a") as file:
+        file.write('{"key": "half')
+    model = Scripted(_reply())
+    with pytest.warns(UserWarning, match="half a line"):
+        cached = CachedVLM(model, cache)
+    assert len(curation.curate(pairs, tmp_path, curation.VLMCurator(cached))) == 3
+    assert (cached.hits, cached.misses, len(model.asked)) == (6, 3, 3)
+    assert len([json.loads(line) for line in cache.read_text().splitlines()]) == 9
+
+
+def test_the_cache_goes_by_content(tmp_path):
+    black, grey = np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 9, np.uint8)
+    Image.fromarray(black).save(tmp_path / "a.png")
+    key = content_key("m", [black, grey], "p")
+    assert key == content_key("m", [tmp_path / "a.png", grey], "p")
+    others = [("n", [black, grey], "p"), ("m", [grey, black], "p"), ("m", [black, grey], "q"), ("m", [black], "p")]
+    assert key not in {content_key(*other) for other in others}
+
+
+def test_a_damaged_cache_is_named(tmp_path):
+    (tmp_path / "c.jsonl").write_text('{"key": "a", "answer": "b"}\nnonsense\n')
+    with pytest.raises(ValueError, match=r"c\.jsonl line 2"):
+        CachedVLM(Scripted(_reply()), tmp_path / "c.jsonl")
+
+
+def test_the_stand_in_passes_on_the_datas_own_prompts(pairs, tmp_path):
+    quarantine = Quarantine()
+    curator = curation.AnnotationCurator({"P01_01_0": ("do it at length", "undo it at length")})
+    kept = curation.curate(pairs[:2], tmp_path, curator, quarantine)
+    assert [(p.forward_prompt, p.reverse_prompt) for p in kept] == [("do it at length", "undo it at length")]
+    assert "no long prompts" in quarantine.items[0].reason

@@ -1,0 +1,210 @@
+"""dvc.yaml: its shape, its dependencies against the notebooks' imports, and the smoke profile end to end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from toy import write_notebook
+
+from visdyn.dependencies import PLUMBING, differences, imported_files, main, rewritten
+from visdyn.params import load_params
+from visdyn.paths import repository_root
+from visdyn.pipeline_guards import read_entries
+
+ROOT = repository_root()
+STAGES = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+ENTRIES = read_entries(ROOT)
+NAMES = (
+    "world",
+    "base_models",
+    "probing",
+    "mining",
+    "idm",
+    "annotation",
+    "fdm",
+    "doundo",
+    "verification",
+    "evaluation",
+    "figures",
+)
+
+
+def test_the_stages_are_those_of_the_design():
+    assert tuple(STAGES) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stage_runs_its_notebook_through_the_runner(name):
+    stage, entry = STAGES[name], ENTRIES[name]
+    assert stage["cmd"] == f"python -m visdyn.pipeline {name}"
+    executed = f"reports/notebooks/{Path(entry.notebook).name}"
+    assert {executed, executed.replace(".ipynb", ".html")} <= set(stage["outs"])
+    assert (ROOT / entry.notebook).is_file()
+    assert name in entry.params or name == "figures"
+    assert all(hasattr(load_params(), key) for key in entry.params)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_setting_switches_the_run_cache_off(name):
+    stage = STAGES[name]
+    assert not {"always_changed", "frozen"} & stage.keys()
+    assert all(isinstance(out, str) for out in stage["outs"])  # no `cache: false`, no `persist` on outs
+    assert all(options == {"cache": False} for plot in stage["plots"] for options in plot.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_dependencies_come_from_an_earlier_stage_or_the_repository(name):
+    made = {out for earlier in NAMES[: NAMES.index(name)] for out in ENTRIES[earlier].outs}
+    for written, dep in zip(STAGES[name]["deps"], ENTRIES[name].deps, strict=True):
+        if written.startswith("${root}/"):
+            # What public data gave is in git and made by no stage (`make external`).
+            generated = written.startswith(("${root}/reports", "${root}/models"))
+            assert not generated or written == "${root}/reports/results/external"
+        else:
+            assert dep in made, f"{dep} is made by no earlier stage"
+
+
+def test_no_stage_depends_on_a_whole_source_folder():
+    modules = [dep for entry in ENTRIES.values() for dep in entry.deps if "src" in Path(dep).parts]
+    assert all(dep.endswith(".py") for dep in modules)
+
+
+def test_what_the_notebooks_import_is_what_the_stages_declare():
+    assert differences(ROOT) == {}, "run `python -m visdyn.dependencies --write`"
+
+
+def test_profiles_share_the_root_s_pipeline():
+    profiles = [path.parent for path in ROOT.glob("profiles/*/params.yaml")]
+    assert ROOT / "profiles/smoke" in profiles
+    for profile in profiles:
+        assert os.readlink(profile / "dvc.yaml") == "../../dvc.yaml"
+
+
+def test_dvc_is_private_and_lock_files_are_not_ignored():
+    config = (ROOT / ".dvc/config").read_text()
+    assert "analytics = false" in config
+    assert "check_update = false" in config
+    assert "dvc.lock" not in re.sub(r"#.*", "", (ROOT / ".gitignore").read_text())
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A little `src/visdyn` with imports of every kind."""
+    files = {
+        "__init__.py": "",
+        "pipeline.py": "from visdyn.stage import open_stage",
+        "stage.py": "",
+        "a/__init__.py": "from visdyn.a.first import thing",
+        "a/first.py": "import typing\nfrom . import second\nif typing.TYPE_CHECKING:\n    import visdyn.b\n",
+        "a/second.py": "def f():\n    from visdyn.c import late\n",
+        "b.py": "",
+        "c.py": "late = 1\nTABLE = {'named': 'visdyn.d:Class'}\nCOMMAND = ['-m', 'visdyn.e']",
+        "d.py": "",
+        "e.py": "",
+        "unused.py": "",
+    }
+    for name, text in files.items():
+        path = tmp_path / "src/visdyn" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    write_notebook(tmp_path / "notebooks/toy.ipynb", "from visdyn.pipeline import open_stage\nfrom visdyn import a")
+    return tmp_path
+
+
+def test_the_closure_follows_late_relative_and_named_imports(package):
+    found = imported_files(package / "notebooks/toy.ipynb", package / "src")
+    wanted = ("__init__", "stage", "a/__init__", "a/first", "a/second", "c", "d", "e")
+    assert found == {f"visdyn/{name}.py" for name in wanted}
+    assert "visdyn.pipeline" in PLUMBING
+
+
+def test_dvc_yaml_is_mended(package, monkeypatch, capsys):
+    shutil.copy(ROOT / "params.yaml", package)
+    deps = ("${root}/notebooks/toy.ipynb", "${root}/src/visdyn/unused.py", "data")
+    text = "stages:\n  fdm:\n    deps:\n" + "".join(f"      - {dep}\n" for dep in deps)
+    (package / "dvc.yaml").write_text(text)
+    assert "fdm" in differences(package)
+    monkeypatch.setenv("VISDYN_ROOT", str(package))
+    assert main([]) == 1
+    assert "unused.py" in capsys.readouterr().out
+    assert main(["--write"]) == 0
+    assert differences(package) == {}
+    mended = (package / "dvc.yaml").read_text()
+    assert mended.endswith("      - data\n")
+    assert rewritten(mended, package) == mended
+
+
+def dvc(folder, *arguments):
+    """Run DVC in a copy of the repository and return what it printed."""
+    variables = {
+        **os.environ,
+        "PYTHONPATH": str(folder / "src"),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    for name in ("VISDYN_ROOT", "DVC_ROOT", "DVC_STAGE"):
+        variables.pop(name, None)
+    command = [sys.executable, "-m", "dvc", *arguments]
+    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory):
+    """A copy of the working tree, as git sees it, in its own git repository."""
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    folder = tmp_path_factory.mktemp("checkout")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        generated = name.startswith(("reports/", "profiles/smoke/reports/"))
+        if (ROOT / name).is_file() and (not generated or name.startswith("reports/results/external/")):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
+    (folder / "profiles/smoke/dvc.lock").unlink(missing_ok=True)
+    subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
+    return folder
+
+
+@pytest.mark.slow
+def test_the_smoke_profile_runs_end_to_end_and_again_without_change(checkout):
+    before = (checkout / "dvc.lock").read_bytes() if (checkout / "dvc.lock").exists() else None
+    dvc(checkout, "repro", "profiles/smoke/dvc.yaml")
+    lock = (checkout / "profiles/smoke/dvc.lock").read_bytes()
+    assert set(yaml.safe_load(lock)["stages"]) == set(NAMES)
+    assert (checkout / "profiles/smoke/reports/index.html").is_file()
+    assert "didn't change, skipping" in dvc(checkout, "repro", "profiles/smoke/dvc.yaml")
+    assert "up to date" in dvc(checkout, "status", "profiles/smoke/dvc.yaml")
+    dvc(checkout, "repro", "--force", "--single-item", "profiles/smoke/dvc.yaml:figures")
+    assert (checkout / "profiles/smoke/dvc.lock").read_bytes() == lock  # tables and figures are bit-stable
+    after = (checkout / "dvc.lock").read_bytes() if (checkout / "dvc.lock").exists() else None
+    assert after == before  # the default's lock is untouched
+
+
+@pytest.mark.slow
+def test_a_parameter_of_the_fdm_touches_the_fdm_and_not_the_idm(checkout):
+    """Runs after the smoke pipeline, on its lock."""
+    if not (checkout / "profiles/smoke/dvc.lock").exists():
+        pytest.skip("the smoke pipeline has not run in this session")
+    path = checkout / "profiles/smoke/params.yaml"
+    written = path.read_text()
+    (checkout / "notebooks/05_fdm_training.ipynb").touch()
+    assert "up to date" in dvc(checkout, "status", "profiles/smoke/dvc.yaml")
+    path.write_text(written.replace("  floor: 0.5", "  floor: 0.4"))
+    assert path.read_text() != written
+    status = dvc(checkout, "status", "profiles/smoke/dvc.yaml")
+    path.write_text(written)
+    assert "fdm" in status
+    assert "idm" not in status

@@ -1,0 +1,71 @@
+"""The Do-Undo metrics on known images: what perfect, copying and never-returning systems get."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from visdyn.datasets.kitchen.render import render
+from visdyn.datasets.kitchen.scene import make_scene, random_transition
+from visdyn.datasets.kitchen.text import canonical
+from visdyn.evaluation.editing import EditingEvaluation
+from visdyn.trajectory import ReversiblePair
+
+
+class _Mean:
+    """An encoder for tests: the image's mean colour; texts all alike."""
+
+    def embed_images(self, images):
+        colours = np.stack([np.asarray(image, np.float32).mean((0, 1)) + 1 for image in images])
+        return colours / np.linalg.norm(colours, axis=1, keepdims=True)
+
+    def embed_texts(self, texts):
+        return np.full((len(texts), 3), 3**-0.5, np.float32)
+
+
+@pytest.fixture(scope="module")
+def evaluation():
+    rng, pairs, candidates = np.random.default_rng(0), [], ([], [])
+    for index in range(4):
+        step = random_transition(rng, make_scene(0, "test", index), "open")
+        start, end = (render(state, step.scene) for state in (step.start, step.end))
+        text = canonical(step.action)
+        pairs.append(ReversiblePair(start, end, text, "close it", text, "close it", text, "open", "drawer", str(index)))
+        candidates[0].append([end])
+        candidates[1].append([start])
+    return EditingEvaluation(pairs, (["a"] * 4, ["b"] * 4), candidates, _Mean(), _Mean())
+
+
+def means(evaluation, forward, reverse):
+    table = evaluation.score(forward, {"gt": reverse})
+    return table.groupby(["direction", "metric"])["value"].mean()
+
+
+def test_a_perfect_system_succeeds_jointly_and_has_no_flow_error(evaluation):
+    found = means(evaluation, evaluation.ends, evaluation.starts)
+    assert found["forward", "success"] == found["reverse", "joint"] == 1
+    assert found["forward", "score"] > 8  # sensor noise outside the changed region costs the rest
+    for metric in (("forward", "epe_f"), ("forward", "of_f"), ("reverse", "epe_r"), ("reverse", "epe")):
+        assert found[metric] == pytest.approx(0, abs=0.02)  # Farneback sees a little motion between equal images
+
+
+def test_copying_returns_for_free_but_never_jointly(evaluation):
+    found = means(evaluation, evaluation.starts, evaluation.starts)
+    assert found["forward", "success"] == 0
+    assert found["forward", "score"] == 0
+    assert found["reverse", "returned"] == 1
+    assert found["reverse", "joint"] == 0
+    assert found["forward", "epe_f"] > 0
+
+
+def test_doing_without_undoing_is_no_joint_success(evaluation):
+    found = means(evaluation, evaluation.ends, evaluation.ends)
+    assert found["forward", "success"] == 1
+    assert found["reverse", "joint"] == found["reverse", "returned"] == 0
+    assert found["reverse", "epe_r"] > 0
+
+
+def test_both_reverse_sources_are_scored_apart(evaluation):
+    table = evaluation.score(evaluation.ends, {"gt": evaluation.starts, "generated": evaluation.ends})
+    joint = table[table["metric"] == "joint"].groupby("reverse_from")["value"].mean()
+    assert joint.to_dict() == {"gt": 1.0, "generated": 0.0}

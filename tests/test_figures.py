@@ -1,0 +1,166 @@
+"""Figures: pure functions of results, the right numbers in them, and the same bytes on every run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+import reporting_results
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from PIL import Image
+
+from visdyn.reporting import (
+    figures_bootstrapping,
+    figures_doundo,
+    figures_schematic,
+    figures_shared,
+    items,
+    outputs,
+    style,
+    summaries,
+)
+from visdyn.reporting.results import Results
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return Results(reporting_results.write(tmp_path_factory.mktemp("profile")), items.load().results)
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")) if text.get_text()]
+
+
+def test_heatmaps_print_the_percentages(results):
+    rates = summaries.preference_rates(results.read("probing/likelihoods.csv"))
+    figure = figures_bootstrapping.preference_heatmaps(rates)
+    printed = texts(figure)
+    for rate in rates["percent"]:
+        assert f"{rate:.1f}" in printed
+    assert len(figure.axes) == 3  # two tasks and the colour bar
+
+
+def test_plotting_leaves_its_input_alone(results):
+    pairs = summaries.preference_pairs(results.read("idm/likelihoods.csv"))
+    before = pairs.copy()
+    figure = figures_bootstrapping.likelihood_scatter(pairs, "idm")
+    pd.testing.assert_frame_equal(pairs, before)
+    kind = pairs[(pairs["model"] == "idm") & (pairs["task"] == "idp") & (pairs["kind"] == "random_action")]
+    share = 100 * (kind["reference"] > kind["negative"]).mean()
+    assert f"Rand. Act.: {share:.1f} % of {len(kind)}" in texts(figure)
+
+
+def test_verification_has_a_panel_for_each_subset_and_the_average(results):
+    curves = summaries.verification_curves(results.read("verification/candidates.csv"))
+    figure = figures_bootstrapping.verification_curves(curves, {"Copy": 0.0})
+    assert [axes.get_title() for axes in figure.axes] == [
+        "MagicBrush",
+        "AG",
+        "Something",
+        "WhatsUp",
+        "Kubric",
+        "Average",
+    ]
+    line = figure.axes[5].get_lines()[0]
+    expected = curves[(curves["subset"] == "all") & (curves["selector"] == "idm")].sort_values("k")["value"]
+    assert np.allclose(line.get_ydata(), expected)
+
+
+def test_series_differ_by_more_than_colour():
+    styles = [style.line_style(place) for place in range(4)]
+    for key in ("color", "marker", "dashes"):
+        assert len({str(entry[key]) for entry in styles}) == 4
+    assert len({style.bar_style(place)["hatch"] for place in range(4)}) == 4
+
+
+def test_strips_refuse_columns_of_different_length():
+    image = np.zeros((2, 8, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match="equal number"):
+        figures_shared.image_strips({"source": image, "target": image[:1]})
+
+
+def test_strips_order_columns_and_limit_rows():
+    image = np.zeros((9, 8, 8, 3), np.uint8)
+    arrays = dict.fromkeys(("doundo_forward", "source", "base_reverse", "target", "base_forward"), image)
+    figure = figures_shared.image_strips(arrays, max_rows=2)
+    assert len(figure.axes) == 10
+    heads = [axes.get_xlabel() for axes in figure.axes[-5:]]
+    assert heads == ["Input", "Ground truth", "Bagel\nforward", "Bagel\nreverse", "Do-Undo\nforward"]
+
+
+def test_other_plots_draw(results):
+    segments = results.read("mining/segments.csv")
+    figures_doundo.action_counts(segments, "kitchen-train")
+    figures_doundo.benchmark_set(segments, results.read("mining/prompts.csv"))
+    figures_doundo.verb_noun_heatmap(segments, "kitchen-test", most=3)
+    curves = figures_shared.training_curves(results.read("doundo/training.csv"), "variant", ("loss", "consistency"))
+    assert [axes.get_ylabel() for axes in curves.axes] == ["loss", "consistency"]
+
+
+def test_text_on_heatmaps_keeps_its_contrast():
+    def luminance(colour):
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in colour[:3]]
+        return np.dot(linear, (0.2126, 0.7152, 0.0722))
+
+    figure = Figure()
+    axes = figure.subplots()
+    values = pd.DataFrame([np.linspace(0, 1, 41)])
+    style.heatmap(axes, values, "{:.3f}", 0, 1)
+    for text in axes.texts:
+        cell = luminance(matplotlib.colormaps[style.HEATMAP](float(text.get_text())))
+        ink = 1.0 if text.get_color() == "white" else 0.0
+        assert (max(cell, ink) + 0.05) / (min(cell, ink) + 0.05) > 4.3, text.get_text()
+
+
+def test_each_source_of_segments_has_its_own_panel(results):
+    both = pd.concat([results.read("mining/segments.csv"), results.read("external/segments.csv")])
+    sources = ("kitchen-train", "epic-100-validation")
+    counts = figures_doundo.action_counts(both, *sources)
+    assert len(counts.axes) == 4
+    assert "reversible segments (n = 100)" in texts(counts)
+    assert "60%" in texts(counts)
+    joint = figures_doundo.verb_noun_heatmap(both, *sources)
+    assert [axes.get_title() for axes in joint.axes[:2]][1] == "EPIC-100, validation: 2 of 2 verbs, 3 of 3 nouns"
+    benchmark = figures_doundo.benchmark_set(both, results.read("mining/prompts.csv"), sources)
+    assert [axes.get_title(loc="left") for axes in benchmark.axes][:2] == ["kitchen, training", "EPIC-100, validation"]
+
+
+@pytest.mark.parametrize("name", outputs.SCHEMATICS)
+def test_schematics_say_that_they_are_ours_and_keep_text_in_boxes(name):
+    figure = outputs.SCHEMATICS[name]()
+    figure.draw_without_rendering()
+    assert figures_schematic.MARK in texts(figure)
+    axes = figure.axes[0]
+    edges = [patch.get_window_extent() for patch in axes.patches if isinstance(patch, FancyBboxPatch)]
+    for text in axes.texts:
+        inside = text.get_window_extent()
+        hit = [box for box in edges if box.overlaps(inside)]
+        assert len(hit) <= 1, text.get_text()
+        assert all(box.x0 <= inside.x0 and inside.x1 <= box.x1 for box in hit), text.get_text()
+
+
+def test_save_writes_png_pdf_and_hashes_without_dates(results, tmp_path):
+    source = results.path("annotation/pairs.csv")
+    figure = figures_bootstrapping.score_distributions(results.read("annotation/pairs.csv"))
+    png, pdf, sidecar = style.save(figure, "b_figure9", tmp_path, [source], results.profile)
+    assert list(reporting_results.read_sidecar(sidecar)) == ["reports/results/annotation/pairs.csv"]
+    assert "Software" not in Image.open(png).info
+    assert not any(word in pdf.read_bytes() for word in (b"CreationDate", b"Producer", b"Matplotlib"))
+
+
+def test_two_processes_write_the_same_bytes(tmp_path):
+    code = (
+        "import sys, numpy as np, pandas as pd\n"
+        "from visdyn.reporting import figures_shared, style\n"
+        "steps = pd.DataFrame({'arm': 'supervised', 'seed': 0, 'step': range(9), 'loss': np.linspace(2, 1, 9)})\n"
+        "style.save(figures_shared.training_curves(steps, 'arm'), 'x', sys.argv[1])\n"
+    )
+    for name in ("one", "two"):
+        subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True)
+    for suffix in ("png", "pdf", "json"):
+        assert (tmp_path / "one" / f"x.{suffix}").read_bytes() == (tmp_path / "two" / f"x.{suffix}").read_bytes()

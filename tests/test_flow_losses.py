@@ -1,0 +1,110 @@
+"""Rectified flow and the consistency loss, against their definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from visdyn.training.flow_losses import (
+    consistency_loss,
+    interpolate,
+    predict_clean,
+    rectified_flow_loss,
+    sample_timesteps,
+)
+
+
+def draw(n: int = 5, seed: int = 0):
+    generator = torch.Generator().manual_seed(seed)
+    clean, noise, velocity = (torch.randn(n, 4, 3, 3, generator=generator) for _ in range(3))
+    return clean, noise, velocity, torch.rand(n, generator=generator)
+
+
+def test_true_velocity_leads_back_to_the_data_and_costs_nothing():
+    clean, noise, _, t = draw()
+    noisy = interpolate(clean, noise, t)
+    torch.testing.assert_close(predict_clean(noisy, noise - clean, t), clean)
+    assert rectified_flow_loss(noise - clean, clean, noise) == 0
+    assert rectified_flow_loss(clean - noise, clean, noise) > 1
+
+
+def test_flow_loss_is_the_mean_square_and_weights_are_a_weighted_mean():
+    clean, noise, velocity, _ = draw()
+    expected = torch.nn.functional.mse_loss(velocity, noise - clean)
+    torch.testing.assert_close(rectified_flow_loss(velocity, clean, noise), expected)
+    only_second = torch.tensor([0.0, 3.0, 0.0, 0.0, 0.0])
+    torch.testing.assert_close(
+        rectified_flow_loss(velocity, clean, noise, only_second),
+        rectified_flow_loss(velocity[1:2], clean[1:2], noise[1:2]),
+    )
+
+
+def test_flow_loss_refuses_broadcasting_and_empty_weights():
+    clean, noise, velocity, _ = draw()
+    with pytest.raises(ValueError, match="must agree"):
+        rectified_flow_loss(velocity[:1], clean, noise)
+    with pytest.raises(ValueError, match="sum to zero"):
+        rectified_flow_loss(velocity, clean, noise, torch.zeros(5))
+
+
+@settings(max_examples=20, deadline=None)
+@given(n=st.integers(1, 6), seed=st.integers(0, 1000))
+def test_latent_consistency_is_a_time_weighted_velocity_loss(n, seed):
+    clean, noise, velocity, t = draw(n, seed)
+    loss = consistency_loss(interpolate(clean, noise, t), velocity, t, clean)
+    identity = (t.view(-1, 1, 1, 1) * (velocity - (noise - clean)).abs()).mean()
+    torch.testing.assert_close(loss, identity)
+
+
+@pytest.mark.parametrize(("shift", "share"), [(1.0, 0.50), (3.0, 0.86), (4.0, 0.92)])
+def test_timesteps_are_logit_normal_with_shift(shift, share):
+    t = sample_timesteps(20000, shift, torch.Generator().manual_seed(0))
+    assert t.min() > 0
+    assert t.max() < 1
+    assert abs((t > 0.5).float().mean().item() - share) < 0.01
+
+
+def test_timesteps_follow_their_generator_and_refuse_a_bad_shift():
+    first, second = (sample_timesteps(4, generator=torch.Generator().manual_seed(3)) for _ in range(2))
+    assert torch.equal(first, second)
+    with pytest.raises(ValueError, match="shift"):
+        sample_timesteps(4, 0.0)
+
+
+def test_gate_averages_over_the_samples_that_pass():
+    clean, noise, velocity, _ = draw(4)
+    t = torch.tensor([0.1, 0.3, 0.6, 0.9])
+    noisy = interpolate(clean, noise, t)
+    gated = consistency_loss(noisy, velocity, t, clean, t_gate=0.5)
+    torch.testing.assert_close(gated, consistency_loss(noisy[:2], velocity[:2], t[:2], clean[:2]))
+    assert consistency_loss(noisy, velocity, t, clean, t_gate=0.05) == 0
+
+
+def test_weight_functions_multiply_each_sample():
+    clean, noise, velocity, t = draw(1)
+    noisy = interpolate(clean, noise, t)
+    plain = consistency_loss(noisy, velocity, t, clean)
+    torch.testing.assert_close(
+        consistency_loss(noisy, velocity, t, clean, weight_function="one_minus_t"), plain * (1 - t[0])
+    )
+    torch.testing.assert_close(
+        consistency_loss(noisy, velocity, t, clean, weight_function=lambda t: t**2), plain * t[0] ** 2
+    )
+    with pytest.raises(ValueError, match="one_minus_t"):
+        consistency_loss(noisy, velocity, t, clean, weight_function="nope")
+
+
+def test_pixel_space_decodes_both_sides_unless_pixels_are_given():
+    clean, noise, velocity, t = draw()
+    noisy = interpolate(clean, noise, t)
+    options = {"space": "pixel", "decode": lambda z: 3 * z + 1}
+    plain = consistency_loss(noisy, velocity, t, clean)
+    torch.testing.assert_close(consistency_loss(noisy, velocity, t, clean, **options), 3 * plain)
+    own = consistency_loss(noisy, velocity, t, clean, **options, target_pixels=torch.zeros_like(clean))
+    torch.testing.assert_close(own, (3 * predict_clean(noisy, velocity, t) + 1).abs().mean())
+    with pytest.raises(ValueError, match="decoder"):
+        consistency_loss(noisy, velocity, t, clean, space="pixel")
+    with pytest.raises(ValueError, match="latent, pixel"):
+        consistency_loss(noisy, velocity, t, clean, space="fourier")

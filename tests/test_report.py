@@ -1,0 +1,155 @@
+"""The report: one page that stands alone, is stable, and tells what is missing instead of failing."""
+
+from __future__ import annotations
+
+import re
+import shutil
+
+import pytest
+import reporting_results
+
+from visdyn.paths import repository_root
+from visdyn.reporting import items, outputs, report
+from visdyn.reporting import report as reporting
+
+
+@pytest.fixture(scope="module")
+def profile(tmp_path_factory):
+    folder = reporting_results.write(tmp_path_factory.mktemp("profile"))
+    (folder / "reports" / "notebooks").mkdir()
+    (folder / "reports" / "notebooks" / "08_evaluation.html").write_text("<p>")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def status(profile):
+    reporting_results.repository(profile)
+    return reporting.build_all(profile, profile, strict=True).set_index("id")
+
+
+@pytest.fixture(scope="module")
+def page(profile, status):
+    return (profile / "reports" / "index.html").read_text()
+
+
+def test_everything_with_results_is_built(status):
+    missing = {"d_figure8", "d_figure13", "d_figure14"}  # their images are not in the made-up results
+    planned = {item.id: item.status for item in items.load()}
+    for name, row in status.iterrows():
+        assert row["status"] == ("not run" if name in missing else planned[name]), name
+    assert status.loc["b_table6", "reproduced"] == 4  # the made-up Kubric differs on purpose
+    assert status.loc["b_table2", "seeds"] == "3"
+
+
+def test_page_stands_alone(page):
+    assert "<script" not in page
+    assert not re.findall(r'(?:src|href)="(?!#|data:|https://arxiv|notebooks/|tables/|figures/)[^"]+"', page)
+    assert not re.findall(r"url\(", page)
+    assert page.count("data:image/png;base64,") > 10
+    assert "viewport" in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_page_names_every_item_its_status_and_contradictions(page):
+    for item in items.load():
+        assert f'id="{item.id}"' in page
+    assert "4.006" in page
+    assert "133.2" in page
+    assert "Measured with the region judge" in page
+    assert "not run: " in page.lower()
+    assert "4 cells reproduced" in page
+
+
+def test_published_stands_beside_ours(page):
+    table = page[page.index('id="b_table6"') : page.index('id="b_table7"')]
+    assert re.search(r'is-reproduced"[^>]*><span class="ours">0\.027</span><span class="theirs">\[0\.027\]', table)
+
+
+def test_wide_tables_are_printed_across(page):
+    assert '<article id="b_table6" class="wide">' in page
+    assert '<article id="b_table1">' in page
+    assert "@page wide { size: A4 landscape" in page
+
+
+def test_schematics_are_shown_and_stay_not_run(page, status):
+    for name in outputs.SCHEMATICS:
+        assert status.loc[name, "status"] == "not run"
+        assert f"{name}.png" in status.loc[name, "files"]
+    article = page[page.index('<article id="d_figure5"') : page.index('<article id="d_figure6"')]
+    assert "data:image/png;base64," in article
+    assert "schematic of ours" in article
+
+
+def test_links_only_to_notebooks_that_are_there(page):
+    assert 'href="notebooks/08_evaluation.html"' in page
+    assert "notebooks/05_fdm_training.html" not in page
+
+
+def test_no_path_of_this_machine_and_no_commit(page, profile):
+    assert str(profile) not in page
+    assert str(repository_root()) not in page
+    assert "Commit" not in page
+
+
+def test_commit_only_where_it_is_passed(profile, status):
+    path = report.build(profile, outcomes=[], commit="abc1234", name="with_commit.html")
+    assert "Commit abc1234" in path.read_text()
+
+
+def test_an_empty_profile_gives_a_page_and_reasons(tmp_path):
+    repository = reporting_results.repository(tmp_path / "repository")
+    status = reporting.build_all(tmp_path, repository, strict=True)
+    assert set(status["status"]) == {"not run"}
+    assert status["reason"].str.len().min() > 5
+    assert (
+        "reports/results/idm/text_metrics.csv is missing; run stage idm"
+        in status.set_index("id").loc["b_table1", "reason"]
+    )
+    page = (tmp_path / "reports" / "index.html").read_text()
+    assert "[3.64]" in page  # published values stay in sight
+    assert str(tmp_path) not in page
+
+
+def test_second_run_writes_the_same_bytes_and_removes_the_stale(tmp_path):
+    folder = reporting_results.write(tmp_path)
+    for name in ("verification", "mining", "fdm", "doundo", "probing", "idm", "evaluation"):
+        shutil.rmtree(folder / "reports" / "results" / name)  # keeps the test short
+    shutil.rmtree(folder / "data")
+    repository = reporting_results.repository(tmp_path / "repository")
+    snapshots = []
+    for _ in range(2):
+        reporting.build_all(folder, repository)
+        snapshots.append({path.name: path.read_bytes() for path in (folder / "reports").rglob("*") if path.is_file()})
+    assert snapshots[0] == snapshots[1]
+    figure = folder / "reports" / "figures" / "b_figure9.png"
+    assert figure.is_file()
+    shutil.rmtree(folder / "reports" / "results" / "annotation")
+    reporting.build_all(folder, repository)
+    assert not figure.exists()
+
+
+def test_a_broken_result_does_not_break_the_page(tmp_path):
+    path = tmp_path / "reports" / "results" / "base_models" / "encoders.csv"
+    path.parent.mkdir(parents=True)
+    path.write_text("encoder,measure\nclip,recall\n")
+    repository = reporting_results.repository(tmp_path / "repository")
+    status = reporting.build_all(tmp_path, repository).set_index("id")
+    assert "lacks the columns value, n" in status.loc["k_encoders", "reason"]
+
+
+def test_a_profile_reports_public_data_of_the_repository(tmp_path):
+    repository = reporting_results.write_external(reporting_results.repository(tmp_path))
+    profile = repository / "profiles" / "smoke"
+    status = reporting.build_all(profile, repository, strict=True).set_index("id")
+    assert status.loc["b_table6", ["status", "reproduced"]].tolist() == ["interpretation", 4]
+    run = status.index[status["status"] != "not run"]
+    assert set(run) == {"b_table6", "d_figure3", "d_figure10"}
+    assert status.loc["d_figure3", "n"] == "100"
+    for kind in ("tables", "figures"):
+        inputs = reporting_results.read_sidecar(profile / "reports" / kind / "d_figure3.json")
+        assert "reports/results/external/segments.csv" in inputs
+
+
+def test_map_as_markdown_has_a_row_for_each_item():
+    text = reporting.items_markdown()
+    assert text.count("\n") == 2 + len(items.load().items)

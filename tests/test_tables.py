@@ -1,0 +1,282 @@
+"""Tables: averages over seeds, the paper's layout, published values beside ours, three formats from one frame."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+import reporting_results
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from visdyn.reporting import items, outputs, published, segments, summaries, tables
+from visdyn.reporting.results import ResultError, Results
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    profile = reporting_results.write(tmp_path_factory.mktemp("profile"))
+    return Results(profile, items.load().results)
+
+
+def built(results, name):
+    item = items.load()[name]
+    view = results.view(item.files)
+    numbers = published.load(item.published) if item.published else None
+    return outputs.TABLES[name](view, numbers, item.status)
+
+
+def cell(frame, **wanted):
+    for column, value in wanted.items():
+        frame = frame[frame[column] == value]
+    assert len(frame) == 1, frame
+    return frame.iloc[0]
+
+
+def test_spread_is_over_seeds_and_n_counts_items():
+    scores = pd.DataFrame({"system": "a", "seed": [0, 0, 1, 1], "value": [1.0, 3.0, 4.0, 6.0]})
+    row = summaries.over_seeds(scores, ["system"]).iloc[0]
+    assert (row["value"], row["n"], row["seeds"]) == (3.5, 2, 2)
+    assert row["spread"] == pytest.approx(np.std([2, 5], ddof=1))
+
+
+def test_one_seed_has_no_spread_and_nan_is_not_counted():
+    scores = pd.DataFrame({"system": "a", "seed": 0, "value": [1.0, float("nan")]})
+    row = summaries.over_seeds(scores, ["system"]).iloc[0]
+    assert np.isnan(row["spread"])
+    assert row["n"] == 1
+
+
+def test_macro_mean_weighs_subsets_equally():
+    scores = pd.DataFrame({"system": "a", "seed": 0, "subset": ["x", "x", "x", "y"], "value": [0.0, 0.0, 0.0, 4.0]})
+    assert summaries.macro_over_seeds(scores, ["system"]).iloc[0]["value"] == 2.0
+
+
+def test_differences_are_paired_by_seed():
+    rows = [("a", 0, 2.0), ("a", 1, 5.0), ("b", 0, 1.0), ("b", 1, 4.0), ("b", 2, 9.0)]
+    scores = pd.DataFrame(rows, columns=["system", "seed", "value"])
+    row = summaries.paired_difference(scores, "a", "b").iloc[0]
+    assert (row["value"], row["spread"], row["seeds"]) == (1.0, 0.0, 2)
+    assert summaries.paired_difference(scores, "a", "absent").empty
+
+
+def test_preference_is_strict_and_unpaired_items_are_counted():
+    names = ["model", "definition", "task", "subset", "id", "kind", "log_likelihood"]
+    rows = [("m", "d", "fdp", "ag", str(i), "reference", -1.0) for i in range(3)]
+    rows += [
+        ("m", "d", "fdp", "ag", str(i), "random_action", value) for i, value in enumerate([-2.0, -1.0, -0.5, -3.0])
+    ]
+    rate = summaries.preference_rates(pd.DataFrame(rows, columns=names)).iloc[0]
+    assert rate["percent"] == pytest.approx(100 / 3)
+    assert (rate["n"], rate["ties"], rate["unpaired"]) == (3, 1, 1)
+
+
+@settings(max_examples=8, deadline=None, phases=[Phase.generate])  # shrinking a table takes minutes
+@given(seed=st.integers(0, 10_000), count=st.integers(2, 6))
+def test_best_of_k_laws(seed, count):
+    candidates = reporting_results.candidates(np.random.default_rng(seed), count=count, items=1, seeds=1)
+    curves = summaries.verification_curves(candidates, ks=range(1, count + 1))
+    table = curves.pivot_table(index=["subset", "k"], columns="selector", values="value")
+    first = table.xs(1, level="k")
+    assert np.allclose(first.sub(first["random"], axis=0), 0)  # with one candidate there is nothing to select
+    assert np.allclose(table["random"].unstack().std(axis=1), 0)
+    assert (table["oracle"].unstack().diff(axis=1).dropna(axis=1) >= -1e-9).all().all()
+    assert (table["idm"] <= table["oracle"] + 1e-9).all()
+    best = candidates.groupby("subset")["score"].max()
+    assert np.allclose(table["oracle"].xs(count, level="k").drop("all").sort_index(), best.sort_index())
+
+
+def test_best_of_k_is_the_mean_over_all_draws():
+    candidates = reporting_results.candidates(np.random.default_rng(3), count=4, items=1, seeds=1)
+    found = summaries.best_of_k(candidates, "idm", 2).set_index("subset")["value"]
+    for subset, group in candidates.groupby("subset"):
+        draws = [
+            max(pair, key=lambda row: row.idm_log_likelihood).score for pair in combinations(group.itertuples(), 2)
+        ]
+        assert found[subset] == pytest.approx(np.mean(draws))
+
+
+def test_best_of_k_needs_k_candidates():
+    candidates = reporting_results.candidates(np.random.default_rng(0), count=2, items=1, seeds=1)
+    with pytest.raises(ValueError, match="fewer than K = 3"):
+        summaries.best_of_k(candidates, "idm", 3)
+
+
+def test_table2_keeps_the_papers_layout_and_adds_the_baselines(results):
+    frame = built(results, "b_table2")
+    laid = tables.grid(frame)
+    assert [labels[1] for labels, _ in laid.rows][:6] == [
+        "MagicBrush",
+        "AG",
+        "Something",
+        "WhatsUp",
+        "Kubric",
+        "AURORA-BENCH Avg.",
+    ]
+    assert {"Copy", "Oracle (target)", "Shuffled target", "C-FT, best of 8"} <= set(laid.columns)
+    mine = cell(frame, row="AG", column="C-FDM")
+    assert (mine["published"], mine["seeds"], mine["n"], mine["status"]) == (3.64, 3, 4, "smaller scale")
+    theirs = cell(frame, row="AG", column="GoT")
+    assert np.isnan(theirs["value"])
+    assert theirs["status"] == "not run"
+
+
+def test_numeric_looking_systems_stay_in_order(results):
+    columns = tables.grid(built(results, "b_table2")).columns
+    assert columns.index("C-FT, best of 2") < columns.index("C-FT, best of 8")
+
+
+def test_table4_differences_have_the_papers_sign(results):
+    frame = built(results, "b_table4")
+    scores = results.read("evaluation/fdm_scores.csv")
+    means = scores[scores["metric"] == "score"].groupby(["system", "subset"])["value"].mean()
+    expected = (means["synthetic"] - means["synthetic_weighted"]).mean()
+    assert cell(frame, row="All", column="w/o LW")["value"] == pytest.approx(expected)
+    assert {"Copy", "Oracle (target)", "Shuffled target"} <= set(frame["column"])
+
+
+def test_only_copy_on_the_benchmark_itself_is_reproduced(results):
+    frame = built(results, "b_table6")
+    reproduced = frame[frame["status"] == "reproduced"]
+    assert set(reproduced["panel"]) == {"MagicBrush", "AG", "Something", "WhatsUp"}
+    assert set(zip(reproduced["row"], reproduced["column"], strict=True)) == {("L1", "Copy")}
+    assert reproduced["n"].notna().all()
+    assert (
+        cell(frame, panel="Kubric", row="L1", column="Copy")["status"] == "interpretation"
+    )  # measured 0.0150, printed 0.011
+    assert cell(frame, panel="AG", row="DINO", column="Copy (kitchen)")["status"] == "smaller scale"
+
+
+def test_a_table_of_public_data_alone_is_not_of_smaller_scale():
+    frame = pd.DataFrame({"status": ["reproduced", "interpretation", "not run"]})
+    assert outputs._worth(frame, "smaller scale") == "interpretation"
+    assert outputs._worth(frame.head(1), "smaller scale") == "reproduced"
+    assert outputs._worth(pd.DataFrame({"status": ["reproduced", "not run"]}), "smaller scale") == "smaller scale"
+    assert (
+        outputs._worth(pd.DataFrame({"status": ["smaller scale", "interpretation"]}), "smaller scale")
+        == "smaller scale"
+    )
+
+
+def test_copy_says_n_and_geometry(results):
+    frame = built(results, "b_table6")
+    assert cell(frame, panel="Something", row="L1", column="Copy")["note"] == "AURORA-Bench itself, n = 48"
+    assert "not met" in cell(frame, panel="Kubric", row="L1", column="Copy")["note"]
+    matched = cell(frame, panel="Kubric", row="L1, matched crop", column="Copy")
+    assert (matched["status"], matched["value"]) == ("interpretation", 0.011)
+
+
+def test_real_segments_stand_beside_the_kitchens_and_the_paper(results):
+    frame = built(results, "d_figure3")
+    real = cell(frame, panel="(a) share of samples (%)", row="pick-up", column="EPIC-100, validation")
+    assert (real["value"], real["n"], real["status"], real["digits"]) == (60.0, 100, "interpretation", 1)
+    assert "without the quality filter" in real["note"]
+    mine = cell(frame, panel="(a) share of samples (%)", row="pick-up", column="kitchen, training")
+    counts = results.read("mining/segments.csv").query("source == 'kitchen-train'").groupby("verb")["count"].sum()
+    assert mine["value"] == pytest.approx(100 * counts["pick-up"] / counts.sum())
+    assert mine["status"] == "smaller scale"
+    paper = cell(frame, panel="(a) share of samples (%)", row="pick-up", column="paper: training set")
+    assert (paper["published"], paper["status"]) == (26, "not run")
+    assert cell(frame, panel="(b) unique nouns", row="open", column="EPIC-100, validation")["value"] == 2
+    shares = frame[frame["panel"].str.contains("%")].groupby("column")["value"].sum()
+    assert shares["EPIC-100, validation"] == pytest.approx(100)
+
+
+def test_segments_of_a_split(results, tmp_path):
+    kitchen, real = segments.of_split(results, "test")
+    assert set(kitchen["source"]) == {"kitchen-test"}
+    assert segments.label(real) == "EPIC-100, validation"
+    samples = cell(built(results, "d_figure4"), row="samples", column="kitchen, test")
+    assert samples["value"] == samples["n"] == kitchen["count"].sum()
+    with pytest.raises(ResultError, match="run stage mining"):
+        segments.of_split(Results(tmp_path, results.columns), "train")
+
+
+def test_every_order_of_bleu_is_named(results):
+    frame = built(results, "b_table1")
+    assert {"BLEU", "BLEU-1", "BLEU-2", "BLEU-3"} <= set(frame["column"])
+    assert cell(frame, row="Chameleon IDM", column="BLEU")["published"] == 0.20
+
+
+def test_doundo_tables_split_prompts_and_chaining(results):
+    long, short = built(results, "d_table1"), built(results, "d_table2")
+    assert cell(long, row="Do-Undo", column="DINO-R")["published"] == 0.807
+    assert cell(short, row="BAGEL", column="DINO-R")["value"] != cell(long, row="Bagel", column="DINO-R")["value"]
+    assert cell(long, row="Do-Undo", column="DINO-R, from generated")["n"] == len(reporting_results.VERBS)
+    for frame in (long, short):
+        assert {"Copy", "Oracle (ground truth)", "Shuffled ground truth"} <= set(frame["row"])
+
+
+def test_judge_tables_hold_our_judge_as_interpretation(results):
+    frame = built(results, "d_table3")
+    mine = cell(frame, row="Do-Undo", column="Instruction (IF)")
+    assert (mine["status"], mine["published"]) == ("interpretation", 8.05)
+    assert "open" in set(built(results, "d_table4")["column"])
+    assert np.isfinite(cell(built(results, "d_table6"), row="Copy", column="IF-F")["value"])
+
+
+def test_no_judge_scores_is_said(results, tmp_path):
+    path = tmp_path / "reports" / "results" / "evaluation" / "doundo_scores.csv"
+    path.parent.mkdir(parents=True)
+    scores = results.read("evaluation/doundo_scores.csv")
+    scores[scores["metric"] == "dino"].to_csv(path, index=False)
+    with pytest.raises(ResultError, match="no judge scores"):
+        built(Results(tmp_path, results.columns), "d_table3")
+
+
+def test_bad_results_are_named(results, tmp_path):
+    path = tmp_path / "reports" / "results" / "idm" / "text_metrics.csv"
+    path.parent.mkdir(parents=True)
+    broken = Results(tmp_path, results.columns)
+    for text, message in [
+        ("model,metric\nidm,bleu\n", "lacks the columns value"),
+        ("model,metric,value,n,low,high\n", "no rows"),
+        ("model,metric,value,n,low,high\nidm,bleu,good,1,,\n", "column value"),
+        ("", "is empty"),
+    ]:
+        path.write_text(text)
+        with pytest.raises(ResultError, match=message):
+            broken.read("idm/text_metrics.csv")
+    with pytest.raises(ResultError, match="run stage evaluation"):
+        broken.read("evaluation/fdm_scores.csv")
+
+
+def test_a_cell_twice_is_refused():
+    ours = pd.DataFrame({"row": ["a", "a"], "column": "b", "value": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="average it first"):
+        tables.compare(ours, None, "smaller scale")
+
+
+def test_three_formats_say_the_same(results, tmp_path):
+    frame = built(results, "b_table6")
+    csv, markdown, latex = tables.write(frame, "b_table6", tmp_path)
+    again = pd.read_csv(csv, keep_default_na=False, na_values={"value": [""], "published": [""]})
+    assert len(again) == len(frame)
+    assert np.allclose(again["value"].astype(float), frame["value"], rtol=1e-5, equal_nan=True)
+    heads = markdown.read_text().splitlines()[0]
+    text = latex.read_text()
+    for column in ("C-FDM", "Copy", "GoT"):
+        assert f" {column} |" in heads
+        assert f" {column} " in text
+    assert r"\toprule" in text
+    assert r"\bottomrule" in text
+    assert "0.027 [0.027]" in markdown.read_text()
+    assert "n = " in markdown.read_text()
+
+
+def test_latex_escapes_and_markdown_bars(tmp_path):
+    frame = pd.DataFrame({"a_b": ["50 % & more|less"], "value": [0.123456]})
+    _, markdown, latex = tables.write(frame, "plain", tmp_path)
+    assert r"50 \% \& more|less" in latex.read_text()
+    assert r"a\_b" in latex.read_text()
+    assert r"more\|less" in markdown.read_text()
+
+
+@given(value=st.floats(-1e3, 1e3), digits=st.integers(0, 4))
+@settings(max_examples=50, deadline=None)
+def test_numbers_read_back(value, digits):
+    text = tables.number(value, digits)
+    assert float(text.replace("−", "-")) == pytest.approx(value, abs=0.51 * 10**-digits)
+    assert text not in ("−0", "−0.0", "−0.00")

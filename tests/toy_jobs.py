@@ -1,0 +1,42 @@
+"""Recipes for the launcher's tests: each writes its output folder, without training anything."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+
+def write(*, output: str, scratch: str, record: str, name: str, hardware: dict | None = None) -> None:
+    """Write a result; `record` gets one line for each time that a job really ran."""
+    with open(record, "a") as file:
+        file.write(f"{name} {os.environ['OMP_NUM_THREADS']} {hardware}\n")
+    Path(output).mkdir(parents=True)
+    (Path(output) / "result.txt").write_text(name)
+
+
+def meet(*, output: str, scratch: str, record: str, name: str, other: str, hardware: dict | None = None) -> None:
+    """Finish only if the other job runs at the same time."""
+    folder = Path(record).parent
+    (folder / f"{name}.here").touch()
+    deadline = time.monotonic() + 120
+    while not (folder / f"{other}.here").exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{name} never met {other}")
+        time.sleep(0.05)
+    write(output=output, scratch=scratch, record=record, name=name)
+
+
+def fail(*, output: str, scratch: str, text: str) -> None:
+    """Fail with a message."""
+    for number in range(30):
+        print(f"line {number}")
+    raise RuntimeError(text)
+
+
+def wait(*, output: str, scratch: str, record: str, name: str, until: str) -> None:
+    """Note the own process id, then finish when the file `until` exists."""
+    Path(record).with_suffix(".pid").write_text(str(os.getpid()))
+    while not Path(until).exists():
+        time.sleep(0.05)
+    write(output=output, scratch=scratch, record=record, name=name)
