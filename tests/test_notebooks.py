@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 
 import nbformat
 import pytest
@@ -169,3 +170,19 @@ def test_scrubbing_takes_times_addresses_and_random_ids(tmp_path):
     html = to_html(notebook, "toy")
     assert 'src="http' not in html
     assert 'href="http' not in html
+
+
+def test_scrubbing_joins_a_cell_s_streams_and_takes_out_this_machine_s_folders(tmp_path):
+    """How output was cut into pieces is timing; two equal runs must give equal bytes."""
+    stream = nbformat.v4.new_output
+    pieces = [("stderr", f"{sys.prefix}/lib/a.py:1: W"), ("stdout", "one "), ("stderr", "arning"), ("stdout", "two")]
+    whole = [("stdout", "one two"), ("stderr", f"{sys.prefix}/lib/a.py:1: Warning")]
+    written = []
+    for outputs in (pieces, whole):
+        notebook = nbformat.read(write_notebook(tmp_path / "toy.ipynb", "f()"), as_version=4)
+        notebook.cells[2].outputs = [stream("stream", name=name, text=text) for name, text in outputs]
+        scrub(notebook)
+        written.append(nbformat.writes(notebook))
+    assert written[0] == written[1]
+    assert sys.prefix not in written[0]
+    assert '"lib/a.py:1: Warning"' in written[0]

@@ -46,7 +46,8 @@ def test_a_stage_runs_in_this_environment_at_the_repository_root(toy, capsys):
     printed = "print(sys.prefix, os.getcwd(), [os.environ[name] for name in names], batch_size, stage.seed)"
     make_repository(toy, shown, printed, "stage.write_json({'x': 1 / 3}, 'x.json')\nstage.scratch('step')")
     executed = run_stage("fdm")
-    assert outputs(executed).strip() == f"{sys.prefix} {toy} ['0', '1', '2'] 32 0"
+    threads = yaml.safe_load((toy / "params.yaml").read_text())["runtime"]["threads"]
+    assert outputs(executed).strip() == f"{sys.prefix} {toy} ['0', '1', '{threads}'] 32 0"
     assert json.loads((toy / "reports/results/fdm/x.json").read_text()) == {"x": 0.333333}
     assert executed.with_suffix(".html").stat().st_size > 1000
     assert capsys.readouterr().err.count("fdm: cell ") == 6  # one line a code cell, the injected one included

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
 import nbformat
+
+from visdyn.paths import repository_root
 
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -27,8 +30,10 @@ def scrub(notebook: nbformat.NotebookNode) -> dict[str, Any]:
         taken = _times(cell.metadata.pop("papermill", {}))
         cell.metadata.pop("execution", None)
         cell["id"] = f"cell-{index:02d}"  # papermill gives the cells it adds a random one
-        for output in cell.get("outputs", []):
-            _scrub_output(output)
+        if "outputs" in cell:
+            cell["outputs"] = _joined(cell["outputs"])
+            for output in cell["outputs"]:
+                _scrub_output(output)
         timings["cells"].append({"index": index, **taken})
     return timings
 
@@ -67,8 +72,29 @@ def _times(metadata: dict[str, Any]) -> dict[str, Any]:
     return {name: metadata[name] for name in ("start_time", "end_time", "duration", "status") if name in metadata}
 
 
+def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """Join a cell's pieces of stdout and of stderr, and put them first: how they were cut and mixed is chance."""
+    streams: dict[str, nbformat.NotebookNode] = {}
+    others = []
+    for output in outputs:
+        if output.output_type != "stream":
+            others.append(output)
+        elif output.name in streams:
+            streams[output.name]["text"] += output.text
+        else:
+            streams[output.name] = output
+    return [streams[name] for name in sorted(streams)] + others
+
+
 def _scrub_output(output: nbformat.NotebookNode) -> None:
     if "text" in output:
-        output["text"] = _ADDRESS.sub("at 0x", output["text"])
+        output["text"] = _scrub_text(output["text"])
     if "text/plain" in output.get("data", {}):
-        output["data"]["text/plain"] = _ADDRESS.sub("at 0x", output["data"]["text/plain"])
+        output["data"]["text/plain"] = _scrub_text(output["data"]["text/plain"])
+
+
+def _scrub_text(text: str) -> str:
+    """Take out memory addresses and the folders of this checkout and of this environment."""
+    for folder in (str(repository_root()), sys.prefix):
+        text = text.replace(f"{folder}/", "")
+    return _ADDRESS.sub("at 0x", text)

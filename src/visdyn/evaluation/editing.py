@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from visdyn.evaluation.flow import estimate
+from visdyn.evaluation.flow import estimate, mean_length
 from visdyn.evaluation.region_judge import judge_batch
 from visdyn.evaluation.similarity import ImageEncoder, ImageTextEncoder, l1, row_cosines
 from visdyn.images import to_array
 from visdyn.trajectory import ReversiblePair
-
-DIRECTIONS = ("forward", "reverse")
 
 
 @dataclass
@@ -41,6 +39,8 @@ class EditingEvaluation:
     def __post_init__(self) -> None:
         self.starts = to_array([pair.start for pair in self.pairs])
         self.ends = to_array([pair.end for pair in self.pairs])
+        self._texts = [self.clip.embed_texts(list(captions)) for captions in self.captions]
+        self._dino_targets = [self.dino.embed_images(list(images)) for images in (self.starts, self.ends)]
         self._true_flows = [self._flow(start, end) for start, end in zip(self.starts, self.ends, strict=True)]
 
     def score(self, forward: np.ndarray, reverse: dict[str, np.ndarray]) -> pd.DataFrame:
@@ -59,15 +59,17 @@ class EditingEvaluation:
         """
         done = self._direction(self.starts, forward, self.ends, 1, self.candidates[0])
         flows = [self._flow(start, image) for start, image in zip(self.starts, forward, strict=True)]
-        done["epe_f"] = [_mean_length(true - ours) for true, ours in zip(self._true_flows, flows, strict=True)]
-        done["of_f"] = [_mean_length(self._flow(end, image)) for end, image in zip(self.ends, forward, strict=True)]
+        done["epe_f"] = [mean_length(true - ours).pixels for true, ours in zip(self._true_flows, flows, strict=True)]
+        done["of_f"] = [
+            mean_length(self._flow(end, image)).pixels for end, image in zip(self.ends, forward, strict=True)
+        ]
         tables = [self._long(done, "forward", "")]
         for reverse_from, images in reverse.items():
             undone = self._direction(self.ends, images, self.starts, 0, self.candidates[1])
             back = [self._flow(start, image) for start, image in zip(self.starts, images, strict=True)]
-            undone["epe_r"] = [_mean_length(flow) for flow in back]
+            undone["epe_r"] = [mean_length(flow).pixels for flow in back]
             again = [self._flow(image, edited) for image, edited in zip(images, forward, strict=True)]
-            undone["epe"] = [_mean_length(ours - other) for ours, other in zip(flows, again, strict=True)]
+            undone["epe"] = [mean_length(ours - other).pixels for ours, other in zip(flows, again, strict=True)]
             undone["returned"] = undone["success"]
             undone["joint"] = done["success"] * undone["success"]
             tables.append(self._long(undone, "reverse", reverse_from))
@@ -83,8 +85,8 @@ class EditingEvaluation:
         return pd.DataFrame(
             {
                 **{name: np.asarray(getattr(verdict, name), float) for name in names},
-                "dino": row_cosines(self.dino.embed_images(list(predictions)), self.dino.embed_images(list(targets))),
-                "clip_t": row_cosines(clip, self.clip.embed_texts(list(self.captions[side]))),
+                "dino": row_cosines(self.dino.embed_images(list(predictions)), self._dino_targets[side]),
+                "clip_t": row_cosines(clip, self._texts[side]),
                 "l1": [l1(image, target, "paper") for image, target in zip(predictions, targets, strict=True)],
             }
         )
@@ -93,8 +95,3 @@ class EditingEvaluation:
         keys = {"direction": direction, "reverse_from": reverse_from}
         keys |= {"verb": [pair.verb for pair in self.pairs], "id": [pair.id for pair in self.pairs]}
         return table.assign(**keys).melt(list(keys), var_name="metric", value_name="value")
-
-
-def _mean_length(flow: np.ndarray) -> float:
-    """Return the mean length of flow vectors (H, W, 2), in pixels."""
-    return float(np.linalg.norm(flow, axis=-1).mean())

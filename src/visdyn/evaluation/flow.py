@@ -40,7 +40,7 @@ def estimate(
 
 def epe_forward(start: ImageRef, end: ImageRef, generated: ImageRef, backend="farneback", size=PAPER_SIZE) -> FlowError:
     """Return EPE-F: mean ||flow(I_o, I_F) - flow(I_o, I_F generated)|| (Do-Undo v2 code). Copy gets the true motion."""
-    return _mean_length(estimate(start, end, backend, size) - estimate(start, generated, backend, size))
+    return mean_length(estimate(start, end, backend, size) - estimate(start, generated, backend, size))
 
 
 def epe_reverse(start: ImageRef, generated_reverse: ImageRef, backend="farneback", size=PAPER_SIZE) -> FlowError:
@@ -48,7 +48,7 @@ def epe_reverse(start: ImageRef, generated_reverse: ImageRef, backend="farneback
 
     It is a length, not an error against a true flow: the flow from the start to a perfect return is zero.
     """
-    return _mean_length(estimate(start, generated_reverse, backend, size))
+    return mean_length(estimate(start, generated_reverse, backend, size))
 
 
 def epe_v1(
@@ -60,7 +60,7 @@ def epe_v1(
     (.05 to .13) fit the normalised form, not pixels; what v1 divided by is not said.
     """
     forward, backward = (estimate(image, generated, backend, size) for image in (start, generated_reverse))
-    return _mean_length(forward - backward)
+    return mean_length(forward - backward)
 
 
 def of_f(end: ImageRef, generated: ImageRef, backend="farneback", size=PAPER_SIZE) -> FlowError:
@@ -68,7 +68,7 @@ def of_f(end: ImageRef, generated: ImageRef, backend="farneback", size=PAPER_SIZ
 
     An interpretation: no code was released. The printed values (70 to 90) fit pixels at 512.
     """
-    return _mean_length(estimate(end, generated, backend, size))
+    return mean_length(estimate(end, generated, backend, size))
 
 
 def _frames(refs: list[ImageRef], size: int | None) -> list[np.ndarray]:
@@ -83,6 +83,7 @@ def _frames(refs: list[ImageRef], size: int | None) -> list[np.ndarray]:
     return frames
 
 
-def _mean_length(flow: np.ndarray) -> FlowError:
+def mean_length(flow: np.ndarray) -> FlowError:
+    """Return the mean length of flow vectors (H, W, 2)."""
     pixels = float(np.linalg.norm(flow.astype(np.float64), axis=-1).mean())
     return FlowError(pixels, pixels / max(flow.shape[:2]))

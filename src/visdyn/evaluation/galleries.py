@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from visdyn.datasets.kitchen.measuring import by_id
 from visdyn.datasets.kitchen.render import render_state
@@ -79,8 +80,10 @@ def _walk(state: State, steps: int, random: np.random.Generator) -> list[str]:
     return texts
 
 
-def doundo_galleries(stage: Stage, evaluation: EditingEvaluation, edited: Edited) -> dict[str, Gallery]:
-    """Return the strips of Do-Undo's Figures 6, 8 and 11 to 14."""
+def doundo_galleries(
+    stage: Stage, evaluation: EditingEvaluation, edited: Edited, scores: pd.DataFrame
+) -> dict[str, Gallery]:
+    """Return the strips of Do-Undo's Figures 6, 8 and 11 to 14; `scores` is what `score_doundo` returned."""
     size, verbs = stage.params.gallery, np.array([pair.verb for pair in evaluation.pairs])
     everything = np.arange(len(verbs))
     names, counts = np.unique(verbs, return_counts=True)
@@ -94,13 +97,15 @@ def doundo_galleries(stage: Stage, evaluation: EditingEvaluation, edited: Edited
         "doundo_metrics": everything[2:],
     }
     return {
-        name: _strip(stage, evaluation, edited, chosen[_spread(len(chosen), size)], name)
+        name: _strip(stage, evaluation, edited, scores, chosen[_spread(len(chosen), size)], name)
         for name, chosen in rows.items()
         if len(chosen)
     }
 
 
-def _strip(stage: Stage, evaluation: EditingEvaluation, edited: Edited, rows: np.ndarray, name: str) -> Gallery:
+def _strip(
+    stage: Stage, evaluation: EditingEvaluation, edited: Edited, scores: pd.DataFrame, rows: np.ndarray, name: str
+) -> Gallery:
     pairs = [evaluation.pairs[row] for row in rows]
     gallery = {"source": to_array([pair.start for pair in pairs]), "target": to_array([pair.end for pair in pairs])}
     gallery["captions"] = np.array([pair.forward_short for pair in pairs])
@@ -111,24 +116,25 @@ def _strip(stage: Stage, evaluation: EditingEvaluation, edited: Edited, rows: np
         forward, reverse = edited[system, seed, "long", "generated"]
         gallery[f"{system}_forward"], gallery[f"{system}_reverse"] = forward[rows], reverse[rows]
         if name in ("doundo_judged", "doundo_metrics"):
-            gallery |= _texts(evaluation, system, forward, reverse, rows, name)
+            own = scores[(scores["system"] == system) & (scores["seed"] == seed) & (scores["prompt"] == "long")]
+            gallery |= _texts(own, system, [pair.id for pair in pairs], name)
     return gallery
 
 
-def _texts(evaluation: EditingEvaluation, system: str, forward, reverse, rows: np.ndarray, name: str) -> Gallery:
+def _texts(scores: pd.DataFrame, system: str, ids: list[str], name: str) -> Gallery:
     """Return the line below each image: the judge's two scores, or the similarity metrics."""
     shown = ("editing_success", "minimal_editing") if name == "doundo_judged" else ("dino", "l1")
-    scores = evaluation.score(forward, {"generated": reverse}).pivot(
-        index=["direction", "id"], columns="metric", values="value"
-    )
+    shown_rows = scores[scores["reverse_from"].isin(["", "generated"]) & scores["metric"].isin(shown)]
+    values = shown_rows.pivot(index=["direction", "id"], columns="metric", values="value")
     texts = {}
     for direction in ("forward", "reverse"):
-        lines = []
-        for row in rows:
-            values = scores.loc[direction, evaluation.pairs[row].id]
-            lines.append(
-                " ".join(f"{label} {values[key]:.2g}" for label, key in zip(_LABELS[shown], shown, strict=True))
+        lines = [
+            " ".join(
+                f"{label} {values.loc[(direction, row), key]:.2g}"
+                for label, key in zip(_LABELS[shown], shown, strict=True)
             )
+            for row in ids
+        ]
         texts[f"{system}_{direction}_text"] = np.array(lines)
     return texts
 

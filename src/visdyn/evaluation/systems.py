@@ -16,11 +16,13 @@ from visdyn.evaluation import baselines
 from visdyn.evaluation.editing import EditingEvaluation
 from visdyn.evaluation.forward import ForwardEvaluation
 from visdyn.images import to_array
-from visdyn.inference.editing import REVERSE_FROM, LatentEditor, do_and_undo
+from visdyn.inference.editing import REVERSE_FROM, LatentEditor, do, undo
 from visdyn.inference.generation import generate
+from visdyn.inference.verification import chosen
 from visdyn.models import load_model
 from visdyn.models.encoders import ImageEncoder, ImageTextEncoder
 from visdyn.stage import Stage
+from visdyn.training.runs import runs_in
 from visdyn.trajectory import ReversiblePair
 
 BASELINES = ("copy", "oracle", "shuffled")
@@ -52,11 +54,7 @@ def fdm_runs(stage: Stage, arms: tuple[str, ...] | None = None) -> list[tuple[st
     Raises:
         FileNotFoundError: an arm that was asked for has no run.
     """
-    runs = []
-    for folder in sorted(stage.path("models/fdm").glob("*-s*")):
-        arm, _, seed = folder.name.rpartition("-s")
-        if arms is None or arm in arms:
-            runs.append((arm, int(seed), folder))
+    runs = [run for run in runs_in(stage.path("models/fdm")) if arms is None or run[0] in arms]
     if missing := set(arms or ()) - {arm for arm, _, _ in runs}:
         raise FileNotFoundError(
             f"no FDM of arm {', '.join(sorted(missing))} in models/fdm; add it to fdm.arms in params.yaml"
@@ -81,14 +79,13 @@ def score_forward(evaluation: ForwardEvaluation, images: Images) -> pd.DataFrame
     return _labelled({key: evaluation.score(predictions) for key, predictions in images.items()})
 
 
-def best_of_scores(stage: Stage, evaluation: ForwardEvaluation) -> pd.DataFrame:
+def best_of_scores(stage: Stage) -> pd.DataFrame:
     """Add the verified systems `<arm>_best_of_<K>` from the judged candidates of stage `verification`."""
     table = stage.read_table("verification/candidates.csv").astype({"id": str})
     metrics = ["editing_success", "minimal_editing", "score", "success"]
     parts = []
     for k in stage.settings.verification.candidates[1:]:
-        drawn = table[table["candidate"] < k].reset_index(drop=True)
-        best = drawn.loc[drawn.groupby(["arm", "seed", "subset", "id"])["idm_log_likelihood"].idxmax()]
+        best = chosen(table, k, "idm_log_likelihood")
         named = best.assign(system=best["arm"] + f"_best_of_{k}")
         parts.append(named.melt(["system", "seed", "subset", "id"], metrics, "metric", "value"))
     return pd.concat(parts, ignore_index=True)
@@ -125,15 +122,13 @@ def doundo_images(stage: Stage, evaluation: EditingEvaluation) -> Edited:
             # Copying the generated image gives the start back; the others do not depend on what they start from.
             edited[name, 0, "long", source] = forward, forward if (name, source) == ("copy", "generated") else reverse
     runs = [("base", 0, stage.reference(stage.settings.doundo.base))]
-    for folder in sorted(stage.path("models/doundo").glob("*-s*")):
-        name, _, run_seed = folder.name.rpartition("-s")
-        runs.append((name, int(run_seed), folder))
-    for name, run_seed, folder in runs:
+    for name, run_seed, folder in [*runs, *runs_in(stage.path("models/doundo"))]:
         editor = LatentEditor.from_pretrained(folder)
         for prompt in PROMPTS:
+            done = do(editor, pairs, prompt, run_seed, stage.params.flow_steps)
             for source in REVERSE_FROM:
-                images = do_and_undo(editor, pairs, prompt, source, run_seed, stage.params.flow_steps)
-                edited[name, run_seed, prompt, source] = images
+                undone = undo(editor, pairs, done, prompt, source, run_seed, stage.params.flow_steps)
+                edited[name, run_seed, prompt, source] = done, undone
     return edited
 
 

@@ -229,17 +229,43 @@ def do_and_undo(
     """
     if reverse_from not in REVERSE_FROM:
         raise ValueError(f"unknown reverse source {reverse_from!r}; one of {', '.join(REVERSE_FROM)}")
+    done = do(editor, pairs, prompt_length, seed, steps, guidance)
+    return done, undo(editor, pairs, done, prompt_length, reverse_from, seed, steps, guidance)
+
+
+def do(
+    editor: ImageEditor,
+    pairs: Sequence[ReversiblePair],
+    prompt_length: str = "long",
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: Guidance | None = None,
+) -> np.ndarray:
+    """Return the forward images of `do_and_undo`."""
     if prompt_length not in ("long", "short"):
         raise ValueError(f"unknown prompt length {prompt_length!r}; one of long, short")
-    if len({pair.id for pair in pairs}) < len(pairs):
-        raise ValueError("two reversible pairs have the same id; ids name the noise and must differ")
-    forward = [pair.forward(prompt_length) for pair in pairs]
-    reverse = [pair.reverse(prompt_length) for pair in pairs]
-    done = _edit(editor, [half.source for half in forward], forward, seed, steps, guidance)
-    sources = [half.source for half in reverse] if reverse_from == "gt" else list(done)
-    return done, _edit(editor, sources, reverse, seed, steps, guidance)
+    halves = [pair.forward(prompt_length) for pair in pairs]
+    return _edit(editor, [half.source for half in halves], halves, seed, steps, guidance)
+
+
+def undo(
+    editor: ImageEditor,
+    pairs: Sequence[ReversiblePair],
+    done: np.ndarray,
+    prompt_length: str = "long",
+    reverse_from: str = "gt",
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: Guidance | None = None,
+) -> np.ndarray:
+    """Return the reverse images of `do_and_undo`, given its forward images `done`."""
+    halves = [pair.reverse(prompt_length) for pair in pairs]
+    sources = [half.source for half in halves] if reverse_from == "gt" else list(done)
+    return _edit(editor, sources, halves, seed, steps, guidance)
 
 
 def _edit(editor: ImageEditor, sources, halves, seed: int, steps: int | None, guidance: Guidance | None) -> np.ndarray:
+    if len({half.id for half in halves}) < len(halves):
+        raise ValueError("two reversible pairs have the same id; ids name the noise and must differ")
     seeds = [item_seed(seed, half.id) for half in halves]
     return np.stack(editor.edit(sources, [half.action for half in halves], seeds, steps, guidance))

@@ -102,8 +102,21 @@ def candidate_table(
     return pd.concat(tables, ignore_index=True)
 
 
-def expected_best(candidates: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
-    """Return the mean score of the first K candidates' best, by who chooses.
+KEYS = ["arm", "seed", "subset", "id"]
+
+
+def chosen(candidates: pd.DataFrame, k: int, column: str) -> pd.DataFrame:
+    """Return the row of each item's first `k` candidates with the largest `column`; ties go to the first.
+
+    Args:
+        candidates: as `candidate_table` returns it, with `arm` and `seed`.
+    """
+    drawn = candidates[candidates["candidate"] < k].sort_values([*KEYS, "candidate"]).reset_index(drop=True)
+    return drawn.loc[drawn.groupby(KEYS)[column].idxmax()]
+
+
+def best_curves(candidates: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
+    """Return the mean score of the best of the first K candidates, by who chooses (one draw; the report averages all).
 
     Args:
         candidates: as `candidate_table` returns it, with `arm` and `seed`.
@@ -111,13 +124,11 @@ def expected_best(candidates: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
     Returns:
         columns arm, seed, k, chosen_by (IDM, FDM, oracle, random), score.
     """
-    keys = ["arm", "seed", "subset", "id"]
     judges = {"IDM": "idm_log_likelihood", "FDM": "fdm_log_likelihood", "oracle": "score"}
     tables = []
     for k in ks:
-        drawn = candidates[candidates["candidate"] < k].reset_index(drop=True)
-        chosen = {name: drawn.loc[drawn.groupby(keys)[column].idxmax()] for name, column in judges.items()}
-        for name, rows in {**chosen, "random": drawn}.items():
+        picked = {name: chosen(candidates, k, column) for name, column in judges.items()}
+        for name, rows in {**picked, "random": candidates[candidates["candidate"] < k]}.items():
             means = rows.groupby(["arm", "seed"])["score"].mean().reset_index()
             tables.append(means.assign(k=k, chosen_by=name))
     return pd.concat(tables, ignore_index=True)

@@ -79,7 +79,7 @@ def action_bars(scores: pd.DataFrame) -> Figure:
             present = [name for name in systems if ("mean", name) in table.columns]
             means = table["mean"][present].rename(columns=systems)
             grouped_bars(axes, means, table["std"][present].rename(columns=systems), base=_floor(means))
-            axes.set_ylim(_floor(means), None)
+            axes.set_ylim(_floor(means), max(axes.get_ylim()[1], _floor(means) + 0.1))
             start = f" (axis from {_floor(means):.1f})" if _floor(means) else ""
             axes.set_title(f"{label}-{direction[0].upper()}{start}")
             axes.tick_params(axis="x", rotation=60, labelsize=8)

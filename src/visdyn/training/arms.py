@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visdyn.training.launch import Job
+from visdyn.training.runs import run_name
 
 
 @dataclass(frozen=True)
@@ -70,11 +71,11 @@ def fdm_jobs(
             "base": base,
             "triplets": files,
             "task": "fdm",
-            "output": str(output / f"{name}-s{seed}"),
+            "output": str(output / run_name(name, seed)),
             "recipe": {**recipe, "seed": seed},
             "weighting": chosen.weighting,
             "floor": floor if chosen.floored else 0.0,
             **options,
         }
-        jobs.append(Job(f"{name}-s{seed}", "visdyn.training.dynamics:train_dynamics", arguments))
+        jobs.append(Job(run_name(name, seed), "visdyn.training.dynamics:train_dynamics", arguments))
     return jobs

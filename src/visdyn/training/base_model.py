@@ -55,6 +55,8 @@ def train_base(
     lm = ChameleonLM._from_config(config, attn_implementation="sdpa")
     model = UnifiedModel(lm, SequenceBuilder(tokenizer, layout), tokenizer_model)
     frames, flat = np.load(images), np.load(pairs)
+    if len(texts) != len(frames):
+        raise ValueError(f"{captions} holds {len(texts)} captions for the {len(frames)} images of {images}")
     codes = model.encode(list(frames))
     pair_codes = model.encode(list(flat.reshape(-1, *flat.shape[2:]))).reshape(len(flat), 2, *codes.shape[1:])
     sequences = base_mixture(model.builder, codes, texts, pair_codes, Recipe.of(recipe).seed)

@@ -8,6 +8,7 @@ from visdyn.datasets.doundo_bench import load
 from visdyn.stage import Stage
 from visdyn.training.flow_editor import save_pairs
 from visdyn.training.launch import Job
+from visdyn.training.runs import run_name
 
 # The weight of the consistency loss is what the variants differ by.
 VARIANTS = ("doundo", "doundo_c")
@@ -26,12 +27,12 @@ def doundo_jobs(stage: Stage) -> list[Job]:
         unfinished.rename(pairs)
     return [
         Job(
-            f"{variant}-s{seed}",
+            run_name(variant, seed),
             "visdyn.training.flow_editor:train_doundo",
             {
                 "base": stage.reference(params.base),
                 "pairs": str(pairs),
-                "output": str(stage.path(f"models/doundo/{variant}-s{seed}")),
+                "output": str(stage.path("models/doundo") / run_name(variant, seed)),
                 "recipe": {**asdict(params.training), "seed": seed},
                 "consistency_weight": params.consistency_weight if variant == "doundo_c" else 0.0,
                 "condition": params.condition,

@@ -126,6 +126,8 @@ def train_dynamics(
 def _sequences(model: UnifiedModel, data: dict, task: str, weighting: str, floor: float) -> list[TokenSequence]:
     rows = zip(data["sources"], data["targets"], data["actions"], _loss_weights(data, weighting, floor), strict=True)
     if task == "idm":
+        if weighting != "uniform":
+            raise ValueError(f"weighting {weighting!r} is for image tokens; an IDM's actions are weighted uniformly")
         return [model.builder.inverse(source, target, str(action)) for source, target, action, _ in rows]
     if task != "fdm":
         raise ValueError(f"unknown task {task!r}; one of idm, fdm")

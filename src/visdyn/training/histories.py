@@ -7,12 +7,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from visdyn.training.runs import runs_in
+
 
 def histories(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     """Gather `training.csv` of every run folder `<name>-s<seed>`: its columns after those of `names`."""
     tables = []
-    for path in sorted(folder.glob("*/training.csv")):
-        run, _, seed = path.parent.name.rpartition("-s")
-        tables.append(pd.read_csv(path).assign(**dict(zip(names, (run, int(seed)), strict=True))))
+    for *run, path in runs_in(folder):
+        tables.append(pd.read_csv(path / "training.csv").assign(**dict(zip(names, run, strict=True))))
     table = pd.concat(tables, ignore_index=True)
     return table[[*names, *[column for column in table if column not in names]]]

@@ -7,13 +7,10 @@ environment variable VISDYN_HARDWARE, so that moving to other machines never inv
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import os
 import shutil
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,6 +19,7 @@ from pathlib import Path
 import yaml
 
 from visdyn.paths import repository_root
+from visdyn.training.worker import Worker, fork_worker, launch_worker
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ class Hardware:
     Attributes:
         parallel_jobs: runs side by side (CPU); 0 means one per core.
         threads: threads of each run.
-        launcher: `python`, or `deepspeed` for more than one rank.
+        launcher: `python` (forks of one warm process), or `deepspeed` for more than one rank.
         launcher_options: further options of the launcher (`--num_gpus 8`, `--hostfile ...`).
         trainer: extra `TrainingArguments` of every run (deepspeed config, gradient checkpointing, ...).
     """
@@ -128,7 +126,7 @@ def _check_order(jobs: Sequence[Job]) -> None:
         waiting.remove(job)
 
 
-def _end(processes: list[subprocess.Popen], grace: float = 10.0) -> None:
+def _end(processes: list[Worker | subprocess.Popen], grace: float = 10.0) -> None:
     """End processes and wait until they are gone: a new run must not meet them in the same scratch folder."""
     for process in processes:
         process.terminate()
@@ -176,7 +174,7 @@ def _say(line: str) -> None:
         print(line, flush=True)
 
 
-def _start(job: Job, scratch: Path, hardware: Hardware) -> subprocess.Popen:
+def _start(job: Job, scratch: Path, hardware: Hardware) -> Worker | subprocess.Popen:
     folder = scratch / job.name
     folder.mkdir(parents=True, exist_ok=True)
     arguments = {**job.arguments, "output": str(folder / "output"), "scratch": str(folder / "state")}
@@ -184,27 +182,11 @@ def _start(job: Job, scratch: Path, hardware: Hardware) -> subprocess.Popen:
     shutil.rmtree(folder / "output", ignore_errors=True)
     if hardware.trainer:
         arguments["hardware"] = hardware.trainer
-    (folder / "job.json").write_text(json.dumps({"function": job.function, "arguments": arguments}))
-    worker = ["-m", "visdyn.training.launch", str(folder / "job.json")]
-    command = [sys.executable, *worker]
+    described = folder / "job.json"
+    described.write_text(json.dumps({"function": job.function, "arguments": arguments}))
     if hardware.launcher == "deepspeed":
-        command = [
-            sys.executable,
-            "-m",
-            "deepspeed.launcher.runner",
-            *hardware.launcher_options,
-            "--module",
-            *worker[1:],
-        ]
-    threads = str(hardware.threads)
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    with _log(scratch, job).open("a") as log:
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment, cwd=repository_root())
+        return launch_worker(described, _log(scratch, job), hardware.threads, hardware.launcher_options)
+    return fork_worker(described, _log(scratch, job), hardware.threads)
 
 
 def _check_state(folder: Path, description: dict) -> None:
@@ -239,32 +221,3 @@ def _promote(job: Job, scratch: Path) -> None:
     output = Path(job.arguments["output"])
     shutil.rmtree(output, ignore_errors=True)
     shutil.copytree(scratch / job.name / "output", output)
-
-
-def main(path: str) -> None:
-    """Run the recipe that a job file describes; the entry point of the subprocess."""
-    import torch
-    from transformers.utils import logging
-
-    _die_with_parent()
-    logging.set_verbosity_error()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    job = json.loads(Path(path).read_text())
-    module, _, name = job["function"].partition(":")
-    getattr(importlib.import_module(module), name)(**job["arguments"])
-
-
-def _die_with_parent(every: float = 1.0) -> None:
-    """End this process when its parent is gone: an orphan would go on writing beside the run that resumes its work."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(every)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-if __name__ == "__main__":
-    main(sys.argv[-1])

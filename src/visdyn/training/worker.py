@@ -1,0 +1,113 @@
+"""The process that trains one job: forked from a warm server, or started by DeepSpeed's launcher.
+
+Importing torch and transformers takes longer than many of the embedded profile's trainings wait for anything else; the
+server does it once a stage, and each job is a fork of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+from visdyn.paths import repository_root
+
+# The libraries that recipes import. The server computes nothing itself, so that its forks start without its threads;
+# none of the kit's own modules stands here, for a stage would then depend on recipes that it does not train.
+PRELOADED = (
+    "transformers.trainer",
+    "transformers.models.chameleon.modeling_chameleon",
+    "transformers.models.clip.modeling_clip",
+    "peft",
+    "pandas",
+)
+
+
+class Worker:
+    """A running job, with the few methods of `subprocess.Popen` that the launcher needs."""
+
+    def __init__(self, process: multiprocessing.Process) -> None:
+        self._process = process
+        self.terminate, self.kill = process.terminate, process.kill
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout)
+        return self._process.exitcode
+
+
+def fork_worker(job: Path, log: Path, threads: int) -> Worker:
+    """Run a job file in a fork of the warm server, with its output in `log`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(list(PRELOADED))
+    process = context.Process(target=_forked, args=(str(job), str(log), threads), name=job.parent.name)
+    process.start()
+    return Worker(process)
+
+
+def launch_worker(job: Path, log: Path, threads: int, options: list[str]) -> subprocess.Popen:
+    """Run a job file through DeepSpeed's launcher, with its output in `log`."""
+    module = ["--module", "visdyn.training.worker", str(job)]
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", *options, *module]
+    with log.open("a") as file:
+        environment = {**os.environ, **_variables(threads)}
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=repository_root())
+
+
+def _variables(threads: int) -> dict[str, str]:
+    count = str(threads)
+    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "false"}
+
+
+def _forked(job: str, log: str, threads: int) -> None:
+    """Become the worker: output to the log, threads as asked for, the repository as working directory."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    os.close(descriptor)
+    os.environ.update(_variables(threads))
+    os.chdir(repository_root())
+    main(job)
+
+
+def main(path: str) -> None:
+    """Run the recipe that a job file describes."""
+    import torch
+    from transformers.utils import logging
+
+    _die_with_parent()
+    logging.set_verbosity_error()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    job = json.loads(Path(path).read_text())
+    module, _, name = job["function"].partition(":")
+    getattr(importlib.import_module(module), name)(**job["arguments"])
+
+
+def _die_with_parent(every: float = 1.0) -> None:
+    """End this process when its parent is gone: an orphan would go on writing beside the run that resumes its work."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(every)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+if __name__ == "__main__":
+    main(sys.argv[-1])
