@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from visdyn.paths import repository_root
@@ -81,6 +82,8 @@ def _forked(job: str, log: str, threads: int) -> None:
     os.close(descriptor)
     os.environ.update(_variables(threads))
     os.chdir(repository_root())
+    # A fork's parent is the server, which lives as long as its forks: what counts is the process that asked for them.
+    _die_with(multiprocessing.parent_process().join)
     main(job)
 
 
@@ -89,7 +92,6 @@ def main(path: str) -> None:
     import torch
     from transformers.utils import logging
 
-    _die_with_parent()
     logging.set_verbosity_error()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     job = json.loads(Path(path).read_text())
@@ -97,17 +99,23 @@ def main(path: str) -> None:
     getattr(importlib.import_module(module), name)(**job["arguments"])
 
 
-def _die_with_parent(every: float = 1.0) -> None:
-    """End this process when its parent is gone: an orphan would go on writing beside the run that resumes its work."""
+def _parent_gone(every: float = 1.0) -> None:
+    """Return when the parent process is gone."""
     parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(every)
+
+
+def _die_with(gone: Callable[[], None]) -> None:
+    """End this process when `gone` returns: an orphan would go on writing beside the run that resumes its work."""
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(every)
+        gone()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 if __name__ == "__main__":
+    _die_with(_parent_gone)
     main(sys.argv[-1])
