@@ -40,3 +40,11 @@ def wait(*, output: str, scratch: str, record: str, name: str, until: str) -> No
     while not Path(until).exists():
         time.sleep(0.05)
     write(output=output, scratch=scratch, record=record, name=name)
+
+
+def square(shared: int, item: int) -> tuple[int, int]:
+    """Return shared + item squared, and the process that computed it; -1 fails."""
+    if item < 0:
+        raise ValueError(f"item {item} is negative")
+    time.sleep(0.2)
+    return shared + item**2, os.getpid()

@@ -21,9 +21,10 @@ from visdyn.inference.generation import generate
 from visdyn.inference.verification import chosen
 from visdyn.models import load_model
 from visdyn.models.encoders import ImageEncoder, ImageTextEncoder
+from visdyn.parallel import map_processes
 from visdyn.stage import Stage
 from visdyn.training.runs import runs_in
-from visdyn.trajectory import ReversiblePair
+from visdyn.trajectory import ReversiblePair, Trajectory
 
 BASELINES = ("copy", "oracle", "shuffled")
 PROMPTS = ("long", "short")
@@ -69,14 +70,20 @@ def forward_images(stage: Stage, evaluation: ForwardEvaluation) -> Images:
     base = load_model(stage.reference(stage.settings.fdm.base))
     images["tokenizer_ceiling", 0] = base.decode(base.encode([item.target for item in items]))
     images["zero_shot", 0] = generate(base.forward_dynamics, items, 1, seed)[0][:, 0]
-    for arm, run_seed, folder in fdm_runs(stage):
-        images[arm, run_seed] = generate(load_model(folder, "fdp"), items, 1, run_seed)[0][:, 0]
-    return images
+    runs = fdm_runs(stage)
+    drawn = map_processes(_sampled, [(folder, run_seed) for _, run_seed, folder in runs], items)
+    return images | {run[:2]: predictions for run, predictions in zip(runs, drawn, strict=True)}
+
+
+def _sampled(items: list[Trajectory], run: tuple[Path, int]) -> np.ndarray:
+    folder, seed = run
+    return generate(load_model(folder, "fdp"), items, 1, seed)[0][:, 0]
 
 
 def score_forward(evaluation: ForwardEvaluation, images: Images) -> pd.DataFrame:
     """Score every system: columns system, seed, subset, id, metric, value."""
-    return _labelled({key: evaluation.score(predictions) for key, predictions in images.items()})
+    tables = map_processes(ForwardEvaluation.score, list(images.values()), evaluation)
+    return _labelled(dict(zip(images, tables, strict=True)))
 
 
 def best_of_scores(stage: Stage) -> pd.DataFrame:
@@ -122,14 +129,21 @@ def doundo_images(stage: Stage, evaluation: EditingEvaluation) -> Edited:
             # Copying the generated image gives the start back; the others do not depend on what they start from.
             edited[name, 0, "long", source] = forward, forward if (name, source) == ("copy", "generated") else reverse
     runs = [("base", 0, stage.reference(stage.settings.doundo.base))]
-    for name, run_seed, folder in [*runs, *runs_in(stage.path("models/doundo"))]:
-        editor = LatentEditor.from_pretrained(folder)
-        for prompt in PROMPTS:
-            done = do(editor, pairs, prompt, run_seed, stage.params.flow_steps)
-            for source in REVERSE_FROM:
-                undone = undo(editor, pairs, done, prompt, source, run_seed, stage.params.flow_steps)
-                edited[name, run_seed, prompt, source] = done, undone
+    runs += runs_in(stage.path("models/doundo"))
+    calls = [(*run, prompt, stage.params.flow_steps) for run in runs for prompt in PROMPTS]
+    for part in map_processes(_done_and_undone, calls, pairs):
+        edited |= part
     return edited
+
+
+def _done_and_undone(pairs: list[ReversiblePair], call: tuple[str, int, Path, str, int]) -> Edited:
+    name, seed, folder, prompt, steps = call
+    editor = LatentEditor.from_pretrained(folder)
+    done = do(editor, pairs, prompt, seed, steps)
+    return {
+        (name, seed, prompt, source): (done, undo(editor, pairs, done, prompt, source, seed, steps))
+        for source in REVERSE_FROM
+    }
 
 
 def _baseline(name: str, pairs: list[ReversiblePair], half: str, seed: int) -> np.ndarray:
@@ -138,14 +152,20 @@ def _baseline(name: str, pairs: list[ReversiblePair], half: str, seed: int) -> n
 
 def score_doundo(evaluation: EditingEvaluation, edited: Edited) -> pd.DataFrame:
     """Score every system: the columns of evaluation/doundo_scores.csv. A forward image is scored once."""
-    tables = []
-    for system, seed, prompt in dict.fromkeys(key[:3] for key in edited):
-        images = {source: edited[system, seed, prompt, source] for source in REVERSE_FROM}
-        reverse = {source: pair[1] for source, pair in images.items()}
-        table = evaluation.score(images[REVERSE_FROM[0]][0], reverse)
-        tables.append(table.assign(system=system, seed=seed, prompt=prompt))
+    systems = list(dict.fromkeys(key[:3] for key in edited))
+    calls = [[edited[*system, source] for source in REVERSE_FROM] for system in systems]
+    scored = map_processes(_scored, calls, evaluation)
+    tables = [
+        table.assign(system=system, seed=seed, prompt=prompt)
+        for (system, seed, prompt), table in zip(systems, scored, strict=True)
+    ]
     columns = ["system", "seed", "direction", "reverse_from", "prompt", "verb", "id", "metric", "value"]
     return pd.concat(tables, ignore_index=True)[columns]
+
+
+def _scored(evaluation: EditingEvaluation, images: list[tuple[np.ndarray, np.ndarray]]) -> pd.DataFrame:
+    reverse = {source: undone for source, (_, undone) in zip(REVERSE_FROM, images, strict=True)}
+    return evaluation.score(images[0][0], reverse)
 
 
 def _labelled(tables: dict[tuple[str, int], pd.DataFrame]) -> pd.DataFrame:

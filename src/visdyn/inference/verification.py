@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,10 @@ import torch
 
 from visdyn.images import ImageRef
 from visdyn.inference.generation import generate
+from visdyn.models import load_model
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
 from visdyn.models.unified import TokenForwardDynamics, TokenInverseDynamics
+from visdyn.parallel import map_processes
 from visdyn.trajectory import Trajectory
 
 
@@ -85,20 +88,27 @@ def score_candidates(
     return Candidates(images, inverse.mean.numpy().reshape(shape), forward.mean.numpy().reshape(shape))
 
 
-def candidate_table(
-    forward_model: TokenForwardDynamics, inverse_model: TokenInverseDynamics, evaluation, k: int, seed: int
-) -> pd.DataFrame:
-    """Sample, score and judge `k` candidates of every test item: the rows of verification/candidates.csv.
+def candidate_tables(runs: Sequence[tuple[str, int, Path]], idm: Path, evaluation, k: int) -> pd.DataFrame:
+    """Sample, score and judge `k` candidates of every test item with every FDM: verification/candidates.csv.
 
     Args:
+        runs: (arm, seed, folder) of the FDMs.
+        idm: folder of the IDM.
         evaluation: a `visdyn.evaluation.forward.ForwardEvaluation`.
     """
-    candidates = score_candidates(forward_model, inverse_model, evaluation.trajectories, k, seed)
+    tables = map_processes(_candidate_table, [(*run, idm, k) for run in runs], evaluation)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _candidate_table(evaluation, run: tuple[str, int, Path, Path, int]) -> pd.DataFrame:
+    arm, seed, folder, idm, k = run
+    models = load_model(folder, "fdp"), load_model(idm, "idp")
+    candidates = score_candidates(*models, evaluation.trajectories, k, seed)
     tables = []
     for index in range(k):
         judged = evaluation.judge(candidates.images[:, index]).drop(columns="copied")
         own = {"idm_log_likelihood": candidates.inverse[:, index], "fdm_log_likelihood": candidates.forward[:, index]}
-        tables.append(judged.assign(candidate=index, **own))
+        tables.append(judged.assign(arm=arm, seed=seed, candidate=index, **own))
     return pd.concat(tables, ignore_index=True)
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import yaml
 
+from visdyn.parallel import cores
 from visdyn.paths import repository_root
 from visdyn.training.worker import Worker, fork_worker, launch_worker
 
@@ -70,8 +71,7 @@ class Hardware:
     @property
     def slots(self) -> int:
         """How many jobs run side by side."""
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return self.parallel_jobs or max(1, cores // self.threads)
+        return self.parallel_jobs or max(1, cores() // self.threads)
 
 
 class JobError(RuntimeError):

@@ -12,22 +12,11 @@ import multiprocessing
 import os
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
+from visdyn.parallel import end_when, end_with_parent, warm_context
 from visdyn.paths import repository_root
-
-# The libraries that recipes import. The server computes nothing itself, so that its forks start without its threads;
-# none of the kit's own modules stands here, for a stage would then depend on recipes that it does not train.
-PRELOADED = (
-    "transformers.trainer",
-    "transformers.models.chameleon.modeling_chameleon",
-    "transformers.models.clip.modeling_clip",
-    "peft",
-    "pandas",
-)
 
 
 class Worker:
@@ -53,9 +42,7 @@ class Worker:
 
 def fork_worker(job: Path, log: Path, threads: int) -> Worker:
     """Run a job file in a fork of the warm server, with its output in `log`."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(PRELOADED))
-    process = context.Process(target=_forked, args=(str(job), str(log), threads), name=job.parent.name)
+    process = warm_context().Process(target=_forked, args=(str(job), str(log), threads), name=job.parent.name)
     process.start()
     return Worker(process)
 
@@ -82,8 +69,7 @@ def _forked(job: str, log: str, threads: int) -> None:
     os.close(descriptor)
     os.environ.update(_variables(threads))
     os.chdir(repository_root())
-    # A fork's parent is the server, which lives as long as its forks: what counts is the process that asked for them.
-    _die_with(multiprocessing.parent_process().join)
+    end_with_parent()
     main(job)
 
 
@@ -106,16 +92,6 @@ def _parent_gone(every: float = 1.0) -> None:
         time.sleep(every)
 
 
-def _die_with(gone: Callable[[], None]) -> None:
-    """End this process when `gone` returns: an orphan would go on writing beside the run that resumes its work."""
-
-    def watch() -> None:
-        gone()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 if __name__ == "__main__":
-    _die_with(_parent_gone)
+    end_when(_parent_gone)
     main(sys.argv[-1])
