@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -141,6 +142,22 @@ def test_an_adapter_is_trained_and_read_back(tiny, tiny_folder, triplets, tmp_pa
     assert "model.embed_tokens.weight" not in moved
 
 
+def test_an_adapter_finds_its_base_after_both_were_moved(tiny_folder, triplets, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(tiny_folder, project / "models/base")
+    arguments = {"adapter": "lora", "lora": {"r": 2}, "triplets": [str(triplets)], "recipe": {**QUICK, "steps": 1}}
+    folder = project / "models/fdm/arm-s0"
+    train_dynamics(
+        base=str(project / "models/base"), task="fdm", output=str(folder), scratch=str(tmp_path / "state"), **arguments
+    )
+    assert str(tmp_path) not in (folder / "adapter_config.json").read_text()
+    project.rename(tmp_path / "clone")
+    load_model(tmp_path / "clone/models/fdm/arm-s0")
+    shutil.rmtree(tmp_path / "clone/models/base")
+    with pytest.raises(FileNotFoundError, match="adapts models/base, which is no folder beside or above it"):
+        load_model(tmp_path / "clone/models/fdm/arm-s0")
+
+
 def test_gradient_checkpointing_reaches_the_language_model(tiny_folder, triplets, tmp_path):
     plain = _train(tiny_folder, triplets, tmp_path / "plain")
     again = _train(tiny_folder, triplets, tmp_path / "again", hardware={"activation_checkpointing": True})
@@ -152,6 +169,7 @@ def test_gradient_checkpointing_reaches_the_language_model(tiny_folder, triplets
     ("arguments", "message"),
     [
         ({"task": "sideways"}, "unknown task 'sideways'; one of idm, fdm"),
+        ({"task": "idm", "weighting": "recognition"}, "an IDM's actions are weighted uniformly"),
         ({"weighting": "loud"}, "unknown weighting 'loud'; one of uniform, recognition"),
         ({"weighting": "recognition", "floor": 2.0}, "floor must be in"),
         ({"adapter": "prefix"}, "unknown adapter 'prefix'; one of full, lora"),

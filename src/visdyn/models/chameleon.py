@@ -13,6 +13,7 @@ import torch
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from visdyn.models.adapters import base_of
 from visdyn.models.tokens import IMAGE, TokenLayout
 
 
@@ -92,8 +93,14 @@ def load_lm(folder: str | Path, dtype: torch.dtype = torch.float32, attention: s
     """
     options = {"dtype": dtype, "attn_implementation": attention}
     if (Path(folder) / "adapter_config.json").is_file():
-        from peft import PeftConfig, PeftModel
+        from peft import PeftModel
 
-        base = ChameleonLM.from_pretrained(PeftConfig.from_pretrained(str(folder)).base_model_name_or_path, **options)
+        name = base_of(Path(folder))
+        try:
+            base = ChameleonLM.from_pretrained(name, **options)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{folder} adapts {name}, which is no folder beside or above it and cannot be downloaded; put it there"
+            ) from error
         return PeftModel.from_pretrained(base, str(folder)).merge_and_unload().to(device)
     return ChameleonLM.from_pretrained(str(folder), **options).to(device)

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from visdyn.models.adapters import make_portable
 from visdyn.models.sequences import TokenSequence, collate
 from visdyn.models.unified import UnifiedModel
 from visdyn.training.fit import Recipe, fit
@@ -121,6 +122,7 @@ def train_dynamics(
     elif adapter != "full":
         raise ValueError(f"unknown adapter {adapter!r}; one of full, lora")
     fit_and_save(model, sequences, recipe, output, scratch, hardware)
+    make_portable(Path(output), base)
 
 
 def _sequences(model: UnifiedModel, data: dict, task: str, weighting: str, floor: float) -> list[TokenSequence]:

@@ -1,0 +1,37 @@
+"""Where an adapter finds its base model again, also after the project was moved or cloned."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+SETTINGS = "adapter_config.json"
+
+
+def make_portable(folder: Path, base: str) -> None:
+    """Write an adapter's base into its settings: a hub id as it is, a local folder without the path of this machine.
+
+    A local base is named from the closest folder that holds both it and the adapter, for example `models/base`.
+    """
+    path = folder / SETTINGS
+    if not path.is_file() or not Path(base).is_dir():
+        return
+    absolute, adapter = Path(base).resolve(), folder.resolve()
+    shared = os.path.commonpath([absolute, adapter])
+    settings = json.loads(path.read_text())
+    settings["base_model_name_or_path"] = absolute.relative_to(shared).as_posix()
+    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
+
+
+def base_of(folder: Path) -> str:
+    """Return an adapter's base: the folder of that name beside the adapter or beside a folder above it, or the hub id.
+
+    Raises:
+        FileNotFoundError: the adapter's settings name no base.
+    """
+    name = json.loads((folder / SETTINGS).read_text()).get("base_model_name_or_path")
+    if not name:
+        raise FileNotFoundError(f"{folder / SETTINGS} names no base model; set base_model_name_or_path to its folder")
+    above = (parent / name for parent in folder.resolve().parents)
+    return str(next((place for place in above if place.is_dir()), name))
