@@ -154,7 +154,7 @@ def test_an_adapter_finds_its_base_after_both_were_moved(tiny_folder, triplets, 
     project.rename(tmp_path / "clone")
     load_model(tmp_path / "clone/models/fdm/arm-s0")
     shutil.rmtree(tmp_path / "clone/models/base")
-    with pytest.raises(FileNotFoundError, match="adapts models/base, which is no folder beside or above it"):
+    with pytest.raises(FileNotFoundError, match="adapts base, which is no folder beside or above it"):
         load_model(tmp_path / "clone/models/fdm/arm-s0")
 
 
