@@ -186,7 +186,7 @@ def _pairs(rng: np.random.Generator) -> pd.DataFrame:
                         dataset,
                         label,
                         f"v{pair}",
-                        0,
+                        "0-24",  # the two frame numbers, as stage `annotation` writes them
                         "open the drawer",
                         likelihood,
                         int(pair < 5),

@@ -29,7 +29,6 @@ NUMERIC = frozenset(
         "n",
         "low",
         "high",
-        "pair",
         "selected",
         "correct",
         "videos",

@@ -1,0 +1,115 @@
+"""The README's table of results, made from `reports/results`: numbers in prose come from files.
+
+`python -m visdyn.reporting.readme` rewrites the block between the two marks; a test compares it with the results in
+git.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from visdyn.paths import repository_root
+from visdyn.reporting import names
+from visdyn.reporting.results import Results
+from visdyn.reporting.summaries import verification_curves
+
+START, END = "<!-- results: python -m visdyn.reporting.readme -->", "<!-- end of results -->"
+EDITORS = {"base": "base", "doundo": "Do-Undo", "doundo_c": "Do-Undo(c)"}
+
+
+def block(results: Results) -> str:
+    """Return the Markdown table of the embedded default's results."""
+    rows = [*_learned(results), *_forward(results), _verification(results), *_doundo(results), _aurora(results)]
+    head = "| what (kitchen world, held-out scenes, unless it says otherwise) | value |\n| --- | --- |\n"
+    return head + "".join(f"| {what} | {value} |\n" for what, value in rows)
+
+
+def rewritten(text: str, table: str) -> str:
+    """Return a README's text with the block between the marks replaced.
+
+    Raises:
+        ValueError: a mark is missing.
+    """
+    before, found, rest = text.partition(START)
+    _, ended, after = rest.partition(END)
+    if not found or not ended:
+        raise ValueError(f"README.md must hold the marks {START} and {END}, the table of results between them")
+    return f"{before}{START}\n\n{table}\n{END}{after}"
+
+
+def _learned(results: Results) -> list[tuple[str, str]]:
+    tokenizer = results.read("base_models/tokenizer.csv").set_index("measure")
+    ceiling = tokenizer.loc["ceiling_score"]
+    texts = results.read("idm/text_metrics.csv")
+    exact = texts[texts["metric"] == "exact"].set_index("model")
+    n = int(exact["n"].iloc[0])
+    values = " / ".join(f"{exact.loc[name, 'value']:.2f}" for name in ("zero_shot", "idm_same_labels", "idm"))
+    pairs = results.read("annotation/pairs.csv")
+    known = pairs[(pairs["selected"] == 1) & pairs["correct"].notna()]
+    return [
+        (f"tokenizer's ceiling: the target encoded and decoded, judged 0 to 10 (n = {int(ceiling['n'])})",
+         f"{ceiling['value']:.1f}"),
+        (f"IDM, exact match: zero-shot / same labels as the FDM / all labels (n = {n})", values),
+        (f"synthetic labels that are right, of those selected (n = {len(known)})", f"{known['correct'].mean():.2f}"),
+    ]  # fmt: skip
+
+
+def _forward(results: Results) -> list[tuple[str, str]]:
+    scores = results.read("evaluation/fdm_scores.csv")
+    scores = scores[scores["metric"].isin(["score", "success"])]
+    seeds = scores.groupby(["system", "metric", "seed"])["value"].mean()
+    n = scores.groupby(["system", "metric", "seed"])["id"].size().max()
+    shown = [name for name in names.FDM_SYSTEMS if name in seeds.index.get_level_values(0) and name != "oracle"]
+    return [
+        (
+            f"FDM, judge's score / success: {names.fdm_system(name)} (n = {n})",
+            f"{_spread(seeds.loc[name, 'score'])} / {_spread(seeds.loc[name, 'success'])}",
+        )
+        for name in shown
+    ]
+
+
+def _spread(seeds: pd.Series) -> str:
+    return f"{seeds.mean():.2f} ± {seeds.std(ddof=1):.2f}" if len(seeds) > 1 else f"{seeds.mean():.2f}"
+
+
+def _verification(results: Results) -> tuple[str, str]:
+    curves = verification_curves(results.read("verification/candidates.csv"))
+    curves = curves[curves["subset"] == "all"].groupby(["selector", "k"])["value"].mean()
+    most = curves.index.get_level_values("k").max()
+    chosen = [curves["random", 1], *(curves[name, most] for name in ("idm", "likelihood", "oracle"))]
+    what = f"verification, K = 1 / best of {most} by the IDM / by the FDM itself / by an oracle"
+    return what, " / ".join(f"{value:.2f}" for value in chosen)
+
+
+def _doundo(results: Results) -> list[tuple[str, str]]:
+    scores = results.read("evaluation/doundo_scores.csv")
+    long = scores[scores["prompt"] == "long"]
+    rows = []
+    for system, name in EDITORS.items():
+        own = long[long["system"] == system]
+        chain = own[own["reverse_from"] == "generated"]
+        measures = [(own[own["direction"] == "forward"], "success"), (chain, "returned"), (chain, "joint")]
+        parts = [part[part["metric"] == metric]["value"] for part, metric in measures]
+        what = f"{name}: forward success / chain returns / both (n = {len(parts[0])})"
+        rows.append((what, " / ".join(f"{part.mean():.2f}" for part in parts)))
+    return rows
+
+
+def _aurora(results: Results) -> tuple[str, str]:
+    table = results.read("external/aurora_copy.csv")
+    paper = table[table["geometry"] == "paper"].set_index("subset").loc[["magicbrush", "ag", "something", "whatsup",
+                                                                         "kubric"]]  # fmt: skip
+    counts = ", ".join(str(int(n)) for n in paper["n"])
+    what = f"AURORA-Bench, real images: Copy's L1 in the five subsets (n = {counts}); the paper prints the same"
+    return what, " / ".join(f"{value:.3f}".lstrip("0") for value in paper["l1"])
+
+
+def main() -> None:
+    """Rewrite the README of the checkout."""
+    path = repository_root() / "README.md"
+    path.write_text(rewritten(path.read_text(), block(Results(repository_root(), {}))))
+
+
+if __name__ == "__main__":
+    main()
