@@ -55,9 +55,10 @@ def image_strips(arrays: Mapping[str, np.ndarray], max_rows: int = 6, title: str
                 axes, columns[key][index], str(arrays.get(f"{key}_text", captions[:0].tolist() or [""] * count)[index])
             )
         grid[place][0].set_ylabel("")
-        grid[place][0].set_title(str(captions[index]), loc="left", fontsize=8, pad=4)
+        _caption(grid[place][0], str(captions[index]))
     for axes, key in zip(grid[-1], keys, strict=True):
-        axes.set_xlabel("\n".join(filter(None, [axes.get_xlabel(), _head(key)])), fontsize=8)
+        below = axes.get_xlabel()
+        axes.set_xlabel("\n".join(filter(None, [below, _head(key)])), fontsize=6.5 if below else 8)
     if title:
         figure.suptitle(title, fontsize=9.5)
     return figure
@@ -141,6 +142,12 @@ def _head(key: str) -> str:
 
 def _label(name: object) -> str:
     return names.FDM_SYSTEMS.get(str(name), names.DOUNDO_SYSTEMS.get(str(name), str(name).replace("_", " ")))
+
+
+def _caption(axes, text: str) -> None:
+    """Write a row's caption above its first image, outside the layout: a long one would part the columns."""
+    above = {"xycoords": "axes fraction", "xytext": (0, 4), "textcoords": "offset points"}
+    axes.annotate(text, (0, 1), **above, fontsize=8, annotation_clip=False).set_in_layout(False)
 
 
 def _show(axes, image: np.ndarray, text: str) -> None:
