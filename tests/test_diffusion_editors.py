@@ -1,0 +1,381 @@
+"""The diffusion baselines, on tiny pipelines of their own classes with random weights, saved and loaded locally.
+
+Qwen's pipelines bring every image to about a megapixel, whatever the weights; the tests divide that area by 256.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from visdyn.inference.diffusion_editors import (
+    KONTEXT,
+    PIX2PIX,
+    PRESETS,
+    QWEN,
+    QWEN_PLUS,
+    DiffusersEditor,
+    Preset,
+    fit_to_64,
+    kontext_size,
+)
+from visdyn.inference.editing import Guidance, do_and_undo
+from visdyn.trajectory import ReversiblePair
+
+PIPELINES = (PIX2PIX, KONTEXT, QWEN, QWEN_PLUS)
+SMALL_KONTEXT = {"width": 64, "height": 48, "max_area": 64 * 48, "_auto_resize": False, "max_sequence_length": 16}
+SMALL_PIX2PIX = replace(PRESETS["instruct-pix2pix"], resolution=64)
+IMAGES = list(np.random.default_rng(0).integers(0, 256, (3, 48, 64, 3), dtype=np.uint8))
+
+
+# --------------------------------------------------------------------------------------------------- tiny pipelines
+
+
+def _alphabet():
+    from tokenizers import pre_tokenizers
+
+    return sorted(pre_tokenizers.ByteLevel.alphabet())
+
+
+def _clip():
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    names = [*_alphabet(), *(f"{letter}</w>" for letter in _alphabet()), "<|startoftext|>", "<|endoftext|>"]
+    tokenizer = CLIPTokenizer(vocab={name: i for i, name in enumerate(names)}, merges=[], model_max_length=16)
+    shape = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ids = {"bos_token_id": len(names) - 2, "eos_token_id": len(names) - 1}
+    return {
+        "tokenizer": tokenizer,
+        "text_encoder": CLIPTextModel(CLIPTextConfig(vocab_size=len(names), **shape, **ids)),
+    }
+
+
+def _autoencoder(channels, **options):
+    from diffusers import AutoencoderKL
+
+    blocks = {f"{end}_block_types": [f"{name}Block2D"] * len(channels)
+              for end, name in (("down", "DownEncoder"), ("up", "UpDecoder"))}  # fmt: skip
+    return AutoencoderKL(block_out_channels=channels, latent_channels=4, norm_num_groups=4, **blocks, **options)
+
+
+def _pix2pix():
+    from diffusers import PNDMScheduler, StableDiffusionInstructPix2PixPipeline, UNet2DConditionModel
+
+    unet = UNet2DConditionModel(
+        block_out_channels=(8, 16), layers_per_block=1, sample_size=8, in_channels=8, out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=32, attention_head_dim=8, norm_num_groups=4,
+    )  # fmt: skip
+    rest = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    scheduler = PNDMScheduler(skip_prk_steps=True)
+    return StableDiffusionInstructPix2PixPipeline(
+        vae=_autoencoder((8, 16)), unet=unet, scheduler=scheduler, **_clip(), **rest
+    )
+
+
+def _kontext():
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline, FluxTransformer2DModel
+    from transformers import T5Config, T5EncoderModel, T5TokenizerFast
+
+    pieces = [(name, 0.0) for name in ("<pad>", "</s>", "<unk>")] + [(c, -2.0) for c in "▁abcdefghijklmnopqrstuvwxyz"]
+    t5 = T5Config(vocab_size=32, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=2)
+    transformer = FluxTransformer2DModel(
+        patch_size=1, in_channels=16, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=[4, 4, 8], guidance_embeds=True,
+    )  # fmt: skip
+    return FluxKontextPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=_autoencoder((8, 8, 8, 8), use_quant_conv=False, use_post_quant_conv=False, shift_factor=0.06),
+        text_encoder_2=T5EncoderModel(t5),
+        tokenizer_2=T5TokenizerFast(vocab=pieces, extra_ids=0, model_max_length=16),
+        transformer=transformer,
+        **_clip(),
+    )
+
+
+def _qwen(name):
+    import diffusers
+    from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+
+    tokenizer = _qwen_tokenizer()
+    tokens = {"image_token_id": "<|image_pad|>", "video_token_id": "<|video_pad|>"}
+    tokens |= {"vision_start_token_id": "<|vision_start|>", "vision_end_token_id": "<|vision_end|>"}
+    ids = {key: tokenizer.convert_tokens_to_ids(token) for key, token in tokens.items()}
+    rope = {"rope_scaling": {"mrope_section": [1, 1, 2], "rope_type": "default"}, "rope_theta": 1e6}
+    ends = {"bos_token_id": None, "eos_token_id": None}
+    text = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, **ends}
+    text |= {"num_key_value_heads": 2, "vocab_size": len(tokenizer), **rope}
+    vision = {"depth": 1, "hidden_size": 16, "intermediate_size": 16, "num_heads": 2, "out_hidden_size": 16}
+    vision |= {"fullatt_block_indexes": [0]}
+    encoder = Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(text_config=text, vision_config=vision, **ids))
+    vae = diffusers.AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False],
+        latents_mean=[0.0] * 4, latents_std=[1.0] * 4,
+    )  # fmt: skip
+    transformer = diffusers.QwenImageTransformer2DModel(
+        patch_size=2, in_channels=16, out_channels=4, num_layers=1, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=16, axes_dims_rope=(4, 4, 8),
+    )  # fmt: skip
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    parts = {"vae": vae, "text_encoder": encoder, "tokenizer": tokenizer, "processor": None}
+    return getattr(diffusers, name)(scheduler=scheduler, transformer=transformer, **parts)
+
+
+def _qwen_tokenizer():
+    from transformers import Qwen2Tokenizer
+
+    names = ("im_start", "im_end", "vision_start", "vision_end", "image_pad", "video_pad")
+    vocabulary = {name: i for i, name in enumerate(_alphabet())}
+    return Qwen2Tokenizer(vocab=vocabulary, merges=[], extra_special_tokens=[f"<|{name}|>" for name in names])
+
+
+def _save_qwen_processor(folder):
+    """Write the processor as the public folders hold it: tokenizer files and two preprocessor configs."""
+    _qwen_tokenizer().save_pretrained(folder / "processor")
+    sizes = {"min_pixels": 56 * 56, "max_pixels": 112 * 112, "patch_size": 14, "temporal_patch_size": 2}
+    for stem, kind in (("preprocessor", "image"), ("video_preprocessor", "video")):
+        config = sizes | {f"{kind}_processor_type": f"Qwen2VL{kind.title()}Processor", "merge_size": 2}
+        config["processor_class"] = "Qwen2_5_VLProcessor"
+        (folder / "processor" / f"{stem}_config.json").write_text(json.dumps(config))
+    index = json.loads((folder / "model_index.json").read_text())
+    index["processor"] = ["transformers", "Qwen2VLProcessor"]
+    (folder / "model_index.json").write_text(json.dumps(index))
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """One saved pipeline of each class, by class name; read only."""
+    torch.manual_seed(0)
+    root, saved = tmp_path_factory.mktemp("pipelines"), {}
+    for name in PIPELINES:
+        saved[name] = root / name
+        pipeline = {PIX2PIX: _pix2pix, KONTEXT: _kontext}.get(name, lambda name=name: _qwen(name))()
+        pipeline.save_pretrained(saved[name])
+        if name in (QWEN, QWEN_PLUS):
+            _save_qwen_processor(saved[name])
+    return saved
+
+
+@pytest.fixture(autouse=True)
+def _small_areas(monkeypatch):
+    for name in ("edit", "edit_plus"):
+        module = importlib.import_module(f"diffusers.pipelines.qwenimage.pipeline_qwenimage_{name}")
+        real = module.calculate_dimensions
+        monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, real=real: real(area // 256, ratio))
+
+
+def _load(folders, name, **options):
+    preset = {PIX2PIX: SMALL_PIX2PIX}.get(name)
+    call = SMALL_KONTEXT if name == KONTEXT else None
+    return DiffusersEditor.from_pretrained(folders[name], preset, "cpu", call=call, **options)
+
+
+# ----------------------------------------------------------------------------------------------- the real pipelines
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_each_pipeline_edits_and_an_item_depends_on_itself_alone(folders, name):
+    editor = _load(folders, name)
+    assert type(editor.pipeline).__name__ == name
+    prompts = ["open it", "close it", None]
+    edited = editor.edit(IMAGES, prompts, [1, 2, 2**56 - 1], steps=2)
+    assert [image.dtype for image in edited] == [np.uint8] * 3
+    assert all(image.ndim == 3 and image.shape[2] == 3 for image in edited)
+    again = editor.edit(IMAGES[::-1], prompts[::-1], [2**56 - 1, 2, 1], steps=2)
+    for first, second in zip(edited, again[::-1], strict=True):
+        np.testing.assert_array_equal(first, second)
+    for other in (([IMAGES[1]], ["open it"], [1]), ([IMAGES[0]], ["zip"], [1]), ([IMAGES[0]], ["open it"], [3])):
+        assert not np.array_equal(editor.edit(*other, steps=2)[0], edited[0])
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_guidance_and_steps_change_the_image(folders, name):
+    editor = _load(folders, name)
+    plain = editor.edit(IMAGES[:1], ["open it"], [1], steps=2)[0]
+    stronger = Guidance(text=editor.preset.text + 9, image=editor.preset.image or 1.0)
+    for changed in ({"steps": 3}, {"steps": 2, "guidance": stronger}):
+        assert not np.array_equal(editor.edit(IMAGES[:1], ["open it"], [1], **changed)[0], plain)
+
+
+def test_a_pipeline_does_and_undoes_reversible_pairs(folders):
+    pairs = [ReversiblePair(*IMAGES[:2], "open it", "close it", "open", "close", "open it", "open", "it", name)
+             for name in ("a", "b")]  # fmt: skip
+    done, undone = do_and_undo(_load(folders, PIX2PIX), pairs, reverse_from="generated", steps=1)
+    assert done.shape == undone.shape == (2, 64, 64, 3)
+    assert not np.array_equal(done[0], done[1])  # same pair, other id: other noise
+
+
+def test_images_come_back_at_their_source_size_on_request(folders):
+    wide = np.zeros((32, 64, 3), np.uint8)
+    native = _load(folders, QWEN_PLUS).edit([wide], ["open it"], [1], steps=1)[0]
+    assert native.shape == (32, 96, 3)
+    assert _load(folders, QWEN_PLUS, size="source").edit([wide], ["open it"], [1], steps=1)[0].shape == wide.shape
+    with pytest.raises(ValueError, match="unknown size"):
+        _load(folders, PIX2PIX, size="big")
+
+
+def test_kontext_alone_generates_without_a_source(folders):
+    assert _load(folders, KONTEXT).edit([None], ["a cup"], [1], steps=1)[0].shape == (48, 64, 3)
+    for name in (PIX2PIX, QWEN, QWEN_PLUS):
+        with pytest.raises(ValueError, match="without a source"):
+            _load(folders, name).edit([None], ["a cup"], [1], steps=1)
+
+
+def test_pix2pix_gets_the_sampler_of_its_authors(folders):
+    assert json.loads((folders[PIX2PIX] / "model_index.json").read_text())["scheduler"][1] == "PNDMScheduler"
+    said = _load(folders, PIX2PIX).describe()
+    assert said["scheduler"] == "EulerAncestralDiscreteScheduler"
+    assert (said["preset"], said["steps"], said["dtype"]) == ("instruct-pix2pix", 100, "float32")
+    assert said["model"] == str(folders[PIX2PIX])
+    json.dumps(said)
+
+
+@pytest.mark.parametrize("name", [QWEN, QWEN_PLUS])
+def test_qwen_reads_the_image_at_two_dimensional_positions(folders, name):
+    editor = _load(folders, name)
+    pipeline, seen = editor.pipeline, {}
+
+    def keep(module, args, given):
+        seen.update(given)
+
+    pipeline.text_encoder.model.language_model.register_forward_pre_hook(keep, with_kwargs=True)
+    image = Image.fromarray(IMAGES[0]).resize((56, 56))
+    got, _ = pipeline.encode_prompt(image=[image] if name == QWEN_PLUS else image, prompt=["open it"])
+    height, width = seen["position_ids"][1:, 0]
+    assert (height != width).any()
+    # The reference: the processor's whole answer given to the encoder, the template's first 64 tokens left out.
+    pictures = "Picture 1: " if name == QWEN_PLUS else ""
+    text = pipeline.prompt_template_encode.format(
+        f"{pictures}<|vision_start|><|image_pad|><|vision_end|>open it" if pictures else "open it"
+    )
+    inputs = pipeline.processor(text=[text], images=[image], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        wanted = pipeline.text_encoder(**inputs, output_hidden_states=True).hidden_states[-1][:, 64:]
+    torch.testing.assert_close(got, wanted)
+
+
+# ------------------------------------------------------------------------------------- what the pipelines are given
+
+
+def _recorder(name, flagged=None):
+    """A stand-in of a pipeline's name that keeps the arguments of its calls."""
+
+    class Recorder:
+        def set_progress_bar_config(self, **_):
+            pass
+
+        def __call__(self, **given):
+            self.given = given
+            return SimpleNamespace(images=[Image.new("RGB", (8, 8))], nsfw_content_detected=flagged)
+
+    Recorder.__name__ = name
+    pipeline = Recorder()
+    pipeline.scheduler = SimpleNamespace(config={})
+    pipeline.text_encoder = torch.nn.Identity()
+    return pipeline
+
+
+def _given(preset, image, guidance=None, **options):
+    pipeline = _recorder(preset.pipeline)
+    DiffusersEditor(pipeline, preset, **options).edit([image], ["open it"], [7], guidance=guidance)
+    return pipeline.given
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("instruct-pix2pix", {"num_inference_steps": 100, "guidance_scale": 7.5, "image_guidance_scale": 1.5}),
+        ("flux-kontext", {"num_inference_steps": 30, "guidance_scale": 2.5, "width": 1184, "height": 880}),
+        ("flux-kontext-diffusers", {"num_inference_steps": 28, "guidance_scale": 3.5, "max_area": 1184 * 880}),
+        ("qwen-image-edit", {"num_inference_steps": 50, "true_cfg_scale": 4.0, "negative_prompt": " "}),
+        ("qwen-image-edit-2509", {"num_inference_steps": 40, "true_cfg_scale": 4.0, "negative_prompt": " "}),
+        ("qwen-image-edit-2509-diffusers", {"num_inference_steps": 50, "true_cfg_scale": 4.0}),
+    ],
+)
+def test_a_preset_reaches_the_pipeline(name, expected):
+    import diffusers
+
+    preset = PRESETS[name]
+    given = _given(preset, IMAGES[0])
+    assert expected.items() <= given.items()
+    assert (given["prompt"], given["generator"].initial_seed()) == ("open it", 7)
+    accepted = inspect.signature(getattr(diffusers, preset.pipeline).__call__).parameters
+    assert set(given) <= set(accepted)
+    assert given["image"].size == ((512, 384) if preset.pipeline == PIX2PIX else (64, 48))
+    assert preset.source
+
+
+def test_the_defaults_that_a_preset_claims_are_diffusers_own():
+    import diffusers
+
+    for name in ("flux-kontext-diffusers", "qwen-image-edit-2509-diffusers"):
+        preset = PRESETS[name]
+        defaults = inspect.signature(getattr(diffusers, preset.pipeline).__call__).parameters
+        scale = "guidance_scale" if preset.pipeline == KONTEXT else "true_cfg_scale"
+        assert (preset.steps, preset.text) == (defaults["num_inference_steps"].default, defaults[scale].default)
+
+
+def test_guidance_is_given_in_each_pipelines_terms():
+    own = {name: next(preset for preset in PRESETS.values() if preset.pipeline == name) for name in PIPELINES}
+    given = _given(own[PIX2PIX], IMAGES[0], Guidance(text=4.0, image=2.0))
+    assert (given["guidance_scale"], given["image_guidance_scale"]) == (4.0, 2.0)
+    assert _given(own[KONTEXT], IMAGES[0], Guidance(text=4.0))["guidance_scale"] == 4.0
+    off = _given(own[QWEN_PLUS], IMAGES[0], Guidance(text=1.0))
+    assert (off["true_cfg_scale"], off["negative_prompt"]) == (1.0, None)
+    refused = [(PIX2PIX, Guidance(4.0, 0.5), "drops all guidance"), (KONTEXT, Guidance(4.0, 2.0), "no image guidance")]
+    refused += [(QWEN, Guidance(4.0, low=0.4), "no guidance interval"), (PIX2PIX, Guidance(renorm="none"), "renorm")]
+    for name, guidance, words in refused:
+        with pytest.raises(ValueError, match=words):
+            _given(own[name], IMAGES[0], guidance)
+
+
+def test_call_arguments_go_before_the_preset():
+    given = _given(PRESETS["flux-kontext"], IMAGES[0], call=SMALL_KONTEXT | {"guidance_scale": 9.0})
+    assert given["guidance_scale"] == 9.0
+    assert SMALL_KONTEXT.items() <= given.items()
+
+
+def test_what_the_safety_checker_blacks_out_is_counted():
+    editor = DiffusersEditor(_recorder(PIX2PIX, [True]), PRESETS["instruct-pix2pix"])
+    with pytest.warns(UserWarning, match="blacked out the edit 'open it'"):
+        editor.edit(IMAGES[:2], ["open it"] * 2, [1, 2])
+    assert editor.flagged == 2
+
+
+def test_sizes_are_those_of_the_authors_code():
+    sizes = {(500, 500): (512, 512), (480, 270): (512, 320), (480, 360): (512, 384), (427, 240): (512, 320)}
+    sizes |= {(1280, 960): (512, 384), (270, 480): (320, 512), (64, 48): (512, 384)}
+    for size, expected in sizes.items():
+        assert fit_to_64(Image.new("RGB", size)).size == expected
+    assert kontext_size(456, 256) == (1392, 752)
+    assert kontext_size(500, 500) == (1024, 1024)
+    assert kontext_size(256, 456) == (752, 1392)
+
+
+def test_bad_folders_presets_and_arguments_are_refused(folders, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"has no model_index\.json"):
+        DiffusersEditor.from_pretrained(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no pipeline at no/such-pipeline"):
+        DiffusersEditor.from_pretrained("no/such-pipeline")
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    with pytest.raises(ValueError, match="holds a StableDiffusionPipeline"):
+        DiffusersEditor.from_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="unknown preset"):
+        DiffusersEditor.from_pretrained(folders[PIX2PIX], "fast")
+    with pytest.raises(ValueError, match="is for FluxKontextPipeline"):
+        DiffusersEditor.from_pretrained(folders[PIX2PIX], "flux-kontext")
+    with pytest.raises(ValueError, match="an image scale belongs"):
+        Preset("mine", PIX2PIX, 10, 7.5, "here")
+    editor = _load(folders, PIX2PIX)
+    with pytest.raises(ValueError, match="2 sources, 1 prompts and 2 seeds"):
+        editor.edit(IMAGES[:2], ["open it"], [1, 2])
+    with pytest.raises(ValueError, match="at least one sampling step"):
+        editor.edit(IMAGES[:1], ["open it"], [1], steps=0)
