@@ -17,10 +17,10 @@ FIGURE_INPUTS := data/generated/evaluation
 EXECUTED := $(patsubst notebooks/%.ipynb,reports/notebooks/%.html,$(filter-out %/explore.ipynb,$(wildcard notebooks/*.ipynb)))
 
 .DEFAULT_GOAL := help
-.PHONY: help environment repro test test-fast lab report figures external paper smoke lint format clean
+.PHONY: help environment repro test test-fast lab report figures external paper human-study smoke lint format clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
 
 environment: $(READY) ## build .venv from requirements.lock (again when the lock changes)
 
@@ -65,6 +65,10 @@ external: environment ## measure AURORA-Bench and EPIC-KITCHENS-100 where they a
 paper: environment ## run the papers' own sizes and data (GPUs; see profiles/paper)
 	@test -f profiles/paper/params.yaml || { echo "profiles/paper is not there yet: copy profiles/smoke, point data: at the real data and the models at their checkpoints"; exit 1; }
 	dvc repro profiles/paper/dvc.yaml
+
+human-study: environment ## serve a blind study of system outputs: make human-study STUDY=folder
+	@test -n "$(STUDY)" || { echo "name the study's folder: make human-study STUDY=folder (docs/architecture.md says what it holds)"; exit 1; }
+	python -m visdyn.evaluation.human --study $(STUDY)
 
 smoke: environment ## run the smoke profile
 	dvc repro profiles/smoke/dvc.yaml

@@ -1,0 +1,56 @@
+"""Answers as CSV, one row an answer, without tokens and without texts that a spreadsheet would run."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from visdyn.evaluation.human.plan import plan
+from visdyn.evaluation.human.store import Store
+from visdyn.evaluation.human.study import Study
+
+COLUMNS = ("annotator", "name", "assigned", "position", "subset", "item", "criterion", "shown", "best", "worst",
+           "revision", "answered_at")  # fmt: skip
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+def rows(study: Study, store: Store) -> list[dict[str, object]]:
+    """Return all answers, sorted by annotator, position and criterion.
+
+    `assigned` is the number of the annotator's pages (fewer rows: not finished), `position` the page (from 1),
+    `shown` the systems in the order shown, joined by `|`; `best` and `worst` are empty for no preference.
+
+    Raises:
+        KeyError: an answer to a page that the annotator does not have; the store refuses such files before.
+    """
+    names = {annotator.number: annotator.name for annotator in store.annotators()}
+    tasks = {number: plan(study, number) for number in names}
+    places = {number: {task.key: place for place, task in enumerate(pages)} for number, pages in tasks.items()}
+    found = []
+    for answer in store.answers():
+        pages, place = tasks[answer.annotator], places[answer.annotator][answer.task]
+        item = pages[place].item
+        values = (answer.annotator, _plain(names[answer.annotator]), len(pages), place + 1, item.subset, item.id,
+                  answer.criterion, "|".join(answer.shown), answer.choice.best, answer.choice.worst,
+                  answer.revision, answer.answered_at)  # fmt: skip
+        found.append(dict(zip(COLUMNS, values, strict=True)))
+    return sorted(found, key=lambda row: (row["annotator"], row["position"], row["criterion"]))
+
+
+def export(study: Study, store: Store, path: str | Path) -> int:
+    """Write the answers to a CSV file, in whole or not at all; returns their number."""
+    path, answers = Path(path), rows(study, store)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(answers)
+    os.replace(partial, path)
+    return len(answers)
+
+
+def _plain(name: str) -> str:
+    """An annotator's name is the one text of a stranger; an apostrophe keeps spreadsheets from running it."""
+    return "'" + name if name.startswith(_FORMULA) else name

@@ -1,0 +1,132 @@
+"""What stands between the network and the pages: headers, hosts, origins, sizes, and the access token."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Sequence
+from urllib.parse import parse_qsl, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MIN_TOKEN = 16  # characters
+MAX_BODY = 16 * 1024
+MAX_DRAIN = 8 * 1024 * 1024  # read and thrown away of a body too large, so that the refusal still reaches its sender
+MAX_FIELDS = 64
+MAX_VALUE = 200  # characters of one form field
+
+_HEADERS = {
+    # No script at all: nothing on these pages needs one.
+    "Content-Security-Policy": "default-src 'none'; img-src 'self'; style-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    # A resume link is a credential and must not reach other sites; `no-referrer` would blank the Origin checked below.
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "X-Robots-Tag": "noindex",
+}
+
+
+class Guard:
+    """ASGI middleware: refuses foreign Host and Origin headers and adds the security headers to every response."""
+
+    def __init__(self, app: ASGIApp, hosts: Sequence[str] | None) -> None:
+        """Guard `app`; `hosts` are the names it may be called by, None any (where an access token is required)."""
+        self.app, self.hosts = app, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+
+        async def protected(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in _HEADERS.items():
+                    headers.setdefault(name, value)
+                headers.setdefault("Cache-Control", "no-store")
+            await send(message)
+
+        if reason := self._refusal(Headers(scope=scope), scope["method"]):
+            return await PlainTextResponse(reason, 403)(scope, receive, protected)
+        await self.app(scope, receive, protected)
+
+    def _refusal(self, headers: Headers, method: str) -> str | None:
+        host = headers.get("host", "")
+        # A name that an attacker's DNS points at 127.0.0.1 would make a local study readable to a web page.
+        if self.hosts is not None and _hostname(f"//{host}") not in self.hosts:
+            return "This study is served to this machine only. Open it by the address that it printed at its start."
+        origin = headers.get("origin")
+        if method == "POST" and origin is not None and origin.partition("://")[2] != host:
+            return "This form was sent from another site. Open the study's own page and send it from there."
+        return None
+
+
+async def read_form(request: Request) -> dict[str, str]:
+    """Return the fields of a posted form.
+
+    Raises:
+        HTTPException: 415 for another content type, 413 for a body over `MAX_BODY`, 400 for bad encoding, too many
+            fields, a field sent twice or one over `MAX_VALUE` characters.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
+        raise HTTPException(415, "This page takes only its own form.")
+    text = (await _body(request)).decode("latin-1")
+    try:
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS, encoding="utf-8", errors="strict")
+    except ValueError as error:
+        raise HTTPException(400, "The form could not be read. Go back, reload the page and send it again.") from error
+    fields = dict(pairs)
+    if len(fields) < len(pairs) or any(len(value) > MAX_VALUE for value in fields.values()):
+        raise HTTPException(400, f"A field was sent twice, or is longer than {MAX_VALUE} characters.")
+    return fields
+
+
+async def _body(request: Request) -> bytes:
+    kept, total = [], 0
+    async for chunk in request.stream():
+        total += len(chunk)
+        if total <= MAX_BODY:
+            kept.append(chunk)
+        elif total > MAX_DRAIN:
+            break
+    if total > MAX_BODY:
+        raise HTTPException(413, f"The form is larger than {MAX_BODY // 1024} kB.")
+    return b"".join(kept)
+
+
+def check_token(host: str, token: str | None) -> None:
+    """Refuse to serve beyond this machine without an access token that cannot be guessed.
+
+    Raises:
+        ValueError: `host` is not this machine and the token is missing, or the token is too short.
+    """
+    if token is None and host not in LOOPBACK:
+        raise ValueError(f"host {host} can be reached from other machines and needs an access token; set one")
+    if token is not None and len(token) < MIN_TOKEN:
+        raise ValueError(f"the access token has {len(token)} characters; use {MIN_TOKEN} or more, random ones")
+
+
+def access_proof(secret: str, token: str) -> str:
+    """Return what a browser that knew the access token keeps in place of it."""
+    return hmac.new(secret.encode(), f"access:{token}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def same(given: str | None, expected: str) -> bool:
+    """Compare secrets in constant time."""
+    return hmac.compare_digest((given or "").encode("utf-8", "surrogatepass"), expected.encode())
+
+
+def _hostname(url: str) -> str | None:
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
