@@ -95,6 +95,6 @@ def _scrub_output(output: nbformat.NotebookNode) -> None:
 
 def _scrub_text(text: str) -> str:
     """Take out memory addresses and the folders of this checkout and of this environment."""
-    for folder in (str(repository_root()), sys.prefix):
+    for folder in sorted((str(repository_root()), sys.prefix), key=len, reverse=True):  # one may lie in the other
         text = text.replace(f"{folder}/", "")
     return _ADDRESS.sub("at 0x", text)
