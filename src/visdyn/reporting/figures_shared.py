@@ -24,6 +24,7 @@ STRIP_ORDER = (
     "doundo_c",
 )
 HEADS = {"source": "Input", "target": "Ground truth", **names.FDM_SYSTEMS, **names.DOUNDO_SYSTEMS}
+HEADS["base"] = "Base"  # in the papers' columns it is Bagel; these pictures are our own base's
 
 
 @styled
