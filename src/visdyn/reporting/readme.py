@@ -90,16 +90,15 @@ def _doundo(results: Results) -> list[tuple[str, str]]:
         own = long[long["system"] == system]
         chain = own[own["reverse_from"] == "generated"]
         measures = [(own[own["direction"] == "forward"], "success"), (chain, "returned"), (chain, "joint")]
-        parts = [part[part["metric"] == metric]["value"] for part, metric in measures]
-        what = f"{name}: forward success / chain returns / both (n = {len(parts[0])})"
-        rows.append((what, " / ".join(f"{part.mean():.2f}" for part in parts)))
+        parts = [part[part["metric"] == metric].groupby("seed")["value"] for part, metric in measures]
+        what = f"{name}: forward success / chain returns / both (n = {parts[0].size().max()})"
+        rows.append((what, " / ".join(_spread(part.mean()) for part in parts)))
     return rows
 
 
 def _aurora(results: Results) -> tuple[str, str]:
     table = results.read("external/aurora_copy.csv")
-    paper = table[table["geometry"] == "paper"].set_index("subset").loc[["magicbrush", "ag", "something", "whatsup",
-                                                                         "kubric"]]  # fmt: skip
+    paper = table[table["geometry"] == "paper"].set_index("subset").loc[list(names.SUBSETS)]
     counts = ", ".join(str(int(n)) for n in paper["n"])
     what = f"AURORA-Bench, real images: Copy's L1 in the five subsets (n = {counts}); the paper prints the same"
     return what, " / ".join(f"{value:.3f}".lstrip("0") for value in paper["l1"])
