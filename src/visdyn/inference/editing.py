@@ -19,6 +19,8 @@ from visdyn.trajectory import ReversiblePair
 
 RENORMS = ("none", "global", "channel", "text_channel")
 REVERSE_FROM = ("gt", "generated")
+# uint8 (N, H, W, 3) where all images have one size, else a list of uint8 (H, W, 3)
+Images = np.ndarray | list[np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -211,18 +213,19 @@ def do_and_undo(
     seed: int = 0,
     steps: int | None = None,
     guidance: Guidance | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[Images, Images]:
     """Perform each pair's action and undo it (Do-Undo, section 3.2).
 
     Args:
-        pairs: equally sized images, different ids.
+        pairs: of different ids; images of any sizes.
         prompt_length: `long` or `short`.
         reverse_from: undo from `gt`, the true end image I_F, as the released benchmark does; or from `generated`,
             the edited image itself: a chain.
         seed: run seed; the forward image does not depend on `reverse_from`.
 
     Returns:
-        forward images I_F^ and reverse images I_R^, uint8 (N, H, W, 3) each.
+        forward images I_F^ and reverse images I_R^: uint8 (N, H, W, 3) each where all have one size, else lists of
+        uint8 (H, W, 3). Their size is the editor's (BAGEL: 912 x 512 for a source of 456 x 256).
 
     Raises:
         ValueError: unknown prompt length or reverse source, or two pairs of one id (they would share their noise).
@@ -240,7 +243,7 @@ def do(
     seed: int = 0,
     steps: int | None = None,
     guidance: Guidance | None = None,
-) -> np.ndarray:
+) -> Images:
     """Return the forward images of `do_and_undo`."""
     if prompt_length not in ("long", "short"):
         raise ValueError(f"unknown prompt length {prompt_length!r}; one of long, short")
@@ -251,21 +254,22 @@ def do(
 def undo(
     editor: ImageEditor,
     pairs: Sequence[ReversiblePair],
-    done: np.ndarray,
+    done: Images,
     prompt_length: str = "long",
     reverse_from: str = "gt",
     seed: int = 0,
     steps: int | None = None,
     guidance: Guidance | None = None,
-) -> np.ndarray:
+) -> Images:
     """Return the reverse images of `do_and_undo`, given its forward images `done`."""
     halves = [pair.reverse(prompt_length) for pair in pairs]
     sources = [half.source for half in halves] if reverse_from == "gt" else list(done)
     return _edit(editor, sources, halves, seed, steps, guidance)
 
 
-def _edit(editor: ImageEditor, sources, halves, seed: int, steps: int | None, guidance: Guidance | None) -> np.ndarray:
+def _edit(editor: ImageEditor, sources, halves, seed: int, steps: int | None, guidance: Guidance | None) -> Images:
     if len({half.id for half in halves}) < len(halves):
         raise ValueError("two reversible pairs have the same id; ids name the noise and must differ")
     seeds = [item_seed(seed, half.id) for half in halves]
-    return np.stack(editor.edit(sources, [half.action for half in halves], seeds, steps, guidance))
+    images = editor.edit(sources, [half.action for half in halves], seeds, steps, guidance)
+    return np.stack(images) if len({image.shape for image in images}) == 1 else images

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.bad_items import DatasetError, image_problem
+from visdyn.models.adapters import make_portable
 from visdyn.models.bagel import Bagel, Dropout
-from visdyn.models.bagel.checkpoint import load_autoencoder
+from visdyn.models.bagel.checkpoint import load_autoencoder, local_folder
 from visdyn.paths import repository_root
 from visdyn.training.bagel_data import BagelMixture, Caption, Question, collate
 from visdyn.training.bagel_objective import BagelObjective, RunningAverage
@@ -289,12 +290,13 @@ def _write(folder: Path, base: str, model: Bagel, adapted, state: dict[str, Tens
         # A model outside transformers has no embedding to look for; peft would ask the hub whether it has.
         adapted.peft_config["default"].base_model_name_or_path = base
         adapted.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)
+        make_portable(folder, base)
         return
     with torch.device("meta"):
         whole = Bagel(model.config)
     whole.load_state_dict({name: value.to(dtype) for name, value in state.items()}, assign=True)
     # DeepSpeed converts the autoencoder with the model; the base's file still has it in full precision.
-    whole.vae = load_autoencoder(Path(base), model.config, torch.device("cpu"))
+    whole.vae = load_autoencoder(local_folder(base), model.config, torch.device("cpu"))
     whole.tokenizer = model.tokenizer
     whole.save_pretrained(folder)
 

@@ -18,6 +18,7 @@ from .vae import Autoencoder
 
 WEIGHT_FILES = ("ema.safetensors", "model.safetensors", "weights.safetensors")
 INDEX_FILE = "model.safetensors.index.json"
+HUB_NAME = "ByteDance-Seed/BAGEL-7B-MoT"
 TABLES = ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 
@@ -36,8 +37,7 @@ class StoredTensor:
 
 def load(kind: type, folder: Path, dtype: torch.dtype | None, device: torch.device):
     """Build `kind(config)` on the meta device and put the stored tensors in place, one at a time."""
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is no folder; `hf download ByteDance-Seed/BAGEL-7B-MoT --local-dir {folder}`")
+    folder = local_folder(folder)
     stored = read_headers(folder)
     tokenizer = load_tokenizer(folder)
     config = fit_to_weights(read_config(folder, tokenizer), stored)
@@ -57,6 +57,26 @@ def load(kind: type, folder: Path, dtype: torch.dtype | None, device: torch.devi
     model.tokenizer = tokenizer
     model.vae = load_autoencoder(folder, config, device)
     return model.eval()
+
+
+def local_folder(name_or_path: str | Path) -> Path:
+    """Return the folder of a checkpoint: the one named, or the hub's files of that name, fetched where need be.
+
+    Raises:
+        CheckpointError: there is no such folder, and no such repository can be reached.
+    """
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    name = str(name_or_path)
+    advice = f"`hf download {HUB_NAME} --local-dir {name}`"
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise CheckpointError(f"{name} is no folder; {advice}")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, allow_patterns=["*.json", "*.safetensors", "*.txt"]))
+    except Exception as error:  # the hub raises a dozen unrelated kinds
+        raise CheckpointError(f"{name} is no folder, and no repository that can be reached; {advice}") from error
 
 
 def read_headers(folder: Path) -> dict[str, StoredTensor]:
