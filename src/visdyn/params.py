@@ -88,9 +88,21 @@ class BaseModel:
 
 
 @dataclass(frozen=True)
-class BaseModels:
-    """The small models that stand for released checkpoints and encoders."""
+class References:
+    """Checkpoints to use instead of training small ones: hub ids or local paths; empty text trains it here."""
 
+    base: str
+    autoencoder: str
+    generator: str
+    clip: str
+    dino: str
+
+
+@dataclass(frozen=True)
+class BaseModels:
+    """The small models that stand for released checkpoints and encoders, or the checkpoints themselves."""
+
+    references: References
     tokenizer_model: TokenizerModel
     base_model: BaseModel
     tokenizer: Training

@@ -13,6 +13,7 @@ from visdyn.params import Params, load_params
 from visdyn.paths import profile_root, repository_root
 
 RESULTS = "reports/results"
+REFERENCE = "reference.json"  # in a model folder that only names a checkpoint
 
 
 class StageError(RuntimeError):
@@ -62,10 +63,49 @@ class Stage:
             raise ValueError(f"{rel!r} leads out of profile {self.profile!r}; give one inside, as 'models/base'")
         return self.root / rel
 
+    @property
+    def kitchen(self) -> Path | None:
+        """The rendered world, whose true states are known; None where the data are real (`world.kind: external`)."""
+        return self.path("data/kitchen") if self.settings.world.kind == "kitchen" else None
+
+    @property
+    def device(self) -> str:
+        """`cuda` or `cpu`, as `runtime.device` says; `auto` takes the accelerator where there is one."""
+        wanted = self.settings.runtime.device
+        if wanted != "auto":
+            return wanted
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    def data(self, name: str) -> Path:
+        """Return the root of a public data set named in section `data`, for example `aurora`.
+
+        A relative path starts at the profile; `~` and environment variables (`$VISDYN_DATA/aurora`) are expanded.
+
+        Raises:
+            StageError: the section names no such data set or leaves it empty, or an environment variable is unset.
+        """
+        given = getattr(self.settings.data, name, "")
+        if not given:
+            raise StageError(f"stage {self.name} needs data.{name}; name its folder in {self.root / 'params.yaml'}")
+        expanded = os.path.expanduser(os.path.expandvars(given))
+        if "$" in expanded:
+            raise StageError(f"data.{name} is {given!r}, but the environment variable in it is unset; export it")
+        return self.root / expanded
+
     def reference(self, name_or_path: str) -> str:
-        """Return what `from_pretrained` takes: the profile's own folder where it exists, else the name (hub id)."""
+        """Return what `from_pretrained` takes: the profile's own folder where it exists, else the name (hub id).
+
+        A folder that holds a `reference.json` (stage base_models, `base_models.references`) stands for what it names.
+        """
         inside = self.root / name_or_path
-        return str(inside) if inside.exists() else name_or_path
+        if not inside.exists():
+            return name_or_path
+        pointer = inside / REFERENCE
+        if pointer.is_file():
+            return json.loads(pointer.read_text())["name_or_path"]
+        return str(inside)
 
     def results(self, name: str | None = None) -> Path:
         """Return the results folder of stage `name` (default: this stage, whose folder is created)."""

@@ -34,7 +34,7 @@ Images = dict[tuple[str, int], np.ndarray]  # (system, seed) -> uint8 (N, H, W, 
 def forward_evaluation(stage: Stage, items_per_subset: int | None = None) -> ForwardEvaluation:
     """Load AURORA's test items (the first `items_per_subset` of each subset) with all that scoring needs."""
     trajectories, seen = [], {}
-    for item in load_bench(stage.path(stage.settings.data.aurora)):
+    for item in load_bench(stage.data("aurora")):
         seen[item.subset] = seen.get(item.subset, 0) + 1
         if items_per_subset is None or seen[item.subset] <= items_per_subset:
             trajectories.append(item)
@@ -100,7 +100,7 @@ def best_of_scores(stage: Stage) -> pd.DataFrame:
 
 def doundo_evaluation(stage: Stage) -> EditingEvaluation:
     """Load the mined test pairs with all that scoring needs."""
-    pairs = load(stage.path("data/mined/doundo_test.json"), stage.path(stage.settings.data.epic) / "frames")
+    pairs = load(stage.path("data/mined/doundo_test.json"), stage.data("epic") / "frames")
     truth = by_id(stage.path("data/kitchen"), "epic_validation")
     records = [truth[pair.id] for pair in pairs]
     captions = tuple(true_captions([record[end] for record in records]) for end in ("start", "end"))

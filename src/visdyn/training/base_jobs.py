@@ -4,13 +4,24 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
+import pandas as pd
+
 from visdyn.datasets.kitchen.text import vocabulary
+from visdyn.models.references import write_reference
 from visdyn.stage import Stage
 from visdyn.training.launch import Job
 
 
+def link_references(stage: Stage) -> dict[str, str]:
+    """Write a model folder for each checkpoint that `base_models.references` names; return name -> checkpoint."""
+    named = {name: value for name, value in asdict(stage.params.references).items() if value}
+    for name, value in named.items():
+        write_reference(stage.path(f"models/{name}"), value)
+    return named
+
+
 def base_jobs(stage: Stage) -> list[Job]:
-    """Return the jobs of stage `base_models`, the longest chain first.
+    """Return the jobs of stage `base_models`, the longest chain first, without those of models that are only named.
 
     The image tokenizer is written to the stage's scratch folder: the base model holds its own copy.
     """
@@ -25,7 +36,7 @@ def base_jobs(stage: Stage) -> list[Job]:
         arguments = {"output": str(stage.path(f"models/{name}")), "recipe": recipe, **arguments}
         return Job(name, f"visdyn.training.{function}", arguments, after)
 
-    return [
+    jobs = [
         job("tokenizer", "tokenizer:train_tokenizer", images=images, output=tokenizer, model=sizes),
         job("autoencoder", "autoencoder:train_autoencoder", images=images),
         job(
@@ -51,3 +62,22 @@ def base_jobs(stage: Stage) -> list[Job]:
         job("clip", "encoders:train_clip", images=images, captions=texts, extra_texts=words),
         job("dino", "encoders:train_dino", images=images),
     ]
+    named = {name for name, value in asdict(params.references).items() if value}
+    if "base" in named:
+        named.add("tokenizer")  # only the base needs it
+    left = [job for job in jobs if job.name not in named]
+    if left and stage.kitchen is None:
+        raise ValueError(
+            f"base_models.references names no {', '.join(job.name for job in left)}, and without the kitchen there is "
+            "nothing to train them on; name a checkpoint for each"
+        )
+    return left
+
+
+def training_curves(stage: Stage) -> pd.DataFrame:
+    """Return the loss of every model that was trained here: columns model, step, loss."""
+    curves = [pd.DataFrame({"model": [], "step": [], "loss": []})]
+    for name, value in asdict(stage.params.references).items():
+        if not value:
+            curves.append(pd.read_csv(stage.path(f"models/{name}") / "training.csv").assign(model=name))
+    return pd.concat(curves[1:] or curves)[["model", "step", "loss"]]

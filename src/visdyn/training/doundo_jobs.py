@@ -21,7 +21,7 @@ def doundo_jobs(stage: Stage) -> list[Job]:
         raise ValueError(f"unknown Do-Undo variant(s) {', '.join(sorted(unknown))}; known: {', '.join(VARIANTS)}")
     pairs = stage.scratch("pairs") / "train.npz"
     if not pairs.is_file():
-        frames = stage.path(stage.settings.data.epic) / "frames"
+        frames = stage.data("epic") / "frames"
         unfinished = pairs.with_suffix(".part.npz")
         save_pairs(unfinished, load(stage.path("data/mined/doundo_train.json"), frames))
         unfinished.rename(pairs)

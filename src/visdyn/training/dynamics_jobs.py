@@ -23,13 +23,13 @@ TRAIN_SUBSETS = ("magicbrush", "ag", "something", "kubric")
 
 def supervised_trajectories(stage: Stage) -> list[Trajectory]:
     """Read AURORA's four training subsets."""
-    root = stage.path(stage.settings.data.aurora)
+    root = stage.data("aurora")
     return [item for subset in TRAIN_SUBSETS for item in load_train(root, subset)]
 
 
 def idm_jobs(stage: Stage) -> list[Job]:
     """Return the jobs of stage `idm`: `idm` learns from AURORA and EPIC, `idm_same_labels` from AURORA alone."""
-    epic = stage.path(stage.settings.data.epic)
+    epic = stage.data("epic")
     files = {
         "aurora": _encoded(stage, supervised_trajectories(stage), "aurora"),
         "epic": _encoded(stage, load_trajectories(epic / "EPIC_100_train.csv", epic / "frames"), "epic"),

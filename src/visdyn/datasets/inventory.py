@@ -1,0 +1,98 @@
+"""What is there of the public data that a profile names: what the pipeline depends on where nothing is rendered.
+
+The real data lie outside the profile, often on another disk and too large to hash. The inventory holds the digest of
+every annotation file and the number of files behind it; as `data/kitchen/inventory.json` it stands for the data in
+DVC, so that other annotations or more clips run the stages again, and a moved folder does not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pandas as pd
+
+FILE = "inventory.json"
+# What each data set must have; the rest of its files are counted only.
+ANNOTATIONS = {
+    "aurora": (
+        "test.json",
+        "data/magicbrush/train.json",
+        "data/ag/train.json",
+        "data/something/train.json",
+        "data/kubric/train.json",
+    ),
+    "epic": ("EPIC_100_train.csv", "EPIC_100_validation.csv"),
+    "clips": (),
+    "doundo": ("annotations_train.json", "annotations_test.json"),
+}
+# Folders whose files are counted: images, frames, videos.
+COUNTED = {"aurora": "data", "epic": "frames", "clips": ".", "doundo": "."}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One annotation file, or the files of one data set.
+
+    Attributes:
+        dataset: name in section `data` of params.yaml.
+        part: path inside its root; `<folder>/**` for counted files.
+        found: whether it is there.
+        size: bytes of an annotation file, number of counted files.
+        sha256: of an annotation file; empty for counted files.
+    """
+
+    dataset: str
+    part: str
+    found: bool
+    size: int
+    sha256: str = ""
+
+
+def take_inventory(roots: Mapping[str, Path | None]) -> list[Part]:
+    """List the parts of every data set; what is missing is listed as not found.
+
+    Args:
+        roots: root of each data set in `ANNOTATIONS`; None where the profile names none.
+    """
+    return [part for name, root in sorted(roots.items()) for part in _parts(name, root)]
+
+
+def write_inventory(folder: str | Path, roots: Mapping[str, Path | None]) -> pd.DataFrame:
+    """Write `<folder>/inventory.json` and return the parts as columns dataset, part, found, size, sha256.
+
+    Raises:
+        FileExistsError: the folder holds a rendered kitchen or something else; it is not replaced.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and (others := sorted({path.name for path in folder.iterdir()} - {FILE})):
+        raise FileExistsError(f"{folder} holds {', '.join(others[:3])}, not an inventory; empty it or set world.kind")
+    parts = take_inventory(roots)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FILE).write_text(json.dumps([asdict(part) for part in parts], indent=1) + "\n")
+    return pd.DataFrame([asdict(part) for part in parts])
+
+
+def _parts(name: str, root: Path | None) -> list[Part]:
+    listed = [_annotation(name, root, file) for file in ANNOTATIONS[name]]
+    folder = COUNTED[name]
+    count = 0 if root is None else _count(root / folder)
+    return [*listed, Part(name, "**" if folder == "." else f"{folder}/**", count > 0, count)]
+
+
+def _annotation(name: str, root: Path | None, file: str) -> Part:
+    path = None if root is None else root / file
+    if path is None or not path.is_file():
+        return Part(name, file, False, 0)
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Part(name, file, True, path.stat().st_size, digest)
+
+
+def _count(folder: Path) -> int:
+    """Count files below a folder, following links to folders (data sets are often linked into place)."""
+    return sum(len(files) for _, _, files in os.walk(folder, followlinks=True)) if folder.is_dir() else 0
