@@ -26,6 +26,14 @@ def base_jobs(stage: Stage) -> list[Job]:
     The image tokenizer is written to the stage's scratch folder: the base model holds its own copy.
     """
     params, seed = stage.params, stage.seed
+    left = [name for name, value in asdict(params.references).items() if not value]
+    if not left:
+        return []
+    if stage.kitchen is None:
+        raise ValueError(
+            f"base_models.references names no {', '.join(left)}, and without the kitchen there is nothing to train "
+            "them on; name a checkpoint for each"
+        )
     captions = stage.path("data/kitchen/captions")
     images, texts, pairs = (str(captions / name) for name in ("images.npy", "captions.jsonl", "pairs.npy"))
     tokenizer = str(stage.scratch("tokenizer") / "vqgan")
@@ -62,16 +70,7 @@ def base_jobs(stage: Stage) -> list[Job]:
         job("clip", "encoders:train_clip", images=images, captions=texts, extra_texts=words),
         job("dino", "encoders:train_dino", images=images),
     ]
-    named = {name for name, value in asdict(params.references).items() if value}
-    if "base" in named:
-        named.add("tokenizer")  # only the base needs it
-    left = [job for job in jobs if job.name not in named]
-    if left and stage.kitchen is None:
-        raise ValueError(
-            f"base_models.references names no {', '.join(job.name for job in left)}, and without the kitchen there is "
-            "nothing to train them on; name a checkpoint for each"
-        )
-    return left
+    return [job for job in jobs if job.name in left or (job.name == "tokenizer" and "base" in left)]
 
 
 def training_curves(stage: Stage) -> pd.DataFrame:
