@@ -130,6 +130,16 @@ class Mining:
     mode: str
     flow: str
     vocabulary: str
+    executor: str
+    clip_timeout: float
+    clips_per_dataset: int
+    frame_rate: float
+    curator: str
+    filter_model: str
+    expansion_model: str
+    vlm_batch: int
+    test_split: str
+    test_per_verb: int
 
 
 @dataclass(frozen=True)
@@ -147,6 +157,11 @@ class Annotation:
 
     model: str
     top_k_per_dataset: int
+    decoding: str
+    temperature: float
+    max_new_tokens: int
+    batch_size: int
+    executor: str
 
 
 @dataclass(frozen=True)

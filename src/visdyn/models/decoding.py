@@ -105,27 +105,41 @@ def _decode(
 
 @torch.inference_mode()
 def generate_text(
-    lm, layout: TokenLayout, prompts: Sequence[Sequence[int]], max_new_tokens: int = 16, batch_size: int = 64
+    lm,
+    layout: TokenLayout,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int = 16,
+    batch_size: int = 64,
+    temperature: float = 0.0,
+    draws: torch.Tensor | None = None,
 ) -> tuple[list[list[int]], torch.Tensor]:
-    """Decode text greedily after each prompt, with image and control tokens excluded, until eos.
+    """Decode text after each prompt, greedily or by sampling, with image and control tokens excluded, until eos.
+
+    Args:
+        temperature: 0 is greedy; otherwise of the softmax that is sampled.
+        draws: uniform numbers (N, max_new_tokens) in [0, 1), needed to sample.
 
     Returns:
         The token ids without eos, and float32 (N,): the mean log-probability per generated token (eos left out), under
         the whole vocabulary, as `score_completions` gives it; 0 for an empty text.
     """
+    if temperature > 0 and draws is None:
+        raise ValueError("sampling text needs draws, one uniform number for each token")
     texts: list[list[int]] = [[] for _ in prompts]
     scores = torch.zeros(len(prompts))
     order = sorted(range(len(prompts)), key=lambda row: len(prompts[row]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
-        for row, ids, score in zip(
-            rows, *_greedy(lm, layout, [prompts[row] for row in rows], max_new_tokens), strict=True
-        ):
+        part = None if draws is None else draws[rows]
+        written = _write(lm, layout, [prompts[row] for row in rows], max_new_tokens, temperature, part)
+        for row, ids, score in zip(rows, *written, strict=True):
             texts[row], scores[row] = ids, score
     return texts, scores
 
 
-def _greedy(lm, layout: TokenLayout, prompts: list, max_new_tokens: int) -> tuple[list[list[int]], list[float]]:
+def _write(
+    lm, layout: TokenLayout, prompts: list, max_new_tokens: int, temperature: float, draws: torch.Tensor | None
+) -> tuple[list[list[int]], list[float]]:
     device = next(lm.parameters()).device
     longest = max(map(len, prompts))
     ids = torch.tensor([[layout.pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
@@ -133,12 +147,16 @@ def _greedy(lm, layout: TokenLayout, prompts: list, max_new_tokens: int) -> tupl
     cache, finished = DynamicCache(config=lm.config), torch.zeros(len(prompts), dtype=torch.bool, device=device)
     texts, sums = [[] for _ in prompts], torch.zeros(len(prompts), device=device)
     controls = [layout.bos, layout.pad, layout.begin_of_image, layout.end_of_image, layout.end_of_turn]
-    for _ in range(max_new_tokens):
+    for position in range(max_new_tokens):
         output = lm(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1)
         log_probabilities = output.logits[:, -1].float().log_softmax(-1)
         log_probabilities[:, layout.image_offset : layout.image_offset + layout.num_image_codes] = -torch.inf
         log_probabilities[:, controls] = -torch.inf
-        log_probability, token = log_probabilities.max(-1)
+        if temperature > 0:
+            token = draw(token_probabilities(log_probabilities, temperature, 1.0), draws[:, position].to(device))
+            log_probability = log_probabilities.gather(1, token[:, None])[:, 0]
+        else:
+            log_probability, token = log_probabilities.max(-1)
         finished = finished | (token == layout.eos)
         if finished.all():
             break

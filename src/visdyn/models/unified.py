@@ -111,11 +111,24 @@ class TokenInverseDynamics:
         """Return one greedily decoded action for each pair."""
         return self.predict_codes(self.model.encode(sources), self.model.encode(targets))[0]
 
-    def predict_codes(self, sources: np.ndarray, targets: np.ndarray) -> tuple[list[str], torch.Tensor]:
-        """As `predict`, from image codes; also the mean log-probability per generated token (N,)."""
+    def predict_codes(
+        self,
+        sources: np.ndarray,
+        targets: np.ndarray,
+        max_new_tokens: int = 16,
+        temperature: float = 0.0,
+        draws: torch.Tensor | None = None,
+    ) -> tuple[list[str], torch.Tensor]:
+        """As `predict`, from image codes; also the mean log-probability per generated token (N,).
+
+        Args:
+            temperature, draws: as of `visdyn.models.decoding.generate_text`; 0 is greedy.
+        """
         build, model = self.model.builder.inverse_prompt, self.model
         prompts = [build(source, target) for source, target in zip(sources, targets, strict=True)]
-        ids, scores = generate_text(model.lm, model.layout, prompts)
+        ids, scores = generate_text(
+            model.lm, model.layout, prompts, max_new_tokens, temperature=temperature, draws=draws
+        )
         return [model.builder.tokenizer.decode(text, skip_special_tokens=True) for text in ids], scores
 
 
