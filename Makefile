@@ -3,6 +3,7 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
 PYTEST_ARGS ?=
+PROFILE ?= .
 BUILT := $(VENV)/.visdyn-packages
 READY := $(VENV)/.visdyn-ready
 TORCH := $(shell grep -m1 '^torch==' requirements.lock)
@@ -17,7 +18,7 @@ FIGURE_INPUTS := data/generated/evaluation
 EXECUTED := $(patsubst notebooks/%.ipynb,reports/notebooks/%.html,$(filter-out %/explore.ipynb,$(wildcard notebooks/*.ipynb)))
 
 .DEFAULT_GOAL := help
-.PHONY: help environment repro test test-fast lab report figures external paper human-study smoke lint format clean
+.PHONY: help environment repro test test-fast lab report figures external doctor paper human-study smoke lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -62,9 +63,11 @@ report: environment ## the same in a fresh clone: fetch what the figures need, t
 external: environment ## measure AURORA-Bench and EPIC-KITCHENS-100 where they are at hand (see data/external)
 	python -m visdyn.external $(EXTERNAL_ARGS)
 
-paper: environment ## run the papers' own sizes and data (GPUs; see profiles/paper)
-	@test -f profiles/paper/params.yaml || { echo "profiles/paper is not there yet: copy profiles/smoke, point data: at the real data and the models at their checkpoints"; exit 1; }
-	dvc repro profiles/paper/dvc.yaml
+doctor: environment ## say what a profile needs and what is missing, with commands: make doctor PROFILE=profiles/paper
+	python -m visdyn.doctor --profile $(PROFILE)
+
+paper: environment ## run the papers' own sizes and data (GPUs; `make doctor PROFILE=profiles/paper` first)
+	dvc repro --keep-going profiles/paper/dvc.yaml
 
 human-study: environment ## serve a blind study of system outputs: make human-study STUDY=folder
 	@test -n "$(STUDY)" || { echo "name the study's folder: make human-study STUDY=folder (docs/architecture.md says what it holds)"; exit 1; }

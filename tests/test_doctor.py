@@ -1,0 +1,106 @@
+"""`make doctor`: what a profile needs, and what of it is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+import yaml
+
+from visdyn.datasets.inventory import ANNOTATIONS
+from visdyn.doctor import DESCRIPTIONS, examine, find_checkpoint, main, named_checkpoints, render
+from visdyn.params import load_params
+from visdyn.paths import repository_root
+
+EXTERNAL = repository_root() / "data/external"
+
+
+@pytest.fixture
+def no_cache(tmp_path, monkeypatch):
+    """An empty Hugging Face cache, and no data."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("VISDYN_DATA", raising=False)
+    return tmp_path / "cache"
+
+
+def by_name(checks):
+    return {(check.kind, check.name): check for check in checks}
+
+
+def test_the_embedded_default_needs_nothing(no_cache, capsys):
+    assert main([]) == 0
+    assert "stages that wait for something: none" in capsys.readouterr().out
+    assert named_checkpoints(load_params(".")) == {}
+
+
+def test_the_paper_profile_lacks_data_and_weights_here_and_says_how_to_get_them(no_cache):
+    checks = by_name(examine("profiles/paper"))
+    aurora = checks["data", "aurora"]
+    assert aurora.present is False
+    assert "the environment variable in it is unset" in aurora.detail
+    assert "git clone https://github.com/McGill-NLP/AURORA" in aurora.command
+    anole = checks["model", "leloy/Anole-7b-v0.1-hf"]
+    assert anole.present is False
+    assert {"idm", "fdm"} <= set(anole.stages)
+    assert anole.command == "hf download leloy/Anole-7b-v0.1-hf"
+    assert "Chameleon Research License" in anole.licence
+    page = render(list(checks.values()))
+    assert "$ hf download leloy/Anole-7b-v0.1-hf" in page
+    assert "probing" in page.splitlines()[-1]
+    assert main(["--profile", "profiles/paper", "--json"]) == 1
+
+
+def test_every_checkpoint_of_the_paper_profile_is_described():
+    described = {entry["id"] for entry in yaml.safe_load((EXTERNAL / "models.yaml").read_text())["models"]}
+    assert set(named_checkpoints(load_params("profiles/paper"))) <= described
+
+
+def test_every_data_set_has_a_description_with_command_size_and_licence():
+    assert set(DESCRIPTIONS) == set(ANNOTATIONS)
+    for files in DESCRIPTIONS.values():
+        for name in files:
+            entry = yaml.safe_load((EXTERNAL / f"{name}.yaml").read_text())
+            assert all(entry[key] for key in ("command", "size", "licence", "used_by"))
+
+
+def test_data_that_are_there_are_found(no_cache, tmp_path, monkeypatch):
+    monkeypatch.setenv("VISDYN_DATA", str(tmp_path))
+    (tmp_path / "doundo").mkdir()
+    for split in ("train", "test"):
+        (tmp_path / f"doundo/annotations_{split}.json").write_text("[]")
+    checks = by_name(examine("profiles/paper"))
+    assert checks["data", "doundo"].present
+    assert checks["data", "doundo"].detail.endswith("2 files")
+    assert "no test.json, data/magicbrush/train.json" in checks["data", "aurora"].detail
+
+
+def test_a_checkpoint_is_found_in_a_folder_and_in_the_cache_only_with_weights(no_cache, tmp_path):
+    folder = tmp_path / "models/mine"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    assert find_checkpoint("models/mine", tmp_path) is None
+    (folder / "model.safetensors").write_bytes(b"")
+    assert find_checkpoint("models/mine", tmp_path) == folder
+    snapshot = no_cache / "models--org--name/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (no_cache / "models--org--name/refs").mkdir()
+    (no_cache / "models--org--name/refs/main").write_text("abc")
+    (snapshot / "config.json").write_text("{}")
+    assert find_checkpoint("org/name", tmp_path) is None
+    (snapshot / "model.safetensors").write_bytes(b"")
+    assert find_checkpoint("org/name", tmp_path).samefile(snapshot)
+
+
+def test_keys_are_looked_for_and_never_shown(no_cache, monkeypatch, capsys):
+    from visdyn import doctor
+
+    monkeypatch.setattr(doctor, "_texts", lambda value: iter(["OPENAI_API_KEY", "models/base"]))
+    monkeypatch.setenv("OPENAI_API_KEY", "secret-value")
+    main(["--profile", "profiles/paper", "--json"])
+    out = capsys.readouterr().out
+    checks = {check["name"]: check for check in json.loads(out)}
+    assert checks["OPENAI_API_KEY"]["present"] is True
+    assert os.environ["OPENAI_API_KEY"] not in out
