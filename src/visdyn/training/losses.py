@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
-from torch.utils.checkpoint import checkpoint
 
+from visdyn.training.chunked_cross_entropy import IGNORED, weighted_cross_entropy
 from visdyn.training.flow_losses import consistency_loss, rectified_flow_loss
 
 __all__ = [
@@ -18,7 +17,6 @@ __all__ = [
     "weighted_cross_entropy",
 ]
 
-IGNORED = -100
 _NO_CHANGE = 1e-12  # a scale below this is rounding, not change
 
 
@@ -69,39 +67,3 @@ def normalise_weights(distances: torch.Tensor, floor: float = 0.0, normalization
         scale = weights.mean(1, keepdim=True) if normalization == "mean" else weights.amax(1, keepdim=True)
         weights = torch.where(scale > _NO_CHANGE, weights / scale.clamp_min(_NO_CHANGE), torch.ones_like(weights))
     return (1 - floor) * weights + floor
-
-
-def weighted_cross_entropy(
-    hidden: torch.Tensor,
-    head: torch.Tensor,
-    targets: torch.Tensor,
-    weights: torch.Tensor | None = None,
-    chunk_size: int = 4096,
-) -> torch.Tensor:
-    """Return sum(w * nll) / sum(w) without ever holding all logits.
-
-    The head is applied to `chunk_size` positions at a time; logits are recomputed in the backward pass.
-
-    Args:
-        hidden: (..., D) states that predict `targets`.
-        head: (V, D) rows of the output head.
-        targets: int64 (...), -100 is ignored.
-        weights: float (...), default 1.
-        chunk_size: positions whose logits exist at one time.
-    """
-    hidden, targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    weights = torch.ones_like(targets, dtype=torch.float32) if weights is None else weights.reshape(-1).float()
-    weights = weights * (targets != IGNORED)
-    total = hidden.new_zeros((), dtype=torch.float32)
-    chunks = range(0, len(targets), chunk_size)
-    for start in chunks:
-        part = slice(start, start + chunk_size)
-        arguments = (hidden[part], head, targets[part], weights[part])
-        lone = len(chunks) == 1 or not torch.is_grad_enabled()
-        total = total + (_chunk_loss(*arguments) if lone else checkpoint(_chunk_loss, *arguments, use_reentrant=False))
-    return total / weights.sum().clamp_min(1e-12)
-
-
-def _chunk_loss(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    logits = F.linear(hidden, head).float()
-    return (F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none") * weights).sum()
