@@ -27,6 +27,7 @@ PLUMBING = frozenset(
         "executed",
         "notebooks",
         "params",
+        "params_evaluation",
         "paths",
         "pipeline",
         "pipeline_guards",

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import difflib
 import types
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
+from visdyn.params_evaluation import Evaluation
 from visdyn.paths import profile_root
 
 T = TypeVar("T")
@@ -200,14 +201,6 @@ class Verification:
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Sampling of the final tables."""
-
-    flow_steps: int
-    gallery: int
-
-
-@dataclass(frozen=True)
 class Figures:
     """Looks of the figures."""
 
@@ -255,15 +248,22 @@ def from_mapping(kind: type[T], values: Any, path: Path | str, section: str = ""
     where = f"{path}: section {section!r}" if section else f"{path}"
     if not isinstance(values, dict):
         raise ParamsError(f"{where} must be a mapping of keys, not {_shown(values)}")
-    names = [field.name for field in fields(kind)]
+    names = [one.name for one in fields(kind)]
     for key in values:
         if key not in names:
             raise ParamsError(f"{where} has the unknown key {key!r}; {_nearest(str(key), names)}")
-    if missing := [name for name in names if name not in values]:
+    if missing := [one.name for one in fields(kind) if one.name not in values and not _has_default(one)]:
         raise ParamsError(f"{where} lacks the key {missing[0]!r}; add it as the root params.yaml has it")
     hints = get_type_hints(kind)
     prefix = f"{section}." if section else ""
-    return kind(**{name: _converted(hints[name], values[name], path, f"{prefix}{name}") for name in names})
+    return kind(
+        **{name: _converted(hints[name], values[name], path, f"{prefix}{name}") for name in names if name in values}
+    )
+
+
+def _has_default(one: Field) -> bool:
+    # Sections have none: every key stands in every params.yaml. Entries of a list may leave out what they do not need.
+    return one.default is not MISSING or one.default_factory is not MISSING
 
 
 def _converted(hint: Any, value: Any, path: Path | str, key: str) -> Any:
@@ -281,7 +281,9 @@ def _converted(hint: Any, value: Any, path: Path | str, key: str) -> Any:
 def _named(hint: Any) -> str:
     if isinstance(hint, types.GenericAlias):
         return f"a list of {get_args(hint)[0].__name__}"
-    return {"int": "an int", "float": "a float", "bool": "true or false", "str": "text"}[hint.__name__]
+    return {"int": "an int", "float": "a float", "bool": "true or false", "str": "text", "dict": "a mapping"}[
+        hint.__name__
+    ]
 
 
 def _hint(hint: Any, value: Any) -> str:
