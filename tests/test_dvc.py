@@ -34,6 +34,8 @@ NAMES = (
     "doundo",
     "verification",
     "evaluation",
+    "spatial",
+    "human_study",
     "figures",
 )
 

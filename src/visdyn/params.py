@@ -69,6 +69,7 @@ class World:
     clips_per_dataset: int
     captions: int
     pairs: int
+    spatial: int
 
 
 @dataclass(frozen=True)
@@ -201,6 +202,25 @@ class Verification:
 
 
 @dataclass(frozen=True)
+class Spatial:
+    """Multiple-choice questions about where things are (Bootstrapping, Table 2)."""
+
+    models: tuple[str, ...]
+    modes: tuple[str, ...]
+    spatialmqa: str
+    spatialmqa_images: str
+    embspatial: str
+
+
+@dataclass(frozen=True)
+class HumanStudy:
+    """Exported answers of annotators (Bootstrapping, Table 5; Do-Undo, Table 7)."""
+
+    exports: tuple[str, ...]
+    reference: str
+
+
+@dataclass(frozen=True)
 class Figures:
     """Looks of the figures."""
 
@@ -225,6 +245,8 @@ class Params:
     doundo: Doundo
     verification: Verification
     evaluation: Evaluation
+    spatial: Spatial
+    human_study: HumanStudy
     figures: Figures
 
 

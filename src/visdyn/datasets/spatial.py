@@ -72,6 +72,7 @@ def load_spatialmqa(
     quarantine: Quarantine | None = None,
     require_images: bool = True,
     decode: bool = False,
+    benchmark: str = "spatialmqa",
 ) -> list[SpatialQuestion]:
     """Read the questions of one split of SpatialMQA, in its order.
 
@@ -81,9 +82,11 @@ def load_spatialmqa(
         quarantine: takes the unusable lines; a warning counts them where it is None.
         require_images: False skips the look on the disk, for the questions without their images.
         decode: also decode every image (slower).
+        benchmark: name of another benchmark in the same layout (`kitchen`).
 
     Returns:
-        Questions whose relation is the answer and whose id is the line's own `id`, else its number from 0 on.
+        Questions whose relation is the line's own `relation`, else the answer, and whose id is its `id`, else its
+        number from 0 on.
 
     Raises:
         DatasetError: the file is missing, or holds no usable question.
@@ -97,9 +100,9 @@ def load_spatialmqa(
         source = Path(image_folder) / _text(row, "image")
         if require_images and (problem := image_problem(source, decode)):
             raise ValueError(problem)
-        name = str(row.get("id", number))
+        name, relation = str(row.get("id", number)), str(row.get("relation") or answer)
         return SpatialQuestion(
-            source, _text(row, "question"), options, options.index(answer), "spatialmqa", "", answer, name
+            source, _text(row, "question"), options, options.index(answer), benchmark, "", relation, name
         )
 
     return _questions(path, _lines(path), read, quarantine)

@@ -5,6 +5,7 @@ is that of SpatialMQA's public code: lower-cased, the answer is in the output or
 passes as "on/above" and an output that lists every option is right. The strict one wants one option to be named, and
 counts the rest as invalid and wrong. *Likelihood*: the option with the highest log-likelihood, per token (`mean`) or
 in total (`sum`, the default of EmbSpatial-Bench's evaluation code, ReForm-Eval), is the answer; none is invalid.
+`spatial_models` puts the questions to each family of models.
 
 The paper says greedy decoding and accuracy, and neither its prompts nor its matching. Its zero-shot 15.1 on
 EmbSpatial-Bench is under the chance level of 25, as happens where unreadable answers count as wrong: read `invalid`
@@ -24,10 +25,7 @@ from scipy import stats
 
 from visdyn.datasets.spatial import SpatialQuestion
 from visdyn.images import ImageError, ImageRef
-from visdyn.models.decoding import generate_text
-from visdyn.models.scoring import Scores, score_completions
-from visdyn.models.unified import UnifiedModel
-from visdyn.models.vqgan_preprocess import centre_crop
+from visdyn.models.scoring import Scores
 from visdyn.quarantine import Quarantine
 
 RULES = {"generation": ("lenient", "strict"), "likelihood": ("sum", "mean")}
@@ -62,38 +60,8 @@ class ScoresOptions(Protocol):
         """Return the log-likelihoods of the options as answers to image and prompt, one row for each, in nats."""
 
 
-@dataclass(frozen=True)
-class UnifiedAnswers:
-    """A unified token model (Chameleon, Anole) in both modes: text, then the image, then the answer.
-
-    Images are cropped to their centre square as that family's public tokenizer does, so what is asked about at the
-    left and right edges may be out of sight.
-    """
-
-    model: UnifiedModel
-    max_new_tokens: int = 32
-
-    @property
-    def name(self) -> str:
-        """The model's name."""
-        return self.model.name
-
-    def answer(self, images: Sequence[ImageRef], prompt: str) -> str:
-        """See `AnswersInWords`."""
-        ids = generate_text(self.model.lm, self.model.layout, [self._ids(images, prompt)], self.max_new_tokens)[0][0]
-        return self.model.builder.tokenizer.decode(ids, skip_special_tokens=True)
-
-    def score_options(self, image: ImageRef, prompt: str, options: Sequence[str]) -> Scores:
-        """See `ScoresOptions`; the end-of-sequence token is not scored."""
-        builder, layout, ids = self.model.builder, self.model.layout, self._ids([image], prompt)
-        sequences = [builder.completed(ids, [*builder.text(option), layout.eos]) for option in options]
-        return score_completions(self.model.lm, sequences, slice(0, -1), layout.pad)
-
-    def _ids(self, images: Sequence[ImageRef], prompt: str) -> list[int]:
-        builder, layout = self.model.builder, self.model.layout
-        codes = self.model.encode([centre_crop(ref, self.model.vqgan.config.resolution) for ref in images])
-        shown = [token for grid in codes for token in builder.image(grid)]
-        return [layout.bos, *builder.text(prompt), *shown, layout.end_of_turn]
+class QuestionAnswering(AnswersInWords, ScoresOptions, Protocol):
+    """Both modes; `visdyn.evaluation.spatial_models` gives them to every family."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +102,10 @@ PROMPTS = {
         separator=" ",
         marks=True,
     ),
+    "kitchen": SpatialPrompt("kitchen", "Question: {question} Options: {options}.\nOutput:", status="ours"),
 }
+# The kitchen's options are whole captions: a small model that captions pictures is asked which one it finds likelier.
+BARE = SpatialPrompt("picture alone", "", status="ours")
 
 
 class Choice(NamedTuple):

@@ -14,8 +14,9 @@ from visdyn.datasets.kitchen.write_aurora import write_aurora
 from visdyn.datasets.kitchen.write_captions import write_captions
 from visdyn.datasets.kitchen.write_clips import write_clips
 from visdyn.datasets.kitchen.write_epic import write_epic
+from visdyn.datasets.kitchen.write_spatial import write_spatial
 
-FOLDERS = ("aurora", "epic", "clips", "doundo", "captions", "truth")
+FOLDERS = ("aurora", "epic", "clips", "doundo", "captions", "spatial", "truth")
 MARKER = "kitchen.json"
 
 
@@ -30,6 +31,7 @@ class KitchenSizes:
         clips_per_dataset: unlabelled clips in each of the three data sets.
         captions: captioned single frames.
         pairs: unlabelled pairs of frames.
+        spatial: questions about where things are.
     """
 
     aurora_train_per_subset: int = 150
@@ -39,6 +41,7 @@ class KitchenSizes:
     clips_per_dataset: int = 300
     captions: int = 6000
     pairs: int = 3000
+    spatial: int = 240
 
 
 def write_kitchen(
@@ -66,6 +69,7 @@ def write_kitchen(
             **write_epic(out, sizes.epic_train, sizes.epic_validation, seed, image),
             **write_clips(out, sizes.clips_per_dataset, seed, image),
             **write_captions(out, sizes.captions, sizes.pairs, seed, image),
+            **write_spatial(out, sizes.spatial, seed, image),
         }
     finally:
         cv2.setNumThreads(threads)
