@@ -32,6 +32,7 @@ class Runtime:
     threads: int
     offline: bool
     log_seconds: float
+    codes: str
 
 
 @dataclass(frozen=True)
@@ -145,12 +146,48 @@ class Mining:
 
 
 @dataclass(frozen=True)
+class FineTuning(Training):
+    """Training of an IDM or FDM; with `epochs` above 0 the steps follow from the data and the batch size."""
+
+    epochs: int
+    precision: str
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters on all linear maps of the decoder; rank 0 fine-tunes everything."""
+
+    rank: int
+    alpha: int
+    dropout: float
+    modules_to_save: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Most triplets of each AURORA subset, a seeded sample; 0 takes all."""
+
+    magicbrush: int
+    ag: int
+    something: int
+    kubric: int
+
+
+@dataclass(frozen=True)
+class IdmLimits(Limits):
+    """The same, and the EPIC-KITCHENS segments that the IDM alone sees."""
+
+    epic: int
+
+
+@dataclass(frozen=True)
 class Idm:
     """Inverse-dynamics model."""
 
     base: str
-    lora_rank: int
-    training: Training
+    lora: Lora
+    limits: IdmLimits
+    training: FineTuning
 
 
 @dataclass(frozen=True)
@@ -175,8 +212,9 @@ class Fdm:
     seeds: tuple[int, ...]
     single_seed_arms: tuple[str, ...]
     floor: float
-    lora_rank: int
-    training: Training
+    lora: Lora
+    limits: Limits
+    training: FineTuning
 
 
 @dataclass(frozen=True)

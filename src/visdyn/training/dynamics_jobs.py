@@ -44,7 +44,7 @@ def _idm_job(stage: Stage, name: str, triplets: list[str]) -> Job:
         "triplets": triplets,
         "task": "idm",
         "output": str(stage.path(f"models/{name}")),
-        "recipe": {**asdict(stage.params.training), "seed": stage.seed},
+        "recipe": {**_recipe(stage.params.training), "seed": stage.seed},
         **_adapter(stage.params),
     }
     return Job(name, "visdyn.training.dynamics:train_dynamics", arguments)
@@ -64,7 +64,7 @@ def fdm_stage_jobs(stage: Stage) -> tuple[list[Job], dict[str, int]]:
         ]
     files = {kind: _encoded(stage, items, kind) for kind, items in data.items()}
     params = stage.params
-    recipe = {**asdict(params.training)}
+    recipe = _recipe(params.training)
     jobs = fdm_jobs(
         fdm_runs(params),
         files,
@@ -108,11 +108,18 @@ def _encoded(stage: Stage, items: Sequence[Trajectory], name: str) -> str:
     return str(path)
 
 
+def _recipe(training) -> dict:
+    values = asdict(training)
+    del values["epochs"]
+    return values
+
+
 def _adapter(params) -> dict:
     """Return the arguments of `train_dynamics` for full fine-tuning, or for LoRA as in the paper."""
-    if params.lora_rank == 0:
+    lora = params.lora
+    if lora.rank == 0:
         return {"adapter": "full"}
-    return {
-        "adapter": "lora",
-        "lora": {"r": params.lora_rank, "lora_alpha": 2 * params.lora_rank, "lora_dropout": 0.05},
-    }
+    settings = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+    if lora.modules_to_save:
+        settings["modules_to_save"] = list(lora.modules_to_save)
+    return {"adapter": "lora", "lora": settings}
