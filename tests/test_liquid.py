@@ -7,46 +7,31 @@ import json
 import numpy as np
 import pytest
 import torch
+from tiny_tokens import NUM_CODES, tiny_liquid
 from transformers import AutoTokenizer, GemmaForCausalLM
 
 from visdyn.models.decoding import uniforms
 from visdyn.models.liquid import (
-    LiquidForwardDynamics,
     LiquidModel,
     LiquidSequenceBuilder,
-    build_tokenizer,
     liquid_layout,
     load_lm,
     tiny_config,
 )
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
-from visdyn.models.vqgan import VQGAN, VQGANConfig
+from visdyn.models.unified import TokenForwardDynamics
 from visdyn.models.vqgan_preprocess import pad, to_pixels
 
 EDITING = "editing the given image according to the following prompt :"
 INFER = "infer the action between the two consecutive images ."
-WORDS = f"{EDITING} {INFER} open close take red cup lamp"
 ACTIONS = ["open the cup", "close the red cup", "take lamp"]
-NUM_CODES = 16
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A saved tiny Liquid: 2 layers of width 32, 16 codes, 16 x 16 pixels to 4 x 4 codes."""
-    torch.manual_seed(0)
-    shape = {"ch": 8, "ch_mult": (1,), "num_res_blocks": 1, "z_channels": 4, "embed_dim": 4, "norm_groups": 4}
-    vqgan = VQGAN(VQGANConfig(**shape, n_embed=NUM_CODES, resolution=16, patch=4)).eval()
-    features = vqgan.features(torch.rand(4, 3, 16, 16) * 2 - 1).permute(0, 2, 3, 1).reshape(-1, 4)
-    vqgan.quantize.embedding.weight.data = features[torch.randperm(len(features))[:NUM_CODES]].clone()
-    tokenizer = build_tokenizer(WORDS.split())
-    layout = liquid_layout(tokenizer, NUM_CODES)
-    lm = GemmaForCausalLM(tiny_config(layout, 32, num_layers=2, num_heads=2)).eval()
-    with torch.no_grad():  # the library's initial weights leave every distribution almost uniform
-        for parameter in lm.parameters():
-            if parameter.ndim > 1:
-                parameter.normal_(0, parameter.shape[1] ** -0.5)
     path = tmp_path_factory.mktemp("models") / "liquid"
-    LiquidModel(lm, LiquidSequenceBuilder(tokenizer, layout), vqgan).save(path)
+    tiny_liquid().save(path)
     return path
 
 
@@ -139,7 +124,7 @@ def test_image_scores_are_definition_d1(model, images):
 
 @torch.inference_mode()
 def test_greedy_samples_equal_decoding_without_a_cache(model, grids):
-    role = LiquidForwardDynamics(model, temperature=0)
+    role = TokenForwardDynamics(model, temperature=0)
     codes = role.sample_codes(grids[:2], ACTIONS[:2], uniforms(2, 16, None)[:, None])
     offset = model.layout.image_offset
     for row in range(2):

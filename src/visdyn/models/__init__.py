@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
+# model_type in config.json -> the class here; all that understand images and write text only share one.
+_UNIFIED = {"chameleon": "visdyn.models.unified:UnifiedModel", "gemma": "visdyn.models.liquid:LiquidModel"}
+_UNDERSTANDING = "visdyn.models.understanding:UnderstandingModel"
 
-def load_model(name_or_path: str | Path, task: str | None = None, **options):
-    """Load a unified model, or one of its roles.
+
+def load_model(name_or_path: str | Path, task: str | None = None, device: str = "cpu", **options):
+    """Load a model of either paper's token families, or one of its roles.
+
+    By the `model_type` of its config.json: `chameleon` (also Anole) gives a `UnifiedModel`, `gemma` a `LiquidModel`,
+    Qwen2-VL, Qwen2.5-VL, Qwen2.5-Omni, LLaVA and LLaVA-Next an `UnderstandingModel`. A folder with a LoRA adapter
+    (peft) gives the family of its base, with the adapter merged.
 
     Args:
-        name_or_path: a folder in the `save_pretrained` layout.
-        task: None for the `UnifiedModel`, `idp` for its `InverseDynamics`, `fdp` for its `ForwardDynamics`.
-        options: passed on (`device`, `attention`).
+        name_or_path: a folder in the `save_pretrained` layout, a folder with an adapter, or a hub id.
+        task: None for the model, `idp` for its `InverseDynamics`, `fdp` for its `ForwardDynamics` (of an understanding
+            model: the labelled likelihood D2; it cannot sample).
+        device: where the model runs.
+        options: passed on: `dtype` ("auto", the default, is the checkpoint's own), `attention` (sdpa, eager),
+            `batch_size`; of the token models `shared_prefixes`, and of Liquid `vqgan`.
 
     Raises:
-        FileNotFoundError: there is no such folder.
+        FileNotFoundError: there is no such folder, and no hub id in reach.
         ValueError: the task, or the family named by its config.json, is unknown.
     """
-    from visdyn.models.unified import UnifiedModel
+    from importlib import import_module
 
-    if not Path(name_or_path).is_dir():
-        raise FileNotFoundError(f"no model at {name_or_path}; run the stage that trains it, or `dvc pull` it")
+    from visdyn.models.checkpoints import locate
+    from visdyn.models.understanding_families import FAMILIES
+
     if task not in (None, "idp", "fdp"):
         raise ValueError(f"unknown task {task!r}; one of idp, fdp or None")
-    config = Path(name_or_path) / "config.json"
-    family = "chameleon"  # of an adapter, whose folder has no config.json
-    if config.is_file():
-        family = json.loads(config.read_text()).get("model_type")
-    if family != "chameleon":
-        raise ValueError(f"{name_or_path} holds a model of family {family!r}; load_model knows chameleon")
-    model = UnifiedModel.from_pretrained(name_or_path, **options)
-    return {None: model, "idp": model.inverse_dynamics, "fdp": model.forward_dynamics}[task]
+    checkpoint = locate(name_or_path)
+    family = checkpoint.model_type
+    if family not in _UNIFIED and family not in FAMILIES:
+        known = ", ".join([*_UNIFIED, *FAMILIES])
+        raise ValueError(
+            f"{name_or_path} holds a model of family {family!r}; load_model knows {known}, and "
+            "visdyn.inference.editors.load_editor knows image editors such as BAGEL"
+        )
+    module, name = _UNIFIED.get(family, _UNDERSTANDING).split(":")
+    model = getattr(import_module(module), name).from_pretrained(name_or_path, device=device, **options)
+    return {None: lambda: model, "idp": lambda: model.inverse_dynamics, "fdp": lambda: model.forward_dynamics}[task]()

@@ -13,7 +13,7 @@ import torch
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from visdyn.models.adapters import base_of
+from visdyn.models.checkpoints import locate
 from visdyn.models.tokens import IMAGE, TokenLayout
 
 
@@ -83,24 +83,12 @@ def tiny_config(
     )
 
 
-def load_lm(folder: str | Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa", device: str = "cpu"):
-    """Load a Chameleon decoder, with its LoRA adapter where the folder holds one.
+def load_lm(name_or_path: str | Path, dtype: str | torch.dtype = "auto", attention: str = "sdpa", device: str = "cpu"):
+    """Load a Chameleon decoder in evaluation mode, with its LoRA adapter where the folder holds one.
 
     Args:
-        folder: local folder or hub id in the `save_pretrained` layout of a model or of a peft adapter.
+        name_or_path: local folder or hub id in the `save_pretrained` layout of a model or of a peft adapter.
         attention: `sdpa` or `eager`. In fp32 on a CPU the first trains a seventh faster; in bf16 on a CPU with bf16
             instructions it was the other way round.
     """
-    options = {"dtype": dtype, "attn_implementation": attention}
-    if (Path(folder) / "adapter_config.json").is_file():
-        from peft import PeftModel
-
-        name = base_of(Path(folder))
-        try:
-            base = ChameleonLM.from_pretrained(name, **options)
-        except OSError as error:
-            raise FileNotFoundError(
-                f"{folder} adapts {name}, which is no folder beside or above it and cannot be downloaded; put it there"
-            ) from error
-        return PeftModel.from_pretrained(base, str(folder)).merge_and_unload().to(device)
-    return ChameleonLM.from_pretrained(str(folder), **options).to(device)
+    return locate(name_or_path).load_lm(ChameleonLM, dtype, attention, device)

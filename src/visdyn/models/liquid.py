@@ -7,21 +7,19 @@ cropped as for Chameleon, so a decoded image carries bars that are cut off befor
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import AutoTokenizer, GemmaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers import GemmaConfig, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from visdyn.images import ImageRef, load
+from visdyn.models.checkpoints import Checkpoint, locate
 from visdyn.models.sequences import SequenceBuilder, TokenSequence
 from visdyn.models.tokens import TokenLayout
-from visdyn.models.unified import TokenForwardDynamics, UnifiedModel
-from visdyn.models.vqgan import VQGAN
-from visdyn.models.vqgan_preprocess import pad, to_pixels, unpad
+from visdyn.models.unified import UnifiedModel
+from visdyn.models.vqgan_preprocess import pad, unpad
 
 # Names of the public tokenizer; the ids are looked up, never assumed.
 BEGIN_OF_IMAGE, END_OF_IMAGE, UNCONDITIONAL = "<boi>", "<eoi>", "<unconditional>"
@@ -82,81 +80,60 @@ class LiquidSequenceBuilder(SequenceBuilder):
 
 @dataclass
 class LiquidModel(UnifiedModel):
-    """A Gemma over text and image codes, its tokenizer and its VQGAN."""
+    """A Gemma over text and image codes, its tokenizer and its VQGAN.
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        folder: str | Path,
-        device: str = "cpu",
-        attention: str = "sdpa",
-        dtype: str | torch.dtype = "float32",
-        vqgan: str | Path | None = None,
-    ) -> LiquidModel:
-        """Load the decoder and the tokenizer of a folder, and the VQGAN.
+    The public checkpoint has no VQGAN: give Chameleon's `vqgan.ckpt`, with its yaml beside it, as `vqgan`. Liquid is
+    always fed the public pixels.
+    """
 
-        Args:
-            folder: `save_pretrained` layout of the decoder (or of a peft adapter) and of the tokenizer; `dynamics.json`
-                may hold other prompts.
-            dtype: of the decoder; the VQGAN stays in float32.
-            vqgan: a VQGAN checkpoint; None takes `folder/vqgan`. The public Liquid checkpoint has none: it is
-                Chameleon's `vqgan.ckpt`, with its yaml beside it.
+    def __post_init__(self) -> None:
+        self.public_pixels = True
 
-        Raises:
-            FileNotFoundError: there is no VQGAN.
-            ValueError: the vocabulary does not end with one row for each image code.
-        """
-        folder = Path(folder)
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        tokens = VQGAN.from_checkpoint(_vqgan_path(folder, vqgan))
-        lm = load_lm(folder, dtype, attention, device).eval()
-        layout = liquid_layout(tokenizer, tokens.config.n_embed)
-        _check_vocabulary(folder, lm.lm_head.weight.shape[0], layout)
-        settings = folder / "dynamics.json"
-        prompts = json.loads(settings.read_text()) if settings.is_file() else {}
-        return cls(lm, LiquidSequenceBuilder(tokenizer, layout, **prompts), tokens.to(device).eval(), folder.name)
+    @staticmethod
+    def _lm_class():
+        from transformers import GemmaForCausalLM
 
-    def pixels(self, images: Sequence[ImageRef]) -> torch.Tensor:
-        """Pad images of any size to squares of the VQGAN's resolution S: float32 (N, 3, S, S) in [-1, 1]."""
-        return to_pixels([pad(ref, self.vqgan.config.resolution) for ref in images])
+        return GemmaForCausalLM
 
-    @torch.inference_mode()
-    def encode(self, images: Sequence[ImageRef], batch_size: int = 128) -> np.ndarray:
-        """Return int64 (N, h, w) codes of images of any size, padded to squares."""
-        batches = [images[start : start + batch_size] for start in range(0, len(images), batch_size)]
-        return np.concatenate([self.vqgan.encode(self.pixels(batch)).cpu().numpy() for batch in batches])
+    @staticmethod
+    def _builder(tokenizer, num_image_codes: int, **prompts) -> LiquidSequenceBuilder:
+        return LiquidSequenceBuilder(tokenizer, liquid_layout(tokenizer, num_image_codes), **prompts)
+
+    @staticmethod
+    def _vqgan_path(found: Checkpoint, vqgan: str | Path | None) -> Path:
+        path = found.holder("vqgan") / "vqgan" if vqgan is None else Path(vqgan)
+        if not path.exists():
+            raise FileNotFoundError(
+                f"no VQGAN at {path} for the Liquid model {found.folder}; put Chameleon's vqgan.ckpt and vqgan.yaml "
+                "there, or name their folder by `vqgan=`"
+            )
+        return path
+
+    @staticmethod
+    def _check(found: Checkpoint, lm, layout: TokenLayout) -> None:
+        rows = lm.lm_head.weight.shape[0]
+        if rows != layout.image_offset + layout.num_image_codes:
+            raise ValueError(
+                f"{found.folder} has {rows} vocabulary rows, but its tokenizer names {layout.image_offset} and its "
+                f"VQGAN has {layout.num_image_codes} codes; they must add up"
+            )
 
     @property
-    def forward_dynamics(self) -> LiquidForwardDynamics:
-        return LiquidForwardDynamics(self)
+    def preprocessing(self) -> str:
+        return f"pad-{self.vqgan.config.resolution}"
+
+    def square(self, image: ImageRef) -> np.ndarray:
+        """Return an image padded to a square of the tokenizer's resolution: uint8 (S, S, 3)."""
+        return pad(image, self.vqgan.config.resolution)
+
+    def restore(self, image: np.ndarray, source: ImageRef) -> np.ndarray:
+        """Cut off the bars that padding put around the source: uint8 (h, w, 3), the longer side being S."""
+        return unpad(image, *load(source).size)
 
 
-@dataclass
-class LiquidForwardDynamics(TokenForwardDynamics):
-    """The forward-dynamics role; samples lose the bars that padding put around their source."""
-
-    def sample(self, source: ImageRef, action: str, num_samples: int, generator: torch.Generator | None = None):
-        """Return `num_samples` uint8 images of the source's shape, its longer side being the VQGAN's resolution."""
-        width, height = load(source).size
-        return [unpad(square, width, height) for square in super().sample(source, action, num_samples, generator)]
-
-
-def load_lm(folder: str | Path, dtype: str | torch.dtype = torch.float32, attention: str = "sdpa", device: str = "cpu"):
-    """Load Liquid's decoder as a `GemmaForCausalLM`, with its LoRA adapter where the folder holds one.
-
-    Args:
-        folder: local folder or hub id in the `save_pretrained` layout of a model or of a peft adapter.
-    """
-    from transformers import GemmaForCausalLM
-
-    options = {"dtype": dtype, "attn_implementation": attention}
-    if (Path(folder) / "adapter_config.json").is_file():
-        from peft import PeftConfig, PeftModel
-
-        base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-        adapted = PeftModel.from_pretrained(GemmaForCausalLM.from_pretrained(base, **options), str(folder))
-        return adapted.merge_and_unload().to(device)
-    return GemmaForCausalLM.from_pretrained(str(folder), **options).to(device)
+def load_lm(name_or_path: str | Path, dtype="auto", attention: str = "sdpa", device: str = "cpu"):
+    """Load Liquid's decoder in evaluation mode, with its LoRA adapter where the folder holds one."""
+    return locate(name_or_path).load_lm(LiquidModel._lm_class(), dtype, attention, device)
 
 
 def tiny_config(layout: TokenLayout, hidden_size: int = 128, num_layers: int = 4, num_heads: int = 4) -> GemmaConfig:
@@ -195,21 +172,3 @@ def build_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, additional_special_tokens=extra, padding_side="left", **names
     )
-
-
-def _vqgan_path(folder: Path, vqgan: str | Path | None) -> Path:
-    path = folder / "vqgan" if vqgan is None else Path(vqgan)
-    if not path.exists():
-        raise FileNotFoundError(
-            f"no VQGAN at {path} for the Liquid model {folder}; put Chameleon's vqgan.ckpt and vqgan.yaml there, or "
-            "name their folder by `vqgan=`"
-        )
-    return path
-
-
-def _check_vocabulary(folder: Path, rows: int, layout: TokenLayout) -> None:
-    if rows != layout.image_offset + layout.num_image_codes:
-        raise ValueError(
-            f"{folder} has {rows} vocabulary rows, but its tokenizer names {layout.image_offset} and its VQGAN has "
-            f"{layout.num_image_codes} codes; they must add up"
-        )

@@ -23,8 +23,9 @@ import torch
 import torch.nn.functional as F
 
 from visdyn.images import ImageRef
+from visdyn.models.checkpoints import locate
 from visdyn.models.scoring import Scores
-from visdyn.models.understanding_families import Family, family_of, load_image_processor, load_lm
+from visdyn.models.understanding_families import Family, family_of, load_image_processor, model_class
 from visdyn.models.understanding_inputs import ChatFormat, Query, collate, completed, expand, image_key, picture
 
 IDM_PROMPT = "Infer the action that leads from the first image to the second. Answer with one short instruction."
@@ -54,17 +55,27 @@ class UnderstandingModel:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, device: str = "cpu", dtype: str = "auto", attention: str = "sdpa"
+        cls,
+        name_or_path: str | Path,
+        device: str = "cpu",
+        dtype: str = "auto",
+        attention: str = "sdpa",
+        batch_size: int = 8,
     ) -> UnderstandingModel:
-        """Load a folder or hub id; `dtype="auto"` is the checkpoint's own.
+        """Load a folder or hub id, or the base of a peft adapter with the adapter merged.
+
+        Args:
+            dtype: `auto` is the checkpoint's own.
 
         Raises:
+            FileNotFoundError: there is no such model.
             ValueError: the family is unknown, or there is no chat template.
         """
-        family = family_of(name_or_path)
-        lm = load_lm(name_or_path, device, dtype, attention)
-        chat = ChatFormat.from_pretrained(name_or_path, lm.config)
-        return cls(lm, chat, load_image_processor(name_or_path), family, Path(name_or_path).name)
+        found = locate(name_or_path)
+        family = family_of(found.base)
+        lm = found.load_lm(model_class(family), dtype, attention, device)
+        chat = ChatFormat.from_pretrained(found.base, lm.config)
+        return cls(lm, chat, load_image_processor(found.base), family, found.name, batch_size=batch_size)
 
     @property
     def inverse_dynamics(self) -> UnderstandingInverseDynamics:

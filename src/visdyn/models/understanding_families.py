@@ -66,13 +66,11 @@ def family_of(name_or_path: str | Path) -> Family:
     return FAMILIES[model_type]
 
 
-def load_lm(name_or_path: str | Path, device: str = "cpu", dtype: str = "auto", attention: str = "sdpa"):
-    """Load a checkpoint with its family's class, in evaluation mode; `dtype="auto"` is the checkpoint's own."""
+def model_class(family: Family):
+    """Return the class of transformers that loads a family."""
     import transformers
 
-    model_class = getattr(transformers, family_of(name_or_path).class_name)
-    model = model_class.from_pretrained(str(name_or_path), dtype=dtype, attn_implementation=attention)
-    return model.to(device).eval()
+    return getattr(transformers, family.class_name)
 
 
 def load_image_processor(name_or_path: str | Path):

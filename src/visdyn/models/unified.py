@@ -11,12 +11,17 @@ import numpy as np
 import torch
 from transformers import AutoTokenizer
 
-from visdyn.images import ImageRef, from_pixels, to_array, to_pixels
+from visdyn.images import ImageRef, from_pixels, to_pixels
+from visdyn.models.checkpoints import Checkpoint, locate
 from visdyn.models.decoding import generate_text, sample_images, uniforms
 from visdyn.models.scoring import Scores, score_completions
 from visdyn.models.sequences import SequenceBuilder
 from visdyn.models.tokens import TokenLayout
 from visdyn.models.vqgan import VQGAN
+from visdyn.models.vqgan_preprocess import centre_crop
+from visdyn.models.vqgan_preprocess import to_pixels as public_pixels
+
+_PIXELS_AT_ONCE = 2**21  # of the VQGAN's input: 8 images at 512 pixels, whose largest feature maps take 1 GiB
 
 
 @dataclass
@@ -27,30 +32,79 @@ class UnifiedModel:
         lm: language model with unmasked image logits.
         builder: writes the token sequences of the tasks.
         vqgan: image tokenizer, fp32.
+        public_pixels: pixels are computed in float64 first, as the public tokenizers do; the embedded ones were trained
+            on float32 arithmetic, which differs in the last bit. A folder without dynamics.json is a public checkpoint.
+        batch_size: sequences scored at a time; twice as many are decoded at a time, because decoding keeps no logits.
+        shared_prefixes: what several sequences of a call begin with is computed once (`visdyn.models.shared_prefix`);
+            scores are equal up to rounding.
     """
 
     lm: torch.nn.Module
     builder: SequenceBuilder
     vqgan: VQGAN
     name: str = ""
+    public_pixels: bool = False
+    batch_size: int = 64
+    shared_prefixes: bool = False
 
     @property
     def layout(self) -> TokenLayout:
         return self.builder.layout
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "cpu", attention: str = "sdpa") -> UnifiedModel:
-        """Load a folder with the decoder (save_pretrained layout), the tokenizer, `vqgan/` and `dynamics.json`."""
-        from visdyn.models.chameleon import load_lm
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        device: str = "cpu",
+        attention: str = "sdpa",
+        dtype: str | torch.dtype = "auto",
+        vqgan: str | Path | None = None,
+        batch_size: int = 64,
+        shared_prefixes: bool = False,
+    ) -> UnifiedModel:
+        """Load the decoder, the tokenizer, the VQGAN and the prompts (`dynamics.json`) of a folder or hub id.
 
-        folder = Path(folder)
-        tokenizer = AutoTokenizer.from_pretrained(str(folder))
-        settings = folder / "dynamics.json"
-        prompts = json.loads(settings.read_text()) if settings.is_file() else {}
-        builder = SequenceBuilder(tokenizer, TokenLayout.of(tokenizer), **prompts)
-        lm = load_lm(folder, device=device, attention=attention).eval()
-        vqgan = VQGAN.from_checkpoint(folder / "vqgan" if (folder / "vqgan").is_dir() else folder)
-        return cls(lm, builder, vqgan.to(device).eval(), folder.name)
+        Args:
+            name_or_path: `save_pretrained` layout of the decoder and the tokenizer, or of a peft adapter, which takes
+                what it lacks from its base.
+            dtype: of the decoder; `auto` is the checkpoint's own. The VQGAN stays in float32.
+            vqgan: a VQGAN checkpoint; None takes `vqgan/` of the folder or the weights inside it (Anole's).
+
+        Raises:
+            FileNotFoundError: a part is missing; the message names it.
+            ValueError: the parts do not fit together.
+        """
+        found = locate(name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(str(found.holder("tokenizer.json", "tokenizer.model")))
+        tokens = VQGAN.from_checkpoint(cls._vqgan_path(found, vqgan))
+        lm = found.load_lm(cls._lm_class(), dtype, attention, device)
+        settings = found.holder("dynamics.json") / "dynamics.json"
+        options = json.loads(settings.read_text()) if settings.is_file() else {"public_pixels": True}
+        public = options.pop("public_pixels", False)
+        builder = cls._builder(tokenizer, tokens.config.n_embed, **options)
+        cls._check(found, lm, builder.layout)
+        return cls(lm, builder, tokens.to(device).eval(), found.name, public, batch_size, shared_prefixes)
+
+    @staticmethod
+    def _lm_class():
+        from visdyn.models.chameleon import ChameleonLM
+
+        return ChameleonLM
+
+    @staticmethod
+    def _builder(tokenizer, num_image_codes: int, **prompts) -> SequenceBuilder:
+        return SequenceBuilder(tokenizer, TokenLayout.of(tokenizer), **prompts)
+
+    @staticmethod
+    def _vqgan_path(found: Checkpoint, vqgan: str | Path | None) -> Path:
+        if vqgan is not None:
+            return Path(vqgan)
+        holder = found.holder("vqgan")
+        return holder / "vqgan" if (holder / "vqgan").is_dir() else holder
+
+    @staticmethod
+    def _check(found: Checkpoint, lm, layout: TokenLayout) -> None:
+        """Refuse a vocabulary that cannot hold the image codes."""
 
     def save(self, folder: str | Path) -> None:
         """Write the folder that `from_pretrained` reads."""
@@ -58,23 +112,51 @@ class UnifiedModel:
         self.lm.save_pretrained(str(folder))
         self.builder.tokenizer.save_pretrained(str(folder))
         self.vqgan.save(folder / "vqgan")
-        prompts = {"fdm_prompt": self.builder.fdm_prompt, "idm_prompt": self.builder.idm_prompt}
-        (folder / "dynamics.json").write_text(json.dumps(prompts, indent=2) + "\n")
+        settings = {"fdm_prompt": self.builder.fdm_prompt, "idm_prompt": self.builder.idm_prompt}
+        if self.public_pixels:
+            settings["public_pixels"] = True
+        (folder / "dynamics.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+    @property
+    def preprocessing(self) -> str:
+        """A name of what `pixels` does, for cache keys: other pixels, another name."""
+        return f"centre-crop-{self.vqgan.config.resolution}{'' if self.public_pixels else '-float32'}"
+
+    def square(self, image: ImageRef) -> np.ndarray:
+        """Return the part of an image that the tokenizer sees: uint8 (S, S, 3), S being its resolution.
+
+        Chameleon: shorter side to S by Lanczos, then the centre; an image of S x S pixels as it is.
+        """
+        return centre_crop(image, self.vqgan.config.resolution)
+
+    def pixels(self, images: Sequence[ImageRef]) -> torch.Tensor:
+        """Return the tokenizer's input of images of any sizes: float32 (N, 3, S, S) in [-1, 1]."""
+        squares = np.stack([self.square(image) for image in images])
+        return public_pixels(squares) if self.public_pixels else to_pixels(squares)
+
+    def restore(self, image: np.ndarray, source: ImageRef) -> np.ndarray:
+        """Bring a decoded square uint8 (S, S, 3) back to its source's geometry, where that is defined.
+
+        A centre crop stays one: what it cut off was never predicted.
+        """
+        return image
 
     @torch.inference_mode()
     def encode(self, images: Sequence[ImageRef], batch_size: int = 128) -> np.ndarray:
-        """Return int64 (N, h, w) image codes."""
+        """Return int64 (N, h, w) codes of images of any sizes; large ones fewer at a time."""
         device = next(self.vqgan.parameters()).device
-        array = to_array(images)
-        batches = [array[start : start + batch_size] for start in range(0, len(array), batch_size)]
-        return np.concatenate([self.vqgan.encode(to_pixels(batch).to(device)).cpu().numpy() for batch in batches])
+        batches = _slices(len(images), self._at_once(batch_size))
+        return np.concatenate([self.vqgan.encode(self.pixels(images[at]).to(device)).cpu().numpy() for at in batches])
 
     @torch.inference_mode()
     def decode(self, codes: np.ndarray, batch_size: int = 128) -> np.ndarray:
-        """Return uint8 (N, H, W, 3) images of codes (N, h, w)."""
+        """Return uint8 (N, S, S, 3) images of codes (N, h, w)."""
         device = next(self.vqgan.parameters()).device
-        batches = [torch.as_tensor(codes[start : start + batch_size]) for start in range(0, len(codes), batch_size)]
-        return np.concatenate([from_pixels(self.vqgan.decode(batch.to(device))) for batch in batches])
+        batches = _slices(len(codes), self._at_once(batch_size))
+        return np.concatenate([from_pixels(self.vqgan.decode(torch.as_tensor(codes[at]).to(device))) for at in batches])
+
+    def _at_once(self, batch_size: int) -> int:
+        return max(1, min(batch_size, _PIXELS_AT_ONCE // self.vqgan.config.resolution**2))
 
     @property
     def inverse_dynamics(self) -> TokenInverseDynamics:
@@ -162,10 +244,11 @@ class TokenForwardDynamics:
         return self.score(sources, actions, targets).mean
 
     def sample(self, source: ImageRef, action: str, num_samples: int, generator: torch.Generator | None = None):
-        """Return `num_samples` uint8 images (H, W, 3)."""
+        """Return `num_samples` uint8 images (H, W, 3), in the source's geometry where the model can restore it."""
         codes = self.model.encode([source])
         draws = uniforms(num_samples, codes[0].size, generator)[None]
-        return list(self.model.decode(self.sample_codes(codes, [action], draws)[0]))
+        images = self.model.decode(self.sample_codes(codes, [action], draws)[0])
+        return [self.model.restore(image, source) for image in images]
 
     def sample_codes(self, sources: np.ndarray, actions: Sequence[str], draws: torch.Tensor) -> np.ndarray:
         """Sample int64 codes (N, K, h, w) for N sources (N, h, w), from uniform numbers (N, K, h * w)."""
@@ -173,3 +256,7 @@ class TokenForwardDynamics:
         prompts = [build(source, action) for source, action in zip(sources, actions, strict=True)]
         codes = sample_images(self.model.lm, self.model.layout, prompts, draws, self.temperature, self.top_p)
         return codes.reshape(*codes.shape[:2], *sources.shape[1:])
+
+
+def _slices(length: int, step: int) -> list[slice]:
+    return [slice(start, start + step) for start in range(0, length, step)]

@@ -1,0 +1,98 @@
+"""Where a model's files are: a local folder or a hub id, and the base of a LoRA adapter."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from visdyn.models.adapters import SETTINGS, base_of
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# Weights are read as safetensors only; a hub snapshot leaves out what is never read.
+_WANTED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "vqgan/*", "*.yaml", "vqgan.ckpt"]
+_UNWANTED = ["original/*", "consolidated*", "*.bin", "*.pth"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The folders of a model.
+
+    Attributes:
+        name: last part of the folder's name or of the hub id.
+        folder: of the model or of the adapter.
+        base: of the model that an adapter adapts; else the same folder.
+    """
+
+    name: str
+    folder: Path
+    base: Path
+
+    @property
+    def is_adapter(self) -> bool:
+        """The folder holds a LoRA adapter (peft), whose decoder is its base's."""
+        return (self.folder / SETTINGS).is_file()
+
+    @property
+    def model_type(self) -> str | None:
+        """The family that config.json names; None where there is no config.json."""
+        path = self.base / "config.json"
+        return json.loads(path.read_text()).get("model_type") if path.is_file() else None
+
+    def holder(self, *names: str) -> Path:
+        """Return the adapter's folder where it holds a file of one of these names, else the base's."""
+        return self.folder if any((self.folder / name).exists() for name in names) else self.base
+
+    def load_lm(self, model_class, dtype, attention: str, device: str, **options):
+        """Load the decoder with a class of transformers; an adapter is merged into its base.
+
+        Args:
+            dtype: a `torch.dtype` or its name; `auto` is the checkpoint's own.
+            attention: `sdpa` or `eager`.
+        """
+        options |= {"dtype": dtype, "attn_implementation": attention}
+        lm = model_class.from_pretrained(str(self.base), **options)
+        if self.is_adapter:
+            from peft import PeftModel
+
+            lm = PeftModel.from_pretrained(lm, str(self.folder)).merge_and_unload()
+        return lm.to(device).eval()
+
+
+def locate(name_or_path: str | Path) -> Checkpoint:
+    """Find a model's files; what a hub id names is taken from the Hugging Face cache, or downloaded.
+
+    Raises:
+        FileNotFoundError: there is no such folder, no such id in reach, or no base of the adapter.
+    """
+    folder = _folder(name_or_path)
+    if not (folder / SETTINGS).is_file():
+        return Checkpoint(Path(name_or_path).name, folder, folder)
+    name = base_of(folder)
+    try:
+        base = _folder(name)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{folder} adapts {name}, which is no folder beside or above it and cannot be downloaded; put it there"
+        ) from error
+    return Checkpoint(Path(name_or_path).name, folder, base)
+
+
+def _folder(name_or_path: str | Path) -> Path:
+    if Path(name_or_path).is_dir():
+        return Path(name_or_path)
+    missing = f"no model at {name_or_path}; run the stage that trains it, or `dvc pull` it"
+    if not _HUB_ID.fullmatch(str(name_or_path)):
+        raise FileNotFoundError(missing)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        # A snapshot in the cache may be asked for without a network; the download itself checks for what is new.
+        found = snapshot_download(str(name_or_path), allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+    except (OSError, ValueError, HfHubHTTPError) as error:
+        raise FileNotFoundError(
+            f"{missing}; as a hub id: `hf download {name_or_path}` ({type(error).__name__})"
+        ) from error
+    return Path(found)
