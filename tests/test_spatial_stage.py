@@ -84,10 +84,8 @@ def test_a_unified_model_through_the_notebook(root, tiny_folder):
     np.testing.assert_array_equal(pairs["zero_shot"], pairs["supervised"])
 
 
-def test_an_understanding_model_through_the_notebook(root, tmp_path, monkeypatch):
-    folder = save_tiny("qwen2_vl", tmp_path)
-    monkeypatch.setattr("visdyn.evaluation.spatial_stage.load_model", lambda name, **_: _vlm(name))
-    _parameters(root, models=[str(folder)], modes=["generation", "likelihood"])
+def test_an_understanding_model_through_the_notebook(root, tmp_path):
+    _parameters(root, models=[str(save_tiny("qwen2_vl", tmp_path))], modes=["generation", "likelihood"])
     names = _run_notebook()
     assert len(names["answers"]) == 8 * 4
     assert names["accuracy"]["n"].tolist() == [8, 8, 8]
@@ -121,7 +119,7 @@ def test_what_cannot_answer_is_refused():
 def test_liquid_is_asked_in_a_turn_of_its_own(tiny):
     assert type(answers_of(tiny)) is UnifiedAnswers
     torch.manual_seed(0)
-    tokenizer = liquid.build_tokenizer("where left on the right".split())
+    tokenizer = liquid.build_tokenizer(["where", "left", "on", "the", "right"])
     layout = liquid.liquid_layout(tokenizer, tiny.vqgan.config.n_embed)
     lm = GemmaForCausalLM(liquid.tiny_config(layout, 32, num_layers=1, num_heads=2)).eval()
     model = liquid.LiquidModel(lm, liquid.LiquidSequenceBuilder(tokenizer, layout), tiny.vqgan, "liquid")

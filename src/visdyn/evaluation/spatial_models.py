@@ -15,7 +15,6 @@ from visdyn.models.scoring import Scores, score_completions
 from visdyn.models.understanding import UnderstandingModel
 from visdyn.models.understanding_inputs import completed
 from visdyn.models.unified import UnifiedModel
-from visdyn.models.vqgan_preprocess import centre_crop
 
 
 def answers_of(model: object, max_new_tokens: int = 32) -> QuestionAnswering:
@@ -62,7 +61,7 @@ class UnifiedAnswers:
     def ids(self, images: Sequence[ImageRef], prompt: str) -> list[int]:
         """Return the token ids of the prompt, up to where the answer begins."""
         builder, layout = self.model.builder, self.model.layout
-        codes = self.model.encode([centre_crop(ref, self.model.vqgan.config.resolution) for ref in images])
+        codes = self.model.encode(list(images))
         shown = [token for grid in codes for token in builder.image(grid)]
         return [layout.bos, *builder.text(prompt), *shown, layout.end_of_turn]
 
