@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from checkouts import copy_checkout, dvc
 from toy import write_notebook
 
 from visdyn.dependencies import PLUMBING, differences, imported_files, main, rewritten
@@ -145,41 +144,10 @@ def test_dvc_yaml_is_mended(package, monkeypatch, capsys):
     assert rewritten(mended, package) == mended
 
 
-def dvc(folder, *arguments):
-    """Run DVC in a copy of the repository and return what it printed."""
-    variables = {
-        **os.environ,
-        "PYTHONPATH": str(folder / "src"),
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-    }
-    for name in ("VISDYN_ROOT", "DVC_ROOT", "DVC_STAGE"):
-        variables.pop(name, None)
-    command = [sys.executable, "-m", "dvc", *arguments]
-    done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory):
     """A copy of the working tree, as git sees it, in its own git repository."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("not a git checkout")
-    folder = tmp_path_factory.mktemp("checkout")
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        check=True,
-    )
-    for name in filter(None, listed.stdout.decode().split("\0")):
-        generated = name.startswith(("reports/", "profiles/smoke/reports/"))
-        if (ROOT / name).is_file() and (not generated or name.startswith("reports/results/external/")):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, folder / name, follow_symlinks=False)
-    (folder / "profiles/smoke/dvc.lock").unlink(missing_ok=True)
-    subprocess.run(["git", "init", "-q", "."], cwd=folder, check=True)
-    return folder
+    return copy_checkout(tmp_path_factory.mktemp("checkout"))
 
 
 @pytest.mark.slow
