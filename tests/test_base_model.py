@@ -62,13 +62,15 @@ def test_the_recipe_writes_a_model_that_loads(tiny, tiny_folder, scenes, tmp_pat
 def test_jobs_of_the_arms():
     files = {"supervised": "s.npz", "idm": "i.npz", "true": "t.npz"}
     runs = [(name, seed) for name in ARMS for seed in (0, 1)]
-    jobs = fdm_jobs(runs, files, "base", Path("models/fdm"), {"steps": 9, "seed": 7}, 0.4, adapter="full")
+    recipe, steps = {"steps": 9, "seed": 7}, {**dict.fromkeys(ARMS, 9), "synthetic": 12}
+    jobs = fdm_jobs(runs, files, "base", Path("models/fdm"), recipe, 0.4, steps, adapter="full")
     assert len({job.name for job in jobs}) == 12
     by_name = {job.name: job.arguments for job in jobs}
     chosen = by_name["synthetic_weighted-s1"]
     assert chosen["triplets"] == ["s.npz", "i.npz"]
     assert (chosen["weighting"], chosen["floor"]) == ("recognition", 0.4)
     assert chosen["recipe"] == {"steps": 9, "seed": 1}
+    assert by_name["synthetic-s1"]["recipe"] == {"steps": 12, "seed": 1}
     assert chosen["output"] == str(Path("models/fdm/synthetic_weighted-s1"))
     assert chosen["adapter"] == "full"
     assert by_name["supervised-s0"]["triplets"] == ["s.npz"]

@@ -13,15 +13,9 @@ import torch
 from visdyn.images import to_pixels
 from visdyn.models import load_model
 from visdyn.models.sequences import TokenSequence, collate
-from visdyn.training.dynamics import (
-    CompletionLoss,
-    SequenceDataset,
-    _loss_weights,
-    load_triplets,
-    save_triplets,
-    train_dynamics,
-)
+from visdyn.training.dynamics import CompletionLoss, train_dynamics
 from visdyn.training.losses import recognition_weights
+from visdyn.training.triplets import SequenceDataset, _loss_weights, dynamics_dataset, load_triplets, save_triplets
 
 ACTIONS = ["open the red cup", "close the cup", "take lamp", "put the blue drawer on"]
 QUICK = {"steps": 2, "batch_size": 4, "learning_rate": 1e-3, "log_every": 1}
@@ -113,11 +107,8 @@ def test_weighting_changes_what_is_learnt(tiny_folder, triplets, tmp_path):
     assert _moved(weighted, uniform)
 
 
-def test_files_are_concatenated(tiny_folder, triplets, tmp_path, monkeypatch):
-    seen = []
-    monkeypatch.setattr("visdyn.training.dynamics.fit_and_save", lambda model, sequences, *_: seen.extend(sequences))
-    arguments = {"base": str(tiny_folder), "output": "", "scratch": "", "recipe": QUICK}
-    train_dynamics(triplets=[str(triplets)] * 2, task="idm", **arguments)
+def test_files_are_concatenated(tiny, triplets):
+    seen = dynamics_dataset([str(triplets)] * 2, tiny.builder, "idm")
     assert len(seen) == 8
     assert seen[0].prompt.tolist() == seen[4].prompt.tolist() != seen[1].prompt.tolist()
 

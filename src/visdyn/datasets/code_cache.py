@@ -13,25 +13,23 @@ checksum, reported, and computed again.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import warnings
-import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from visdyn.datasets.code_shards import KEY_BYTES, Damage, Shards, write_through
 from visdyn.images import ImageError, ImageRef
 from visdyn.quarantine import Quarantine
 
 LAYOUT = 1  # of the files; another number makes another fingerprint
-KEY_BYTES, CHECKSUM_BYTES = 16, 4
 
 
 @dataclass
@@ -71,6 +69,36 @@ class VQGANEncoder:
         return (target_features - source_features).square().sum(1).flatten(1).cpu().numpy()
 
 
+class ModelEncoder:
+    """Encodes with a token model, by its own preprocessing (`visdyn.models.unified.UnifiedModel` and its children)."""
+
+    def __init__(self, model) -> None:
+        vqgan, side = model.vqgan, model.vqgan.config.resolution // model.vqgan.config.downsampling
+        self.model, self.preprocessing, self.grid = model, model.preprocessing, (side, side)
+        self.num_codes, self.tokenizer = vqgan.config.n_embed, weights_hash(vqgan)
+
+    def load(self, ref: ImageRef) -> np.ndarray:
+        """Return the tokenizer's input float32 (3, S, S); `ImageError` for whatever a damaged file makes PIL raise."""
+        try:
+            return self.model.pixels([ref])[0].numpy()
+        except ImageError:
+            raise
+        except (OSError, ValueError, SyntaxError, EOFError) as error:
+            raise ImageError(f"image {ref} cannot be decoded ({error}); fetch it again") from error
+
+    def features(self, images: list[np.ndarray]):
+        """Return features (N, C, h, w) on the model's device."""
+        import torch
+
+        return self.model.vqgan.features(torch.from_numpy(np.stack(images)))
+
+    codes, distances = VQGANEncoder.codes, VQGANEncoder.distances
+
+    @property
+    def vqgan(self):
+        return self.model.vqgan
+
+
 def weights_hash(vqgan) -> str:
     """Return the SHA-256 of the weights that codes depend on: all but the decoder's."""
     digest = hashlib.sha256()
@@ -79,15 +107,6 @@ def weights_hash(vqgan) -> str:
             digest.update(f"{name} {tuple(value.shape)} {value.dtype}".encode())
             digest.update(value.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class Damage:
-    """Records of a shard that could not be read and were computed again."""
-
-    shard: str
-    records: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -108,73 +127,6 @@ class PairCodes:
     distances: np.ndarray
 
 
-class _Shards:
-    """Files of records of one size, by key; the first byte of a key names its shard."""
-
-    def __init__(self, folder: Path, payload_bytes: int, damages: list[Damage]) -> None:
-        self.folder, self.size, self.damages = folder, KEY_BYTES + payload_bytes + CHECKSUM_BYTES, damages
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def read(self, shard: str) -> dict[bytes, bytes]:
-        """Return the valid records. Needs no lock: what is half written or damaged counts as missing."""
-        return self._parse(shard)[0]
-
-    def mend(self, shard: str) -> dict[bytes, bytes]:
-        """Return the valid records and take the invalid ones out of the file; the caller holds the lock."""
-        records, bad, cut = self._parse(shard)
-        if bad or cut:
-            reasons = [f"{bad} with a wrong checksum"] * bool(bad) + ["the last one cut short"] * bool(cut)
-            damage = Damage(str(self._path(shard)), bad + bool(cut), " and ".join(reasons))
-            self.damages.append(damage)
-            warnings.warn(f"{damage.shard} had damaged records, {damage.reason}; they are computed again", stacklevel=6)
-            _write(self._path(shard), b"".join(_packed(*item) for item in records.items()))
-        return records
-
-    def append(self, shard: str, records: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write records through to the disk; the caller holds the lock and has mended the shard."""
-        with open(self._path(shard), "ab") as file:
-            file.write(b"".join(_packed(*item) for item in records))
-            file.flush()
-            os.fsync(file.fileno())
-
-    @contextmanager
-    def lock(self, shard: str, wait: bool) -> Iterator[bool]:
-        """Hold a shard; gives False at once where another process holds it and `wait` is off."""
-        # The kernel releases the lock of a killed process, so none is ever stale.
-        with open(self.folder / f"{shard}.lock", "a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except BlockingIOError:
-                yield False
-                return
-            yield True
-
-    def _path(self, shard: str) -> Path:
-        return self.folder / f"{shard}.bin"
-
-    def _parse(self, shard: str) -> tuple[dict[bytes, bytes], int, int]:
-        """Return the valid records, the number of invalid ones, and the bytes left over at the end."""
-        content = self._path(shard).read_bytes() if self._path(shard).is_file() else b""
-        whole = len(content) // self.size
-        rows = [content[at * self.size : (at + 1) * self.size] for at in range(whole)]
-        valid = [row for row in rows if _packed(row[:KEY_BYTES], row[KEY_BYTES:-CHECKSUM_BYTES]) == row]
-        records = {row[:KEY_BYTES]: row[KEY_BYTES:-CHECKSUM_BYTES] for row in valid}
-        return records, whole - len(valid), len(content) % self.size
-
-
-def _packed(key: bytes, payload: bytes) -> bytes:
-    return key + payload + zlib.crc32(key + payload).to_bytes(CHECKSUM_BYTES, "little")
-
-
-def _write(path: Path, content: bytes) -> None:
-    temporary = path.with_suffix(f".{os.getpid()}.tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
-
-
 class CodeCache:
     """Codes of images, and codes with distances of pairs of images; what is missing is computed when asked for.
 
@@ -186,24 +138,27 @@ class CodeCache:
         identity: `content` keys an image file by its bytes; `stat` by path, size and time of change, which reads no
             file and fails to notice a file that was changed under the same three. Images in memory go by their pixels.
         batch_size: images or pairs encoded at a time.
+        threads: images read and preprocessed side by side.
 
     Raises:
         ValueError: an unknown identity, or a codebook too large for uint16.
     """
 
-    def __init__(self, root: str | Path, encoder, identity: str = "content", batch_size: int = 64) -> None:
+    def __init__(
+        self, root: str | Path, encoder, identity: str = "content", batch_size: int = 64, threads: int = 1
+    ) -> None:
         if identity not in ("content", "stat"):
             raise ValueError(f"unknown identity {identity!r}; one of content, stat")
         if not 0 < encoder.num_codes <= 2**16:
             raise ValueError(f"codes are kept as uint16, which a codebook of {encoder.num_codes} does not fit")
-        self.encoder, self.identity, self.batch_size = encoder, identity, batch_size
+        self.encoder, self.identity, self.batch_size, self.threads = encoder, identity, batch_size, threads
         self.damages: list[Damage] = []
         self.folder = _folder(Path(root), encoder)
         grid = ("<u2", tuple(encoder.grid))
         distances = ("<f2", encoder.grid[0] * encoder.grid[1])
         self._pair = np.dtype([("source", *grid), ("target", *grid), ("scale", "<f4"), ("distances", *distances)])
-        self._images = _Shards(self.folder / "images", np.dtype(grid).itemsize, self.damages)
-        self._pairs = _Shards(self.folder / "pairs", self._pair.itemsize, self.damages)
+        self._images = Shards(self.folder / "images", np.dtype(grid).itemsize, self.damages)
+        self._pairs = Shards(self.folder / "pairs", self._pair.itemsize, self.damages)
 
     def fill(self, images: Sequence[ImageRef], quarantine: Quarantine | None = None) -> Filled:
         """Compute and keep the codes of those images that are not in the cache.
@@ -217,6 +172,21 @@ class CodeCache:
     ) -> Filled:
         """Compute and keep codes and distances of those pairs that are not in the cache, as `fill` does."""
         return self._fill(self._pairs, list(zip(sources, targets, strict=True)), quarantine)[0]
+
+    def locate_pairs(
+        self, sources: Sequence[ImageRef], targets: Sequence[ImageRef], quarantine: Quarantine | None = None
+    ) -> tuple[list[tuple[bytes, str, int] | None], Filled]:
+        """Fill as `fill_pairs` does, and say where each pair lies: key, shard, record number; None where it failed."""
+        filled, keys = self._fill(self._pairs, list(zip(sources, targets, strict=True)), quarantine)
+        places = {shard: self._pairs.places(shard) for shard in {_shard(key) for key in keys if key}}
+        return [
+            (key, _shard(key), places[_shard(key)][key]) if key and key in places[_shard(key)] else None for key in keys
+        ], filled
+
+    @property
+    def pair_record(self) -> tuple[Path, np.dtype]:
+        """Folder of the pairs' shards, and what a record holds between its key and its checksum."""
+        return self._pairs.folder, self._pair
 
     def codes(self, images: Sequence[ImageRef]) -> np.ndarray:
         """Return uint16 (N, h, w) codes, from the cache or computed; `ImageError` where an image cannot be read."""
@@ -234,12 +204,15 @@ class CodeCache:
         distances = rows["distances"].astype(np.float32) * rows["scale"][:, None]
         return PairCodes(rows["source"].astype(np.uint16), rows["target"].astype(np.uint16), distances)
 
-    def _fill(self, shards: _Shards, items: list[tuple], quarantine: Quarantine | None) -> tuple[Filled, list[bytes]]:
+    def _fill(
+        self, shards: Shards, items: list[tuple], quarantine: Quarantine | None
+    ) -> tuple[Filled, list[bytes | None]]:
         before, keys, computed = len(quarantine or ()), [], 0
         by_shard: dict[str, dict[bytes, tuple]] = defaultdict(dict)
         for item in items:
+            keys.append(None)
             with _set_aside(item, quarantine):
-                keys.append(self._key(item))
+                keys[-1] = self._key(item)
                 by_shard[_shard(keys[-1])][keys[-1]] = item
         waiting = [shard for shard, wanted in by_shard.items() if not wanted.keys() <= shards.read(shard).keys()]
         for wait in (False, True):  # shards that another process holds come last
@@ -252,8 +225,8 @@ class CodeCache:
                         busy.append(shard)
             waiting = busy
         failed = len(quarantine or ()) - before
-        unread = failed - (len(items) - len(keys))  # of those that have a key
-        return Filled(len(set(keys)) - computed - unread, computed, failed), keys
+        unread = failed - keys.count(None)  # of those that have a key
+        return Filled(len(set(keys) - {None}) - computed - unread, computed, failed), keys
 
     def _key(self, item: tuple) -> bytes:
         keys = [image_key(ref, self.identity) for ref in item]
@@ -262,18 +235,33 @@ class CodeCache:
         # Pairs of one source lie in one shard, so that its features can be computed once.
         return keys[0][:1] + hashlib.blake2b(b"".join(keys), digest_size=KEY_BYTES - 1).digest()
 
-    def _fill_shard(self, shards: _Shards, shard: str, wanted: dict[bytes, tuple], quarantine) -> int:
+    def _fill_shard(self, shards: Shards, shard: str, wanted: dict[bytes, tuple], quarantine) -> int:
         present, computed = shards.mend(shard).keys(), 0
         missing = [(key, item) for key, item in wanted.items() if key not in present]
         for start in range(0, len(missing), self.batch_size):
-            loaded = {}
-            for key, item in missing[start : start + self.batch_size]:
+            loaded, batch = {}, missing[start : start + self.batch_size]
+            for (key, item), images in zip(batch, self._loaded([item for _, item in batch]), strict=True):
                 with _set_aside(item, quarantine):
-                    loaded[key] = [self.encoder.load(ref) for ref in item]
+                    if isinstance(images, ImageError):
+                        raise images
+                    loaded[key] = images
             if loaded:
                 shards.append(shard, zip(loaded, self._payloads(list(loaded.values())), strict=True))
             computed += len(loaded)
         return computed
+
+    def _loaded(self, items: list[tuple]) -> list:
+        """Return the images of each item, or the error of the first that cannot be read."""
+        if self.threads == 1:
+            return [self._load(item) for item in items]
+        with ThreadPoolExecutor(self.threads) as pool:  # decoding and resizing let other threads run
+            return list(pool.map(self._load, items))
+
+    def _load(self, item: tuple) -> list[np.ndarray] | ImageError:
+        try:
+            return [self.encoder.load(ref) for ref in item]
+        except ImageError as error:
+            return error
 
     def _payloads(self, items: list[list[np.ndarray]]) -> list[bytes]:
         """Encode images or pairs, each distinct image once."""
@@ -298,7 +286,7 @@ class CodeCache:
             raise ValueError(f"codes of shape {codes.shape[1:]} up to {codes.max()} from an encoder of {grid}, {limit}")
         return codes
 
-    def _read(self, shards: _Shards, keys: list[bytes]) -> bytes:
+    def _read(self, shards: Shards, keys: list[bytes]) -> bytes:
         records: dict[bytes, bytes] = {}
         for shard in {_shard(key) for key in keys}:
             records |= shards.read(shard)
@@ -344,5 +332,5 @@ def _folder(root: Path, encoder) -> Path:
     text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / "settings.json", text.encode())
+    write_through(folder / "settings.json", text.encode())
     return folder

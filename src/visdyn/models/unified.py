@@ -106,12 +106,17 @@ class UnifiedModel:
     def _check(found: Checkpoint, lm, layout: TokenLayout) -> None:
         """Refuse a vocabulary that cannot hold the image codes."""
 
-    def save(self, folder: str | Path) -> None:
-        """Write the folder that `from_pretrained` reads."""
+    def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
+        """Write the folder that `from_pretrained` reads; of an adapter (peft) only what its base has not.
+
+        Args:
+            state: weights of the decoder, where they lie elsewhere (cut apart over ranks).
+        """
         folder = Path(folder)
-        self.lm.save_pretrained(str(folder))
-        self.builder.tokenizer.save_pretrained(str(folder))
-        self.vqgan.save(folder / "vqgan")
+        self.lm.save_pretrained(str(folder), state_dict=state)
+        if not hasattr(self.lm, "peft_config"):
+            self.builder.tokenizer.save_pretrained(str(folder))
+            self.vqgan.save(folder / "vqgan")
         settings = {"fdm_prompt": self.builder.fdm_prompt, "idm_prompt": self.builder.idm_prompt}
         if self.public_pixels:
             settings["public_pixels"] = True

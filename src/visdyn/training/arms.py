@@ -51,6 +51,7 @@ def fdm_jobs(
     output: Path,
     recipe: dict,
     floor: float,
+    steps: dict[str, int],
     **options,
 ) -> list[Job]:
     """Return one training job for each (arm, seed).
@@ -59,8 +60,9 @@ def fdm_jobs(
         runs: arms with their seeds.
         triplets: triplet files by kind: `supervised`, `idm`, `true`.
         output: folder that gets one folder `<arm>-s<seed>` a run.
-        recipe: of every run; its seed is replaced.
+        recipe: of every run; its seed and steps are replaced.
         floor: of the arms that keep one.
+        steps: of each arm.
         options: further arguments of `train_dynamics` (adapter, lora).
     """
     jobs = []
@@ -72,7 +74,7 @@ def fdm_jobs(
             "triplets": files,
             "task": "fdm",
             "output": str(output / run_name(name, seed)),
-            "recipe": {**recipe, "seed": seed},
+            "recipe": {**recipe, "steps": steps[name], "seed": seed},
             "weighting": chosen.weighting,
             "floor": floor if chosen.floored else 0.0,
             **options,

@@ -18,12 +18,12 @@ from visdyn.datasets.bad_items import DatasetError, image_problem
 from visdyn.models.adapters import make_portable
 from visdyn.models.bagel import Bagel, Dropout
 from visdyn.models.bagel.checkpoint import load_autoencoder, local_folder
-from visdyn.paths import repository_root
 from visdyn.training.bagel_data import BagelMixture, Caption, Question, collate
 from visdyn.training.bagel_objective import BagelObjective, RunningAverage
 from visdyn.training.fit import Recipe, fit
 from visdyn.training.flow_editor import load_pairs
 from visdyn.training.flow_objectives import Consistency
+from visdyn.training.sharding import gathered, resolve_hardware, trained_parameters, widen_trained
 from visdyn.trajectory import ReversiblePair
 
 ADAPTERS = ("full", "generation_expert", "lora")
@@ -167,22 +167,6 @@ def is_generation(name: str) -> bool:
     return "_moe_gen" in name or name.startswith(("vae2llm.", "llm2vae.", "time_embedder."))
 
 
-def trained_parameters(model: nn.Module) -> dict[str, int]:
-    """List exactly which parameters train: name and number of elements."""
-    return {
-        name: getattr(tensor, "ds_numel", tensor.numel())
-        for name, tensor in model.named_parameters()
-        if tensor.requires_grad
-    }
-
-
-def widen_trained(model: nn.Module) -> None:
-    """Keep what trains in float32: an update of a few 1e-5 is lost in bfloat16."""
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
-
-
 def load_base(base: str, settings: Recipe) -> Bagel:
     """Load the base straight to this rank's device: eight ranks that build it in host memory need 234 GB of it."""
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
@@ -195,14 +179,6 @@ def encoder(model: Bagel) -> Callable[[str], list[int]]:
     if model.tokenizer is None:
         raise ValueError("the base has no tokenizer; add the tokenizer files of BAGEL's checkpoint to its folder")
     return partial(model.tokenizer.encode, add_special_tokens=False)
-
-
-def resolve_hardware(hardware: dict) -> dict:
-    """Find a DeepSpeed file from the repository's root, whatever the working directory is."""
-    path = hardware.get("deepspeed")
-    if isinstance(path, str) and not Path(path).is_file():
-        return {**hardware, "deepspeed": str(repository_root() / path)}
-    return dict(hardware)
 
 
 def _check_sharding(hardware: dict, options: Consistency | None, average_decay: float | None) -> None:
@@ -299,20 +275,3 @@ def _write(folder: Path, base: str, model: Bagel, adapted, state: dict[str, Tens
     whole.vae = load_autoencoder(local_folder(base), model.config, torch.device("cpu"))
     whole.tokenizer = model.tokenizer
     whole.save_pretrained(folder)
-
-
-def gathered(model: nn.Module, keep: bool, trained_only: bool) -> dict[str, Tensor]:
-    """Return parameters on the CPU, one after another put together from all ranks where ZeRO-3 has cut them apart."""
-    state = {}
-    for name, parameter in model.named_parameters():
-        if trained_only and not parameter.requires_grad:
-            continue
-        if hasattr(parameter, "ds_id"):
-            import deepspeed
-
-            with deepspeed.zero.GatheredParameters([parameter]):
-                value = parameter.detach().cpu().clone() if keep else None
-        else:
-            value = parameter.detach().cpu() if keep else None
-        state[name] = value
-    return state

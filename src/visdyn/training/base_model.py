@@ -15,6 +15,7 @@ from visdyn.models.unified import UnifiedModel
 from visdyn.models.vqgan import VQGAN
 from visdyn.training.dynamics import fit_and_save
 from visdyn.training.fit import Recipe
+from visdyn.training.triplets import SequenceDataset
 
 TEXT_TO_IMAGE_WEIGHT = 0.5  # a caption says little of an image; at full weight its 64 tokens drown the captions' dozen
 
@@ -60,7 +61,7 @@ def train_base(
     codes = model.encode(list(frames))
     pair_codes = model.encode(list(flat.reshape(-1, *flat.shape[2:]))).reshape(len(flat), 2, *codes.shape[1:])
     sequences = base_mixture(model.builder, codes, texts, pair_codes, Recipe.of(recipe).seed)
-    fit_and_save(model, sequences, recipe, output, scratch, hardware, grouped=True)
+    fit_and_save(model, SequenceDataset(sequences, grouped=True), recipe, output, scratch, hardware)
 
 
 def base_mixture(

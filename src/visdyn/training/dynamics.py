@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import Dataset
 
+from visdyn.models import load_model
 from visdyn.models.adapters import make_portable
-from visdyn.models.sequences import TokenSequence, collate
+from visdyn.models.sequences import collate
 from visdyn.models.unified import UnifiedModel
 from visdyn.training.fit import Recipe, fit
-from visdyn.training.losses import normalise_weights, token_distances, weighted_cross_entropy
+from visdyn.training.losses import weighted_cross_entropy
+from visdyn.training.sharding import gathered, widen_trained
+from visdyn.training.triplets import dynamics_dataset
 
 # All seven linear maps of a decoder layer; the papers name none.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -42,50 +46,6 @@ class CompletionLoss(nn.Module):
         self.lm.activation_checkpointing_enable(**options)
 
 
-class SequenceDataset(Dataset):
-    """A list of sequences.
-
-    With `grouped`, batches hold sequences of like length. That is for mixtures of tasks only: the length of an action
-    gives the action away, and an IDM trained on batches of one length learns the last length it saw.
-    """
-
-    def __init__(self, sequences: Sequence[TokenSequence], grouped: bool = False) -> None:
-        self.sequences = list(sequences)
-        if grouped:
-            self.lengths = [len(item.prompt) + len(item.completion) for item in self.sequences]
-
-    def __len__(self) -> int:
-        return len(self.sequences)
-
-    def __getitem__(self, index: int) -> TokenSequence:
-        return self.sequences[index]
-
-
-def load_triplets(path: str | Path, rows: Sequence[int] | None = None) -> dict[str, np.ndarray]:
-    """Read a triplet file: `sources`, `targets` int (N, h, w), `weights` float (N, h * w), `actions` text (N,)."""
-    with np.load(path, allow_pickle=False) as file:
-        arrays = {name: file[name] for name in ("sources", "targets", "weights", "actions")}
-    return arrays if rows is None else {name: values[list(rows)] for name, values in arrays.items()}
-
-
-def save_triplets(
-    path: str | Path, model: UnifiedModel, sources: Sequence, targets: Sequence, actions: Sequence[str]
-) -> None:
-    """Encode image pairs once and write a triplet file; the weights are the raw squared feature distances (Eq. 2)."""
-    from visdyn.images import to_array, to_pixels
-
-    arrays = {"sources": to_array(sources), "targets": to_array(targets)}
-    features, codes = {}, {}
-    with torch.inference_mode():
-        for name, images in arrays.items():
-            batches = [model.vqgan.features(to_pixels(images[i : i + 128])) for i in range(0, len(images), 128)]
-            features[name] = torch.cat(batches)
-            codes[name] = model.vqgan.quantize(features[name]).cpu().numpy()
-    weights = token_distances(features["sources"], features["targets"]).cpu().numpy()
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path, **codes, weights=weights, actions=np.asarray(actions))
-
-
 def train_dynamics(
     *,
     base: str,
@@ -100,69 +60,81 @@ def train_dynamics(
     lora: dict | None = None,
     hardware: dict | None = None,
 ) -> None:
-    """Fine-tune a base model as IDM or FDM on triplet files and save it to `output`.
+    """Fine-tune a base model (Chameleon or Liquid) as IDM or FDM on triplets and save it to `output`.
+
+    `full` writes a whole model, `lora` the adapter alone, both with `training.csv`. The image tokenizer never trains.
+    In precision `bf16` a LoRA's base is kept in bfloat16 and its adapter in float32 (by DeepSpeed: bfloat16 with a
+    float32 master copy); full fine-tuning keeps float32 weights under autocast.
 
     Args:
-        base: folder of the base model.
-        triplets: triplet files (`save_triplets`), concatenated.
+        base: folder or hub id of the base model.
+        triplets: what `visdyn.training.triplets` wrote, concatenated.
         task: `idm` (images to action) or `fdm` (image and action to image).
         weighting: `uniform`, or `recognition` (Bootstrapping, Eq. 2) with `floor`; FDM only.
         adapter: `full`, or `lora` with the settings in `lora` (r, lora_alpha, lora_dropout, modules_to_save).
+
+    Raises:
+        ValueError: an unknown setting, or one that does not fit the task.
     """
-    model = UnifiedModel.from_pretrained(base)
-    data = [load_triplets(path) for path in triplets]
-    sequences = [item for part in data for item in _sequences(model, part, task, weighting, floor)]
-    torch.manual_seed(Recipe.of(recipe).seed)
-    if adapter == "lora":
-        from peft import LoraConfig, get_peft_model
-
-        model.lm = get_peft_model(
-            model.lm, LoraConfig(target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM", **(lora or {}))
-        )
-    elif adapter != "full":
+    if adapter not in ("full", "lora"):
         raise ValueError(f"unknown adapter {adapter!r}; one of full, lora")
-    fit_and_save(model, sequences, recipe, output, scratch, hardware)
-    make_portable(Path(output), base)
+    settings = Recipe.of(recipe)
+    model = _load_base(base, settings, adapter)
+    data = dynamics_dataset(triplets, model.builder, task, weighting, floor)
+    torch.manual_seed(settings.seed)
+    if adapter == "lora":
+        add_adapter(model, base, lora or {})
+        widen_trained(model.lm)
+    fit_and_save(model, data, recipe, output, scratch, hardware)
+    if _first_rank():
+        make_portable(Path(output), base)
 
 
-def _sequences(model: UnifiedModel, data: dict, task: str, weighting: str, floor: float) -> list[TokenSequence]:
-    rows = zip(data["sources"], data["targets"], data["actions"], _loss_weights(data, weighting, floor), strict=True)
-    if task == "idm":
-        if weighting != "uniform":
-            raise ValueError(f"weighting {weighting!r} is for image tokens; an IDM's actions are weighted uniformly")
-        return [model.builder.inverse(source, target, str(action)) for source, target, action, _ in rows]
-    if task != "fdm":
-        raise ValueError(f"unknown task {task!r}; one of idm, fdm")
-    return [model.builder.forward(source, str(action), target, weights) for source, target, action, weights in rows]
+def add_adapter(model: UnifiedModel, base: str, lora: dict) -> None:
+    """Put a LoRA on all linear maps of the decoder's layers, in place.
+
+    Args:
+        base: what the adapter's folder names as its base.
+        lora: settings of `peft.LoraConfig`.
+    """
+    from peft import LoraConfig, get_peft_model
+
+    if lora.get("modules_to_save") and model.lm.config.tie_word_embeddings:
+        lora = {"ensure_weight_tying": True, **lora}  # else the head would train and the embeddings stay behind
+    config = LoraConfig(target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM", **lora)
+    model.lm = get_peft_model(model.lm, config)
+    model.lm.peft_config["default"].base_model_name_or_path = base
 
 
-def _loss_weights(data: dict, weighting: str, floor: float) -> list:
-    if weighting == "uniform":
-        return [None] * len(data["actions"])
-    if weighting != "recognition":
-        raise ValueError(f"unknown weighting {weighting!r}; one of uniform, recognition")
-    return list(normalise_weights(torch.from_numpy(data["weights"]), floor).numpy())
+def _load_base(base: str, settings: Recipe, adapter: str) -> UnifiedModel:
+    """Load a base straight to this rank's device."""
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
+    narrow = settings.precision == "bf16" and adapter == "lora"
+    model = load_model(base, device=device, dtype=torch.bfloat16 if narrow else torch.float32)
+    if not isinstance(model, UnifiedModel):
+        raise ValueError(f"{base} cannot write images; a dynamics model starts from a Chameleon, Anole or Liquid")
+    return model
+
+
+def _first_rank() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def fit_and_save(
     model: UnifiedModel,
-    sequences: list[TokenSequence],
+    data: Dataset,
     recipe: dict,
     output: str,
     scratch: str,
     hardware: dict | None,
-    grouped: bool = False,
 ) -> None:
-    """Train on sequences and save the model with its `training.csv`."""
-    pad = model.layout.pad
+    """Train on a dataset of sequences and save the model with its `training.csv`, on the first rank."""
+    together = partial(collate, pad=model.layout.pad)
     loss = CompletionLoss(model.lm)
-    history = fit(
-        loss,
-        SequenceDataset(sequences, grouped),
-        Recipe.of(recipe),
-        scratch,
-        lambda items: collate(items, pad),
-        hardware,
-    )
-    model.save(output)
-    history.to_csv(Path(output) / "training.csv", index=False)
+    history = fit(loss, data, Recipe.of(recipe), scratch, together, hardware, lambda batch: batch["weights"].sum())
+    state = None
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        state = gathered(model.lm, keep=_first_rank(), trained_only=hasattr(model.lm, "peft_config"))
+    if _first_rank():
+        model.save(output, state)
+        history.to_csv(Path(output) / "training.csv", index=False)

@@ -3,78 +3,89 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import math
 from dataclasses import asdict
 
 import pandas as pd
 
-from visdyn.datasets.aurora import load_train
-from visdyn.datasets.epic_kitchens import load_trajectories
-from visdyn.models.unified import UnifiedModel
 from visdyn.stage import Stage
 from visdyn.training.arms import arm, fdm_jobs
-from visdyn.training.dynamics import save_triplets
-from visdyn.training.launch import Job
+from visdyn.training.dynamics_data import DynamicsData, Part
+from visdyn.training.launch import Job, check_split
 from visdyn.trajectory import Trajectory
 
-# The paper trains on these four; WhatsUp is test only.
-TRAIN_SUBSETS = ("magicbrush", "ag", "something", "kubric")
+
+def idm_jobs(stage: Stage) -> tuple[list[Job], pd.DataFrame]:
+    """Return the jobs of stage `idm`, and what they learn from (idm/data.csv).
+
+    `idm` learns from AURORA and EPIC-KITCHENS, `idm_same_labels` from AURORA alone.
+    """
+    check_split(stage.settings.runtime.hardware, stage.params.training.batch_size)
+    data = DynamicsData(stage)
+    aurora = data.encoded(data.aurora(), "aurora")
+    models = {"idm": [aurora], "idm_same_labels": [aurora]}
+    if stage.params.limits.epic >= 0:
+        models["idm"] = [aurora, data.encoded(data.epic(), "epic")]
+    return [_idm_job(stage, name, parts) for name, parts in models.items()], data.table(models)
 
 
-def supervised_trajectories(stage: Stage) -> list[Trajectory]:
-    """Read AURORA's four training subsets."""
-    root = stage.data("aurora")
-    return [item for subset in TRAIN_SUBSETS for item in load_train(root, subset)]
-
-
-def idm_jobs(stage: Stage) -> list[Job]:
-    """Return the jobs of stage `idm`: `idm` learns from AURORA and EPIC, `idm_same_labels` from AURORA alone."""
-    epic = stage.data("epic")
-    files = {
-        "aurora": _encoded(stage, supervised_trajectories(stage), "aurora"),
-        "epic": _encoded(stage, load_trajectories(epic / "EPIC_100_train.csv", epic / "frames"), "epic"),
-    }
-    chosen = {"idm": ["aurora", "epic"], "idm_same_labels": ["aurora"]}
-    return [_idm_job(stage, name, [files[part] for part in parts]) for name, parts in chosen.items()]
-
-
-def _idm_job(stage: Stage, name: str, triplets: list[str]) -> Job:
+def _idm_job(stage: Stage, name: str, parts: list[Part]) -> Job:
+    steps = steps_of(stage.params.training, sum(map(len, parts)))
     arguments = {
         "base": stage.reference(stage.params.base),
-        "triplets": triplets,
+        "triplets": [part.path for part in parts],
         "task": "idm",
         "output": str(stage.path(f"models/{name}")),
-        "recipe": {**_recipe(stage.params.training), "seed": stage.seed},
+        "recipe": {**_recipe(stage.params.training), "steps": steps, "seed": stage.seed},
         **_adapter(stage.params),
     }
     return Job(name, "visdyn.training.dynamics:train_dynamics", arguments)
 
 
-def fdm_stage_jobs(stage: Stage) -> tuple[list[Job], dict[str, int]]:
-    """Return the jobs of stage `fdm`, and how many triplets each kind of data has."""
+def fdm_stage_jobs(stage: Stage) -> tuple[list[Job], dict[str, int], pd.DataFrame]:
+    """Return the jobs of stage `fdm`, how many triplets each kind of data has, and the same by subset (fdm/data.csv).
+
+    Raises:
+        ValueError: an arm needs labels that are not there.
+    """
+    params = stage.params
+    check_split(stage.settings.runtime.hardware, params.training.batch_size)
+    data, runs = DynamicsData(stage), fdm_runs(params)
+    synthetic = _synthetic(stage, {arm(name).synthetic: name for name, _ in runs if arm(name).synthetic != "none"})
+    parts = {"supervised": data.encoded(data.aurora(), "supervised")}
+    parts |= {kind: data.encoded(items, kind) for kind, items in synthetic.items()}
+    sizes = {kind: len(part) for kind, part in parts.items()}
+    jobs = fdm_jobs(
+        runs,
+        {kind: part.path for kind, part in parts.items()},
+        stage.reference(params.base),
+        stage.path("models/fdm"),
+        _recipe(params.training),
+        params.floor,
+        {name: steps_of(params.training, arm_size(name, sizes)) for name, _ in runs},
+        **_adapter(params),
+    )
+    used = {name: [parts[kind] for kind in ("supervised", arm(name).synthetic) if kind in parts] for name, _ in runs}
+    return jobs, sizes, data.table(used)
+
+
+def _synthetic(stage: Stage, wanted: dict[str, str]) -> dict[str, list[Trajectory]]:
+    """Read the synthetic triplets of each kind of labels that an arm asks for (kind to arm)."""
     lines = (stage.path("data/annotated") / "triplets.jsonl").read_text().splitlines()
-    rows = [json.loads(line) for line in lines]
-    data = {"supervised": supervised_trajectories(stage)}
+    rows, found = [json.loads(line) for line in lines], {}
     for kind, key in (("idm", "action"), ("true", "true_action")):
+        if kind not in wanted:
+            continue
         # A pair whose true action is not exactly one has no true label, so the upper bound does without it.
-        data[kind] = [
+        found[kind] = [
             Trajectory(row["source"], row[key], row["target"], row["dataset"], f"{row['video']}-{row['pair']}")
             for row in rows
             if row[key]
         ]
-    files = {kind: _encoded(stage, items, kind) for kind, items in data.items()}
-    params = stage.params
-    recipe = _recipe(params.training)
-    jobs = fdm_jobs(
-        fdm_runs(params),
-        files,
-        stage.reference(params.base),
-        stage.path("models/fdm"),
-        recipe,
-        params.floor,
-        **_adapter(params),
-    )
-    return jobs, {kind: len(items) for kind, items in data.items()}
+        if not found[kind]:
+            what = "known actions, which real data lack" if kind == "true" else "triplets labelled by the IDM"
+            raise ValueError(f"arm {wanted[kind]!r} needs {what}: data/annotated has none; take it out of section fdm")
+    return found
 
 
 def fdm_runs(params) -> list[tuple[str, int]]:
@@ -91,21 +102,34 @@ def arms_table(params, sizes: dict[str, int]) -> pd.DataFrame:
         row = {"arm": name, "seed": seed, "num_supervised": sizes["supervised"]}
         row |= {"num_synthetic": sizes.get(chosen.synthetic, 0), "weighting": chosen.weighting}
         row |= {"floor": params.floor if chosen.floored and chosen.weighting == "recognition" else 0.0}
-        rows.append({**row, "steps": params.training.steps})
+        rows.append({**row, "steps": steps_of(params.training, arm_size(name, sizes))})
     return pd.DataFrame(rows)
 
 
-def _encoded(stage: Stage, items: Sequence[Trajectory], name: str) -> str:
-    """Encode trajectories once for all runs of a stage; return the triplet file, in the stage's scratch folder."""
-    path = stage.scratch("triplets") / f"{name}.npz"
-    if not path.is_file():
-        model = UnifiedModel.from_pretrained(stage.reference(stage.params.base))
-        unfinished = path.with_suffix(".part.npz")
-        save_triplets(
-            unfinished, model, *zip(*((item.source, item.target, item.action) for item in items), strict=True)
-        )
-        unfinished.rename(path)
-    return str(path)
+def arm_size(name: str, sizes: dict[str, int]) -> int:
+    """Return how many triplets an arm learns from."""
+    return sizes["supervised"] + sizes.get(arm(name).synthetic, 0)
+
+
+def steps_of(training, examples: int) -> int:
+    """Return the optimiser steps of a run: `steps`, or as many as `epochs` of the data take.
+
+    Raises:
+        ValueError: both are 0.
+    """
+    if training.epochs > 0:
+        return training.epochs * math.ceil(examples / training.batch_size)
+    if training.steps <= 0:
+        raise ValueError("training.steps and training.epochs are both 0 in params.yaml; set one of them")
+    return training.steps
+
+
+def setting(stage: Stage) -> dict:
+    """Describe what a stage fine-tunes, and how (idm/setting.json, fdm/setting.json)."""
+    params = stage.params
+    given, found = params.base, stage.reference(params.base)
+    base = given if found == str(stage.root / given) else found
+    return {"base": base, "adapter": asdict(params.lora), "training": asdict(params.training), "seed": stage.seed}
 
 
 def _recipe(training) -> dict:

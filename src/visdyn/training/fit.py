@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,11 +13,12 @@ import pandas as pd
 import torch
 from torch import nn
 from torch.utils.data import Dataset
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, TrainingArguments
 
-from visdyn.training.batching import LengthGroupedSampler
+from visdyn.training.sharding import resolve_hardware
+from visdyn.training.trainer import COMPLETE, LogLine, MarkComplete, RecipeTrainer, trained_only
 
-COMPLETE = "complete"
+__all__ = ["COMPLETE", "Recipe", "ScratchError", "fit"]
 
 
 @dataclass(frozen=True)
@@ -79,12 +79,13 @@ def fit(
     scratch: str | Path,
     collate: Callable | None = None,
     hardware: dict | None = None,
+    mass: Callable | None = None,
 ) -> pd.DataFrame:
     """Train `model` in place and return its history (columns step, loss and the model's diagnostics).
 
     `model(**batch)` returns a mapping with a scalar `loss`; further scalars are averaged into the history.
     Checkpoints go to `scratch`; called again after a kill, the same call continues from the last one and ends
-    with the same weights. Scratch is removed at the end.
+    with the same weights. They hold what trains: of a LoRA, no copy of its base. Scratch is removed at the end.
 
     Args:
         model: a module; for a distributed run every rank passes its own copy.
@@ -93,24 +94,27 @@ def fit(
         recipe: the science settings.
         scratch: folder for resume state, not shared with another run.
         collate: makes a batch from a list of items.
-        hardware: extra `TrainingArguments` (for example `deepspeed`, `gradient_checkpointing`).
+        hardware: extra `TrainingArguments` (for example `deepspeed`, `activation_checkpointing`).
+        mass: of a batch, what its loss is a mean over (a sum of weights). With it a batch that is split over ranks and
+            accumulation steps has the loss of the whole, also where the parts weigh differently.
 
     Raises:
+        ValueError: the batch cannot be split over the ranks and accumulation steps.
         ScratchError: `scratch` holds the state of a run with another recipe or world size.
     """
     scratch = Path(scratch)
-    arguments = _arguments(recipe, scratch, hardware or {})
+    arguments = _arguments(recipe, scratch, resolve_hardware(hardware or {}))
     _claim(scratch, recipe, arguments)
-    diagnostics = _Diagnostics(arguments.logging_steps)
-    trainer = _DiagnosticTrainer(
+    trained_only(model)
+    trainer = RecipeTrainer(
         model=model,
         args=arguments,
         train_dataset=dataset,
         data_collator=collate,
-        callbacks=[_LogLine(recipe), _MarkComplete()],
+        callbacks=[LogLine(recipe.steps), MarkComplete()],
+        mass=mass,
     )
-    trainer.diagnostics = diagnostics
-    trainer.remove_callback(_printer())
+    trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=_last_complete(scratch, arguments))
     history = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     history = history.drop(columns=[name for name in ("epoch", "grad_norm", "learning_rate") if name in history])
@@ -119,20 +123,10 @@ def fit(
     return history[["step", "loss", *[name for name in history if name not in ("step", "loss")]]]
 
 
-def _printer():
-    from transformers import PrinterCallback
-
-    return PrinterCallback
-
-
 def _arguments(recipe: Recipe, scratch: Path, hardware: dict) -> TrainingArguments:
     ranks = max(1, int(os.environ.get("WORLD_SIZE", "1")))
     accumulation = hardware.get("gradient_accumulation_steps", 1)
-    per_rank, rest = divmod(recipe.batch_size, ranks * accumulation)
-    if rest or per_rank == 0:
-        raise ValueError(
-            f"batch_size {recipe.batch_size} cannot be split over {ranks} ranks x {accumulation} accumulation steps"
-        )
+    per_rank = split_batch(recipe.batch_size, ranks, accumulation)
     accelerated = torch.cuda.is_available()
     return TrainingArguments(
         output_dir=str(scratch),
@@ -158,6 +152,21 @@ def _arguments(recipe: Recipe, scratch: Path, hardware: dict) -> TrainingArgumen
         dataloader_pin_memory=accelerated,
         **hardware,
     )
+
+
+def split_batch(batch_size: int, ranks: int, accumulation: int) -> int:
+    """Return the examples that a rank takes at a time.
+
+    Raises:
+        ValueError: the batch cannot be split evenly.
+    """
+    per_rank, rest = divmod(batch_size, ranks * accumulation)
+    if rest or per_rank == 0:
+        raise ValueError(
+            f"batch_size {batch_size} cannot be split over {ranks} ranks x {accumulation} accumulation steps; change "
+            "the batch size in params.yaml, or gradient_accumulation_steps in the hardware file"
+        )
+    return per_rank
 
 
 def _claim(scratch: Path, recipe: Recipe, arguments: TrainingArguments) -> None:
@@ -192,77 +201,3 @@ def _remove(scratch: Path) -> None:
     for mark in scratch.glob(f"checkpoint-*/{COMPLETE}"):
         mark.unlink()
     shutil.rmtree(scratch, ignore_errors=True)
-
-
-class _MarkComplete(TrainerCallback):
-    """Marks a checkpoint once all its files are there."""
-
-    def on_save(self, args, state, control, **_):
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-
-class _Diagnostics:
-    """Running means of the scalars that a model returns beside its loss."""
-
-    def __init__(self, window: int) -> None:
-        self.window = window
-        self.sums: dict[str, float] = {}
-        self.count = 0
-
-    def add(self, outputs: dict) -> None:
-        self.count += 1
-        for name, value in outputs.items():
-            if name != "loss" and isinstance(value, torch.Tensor) and value.ndim == 0:
-                self.sums[name] = self.sums.get(name, 0.0) + float(value.detach())
-
-    def means(self) -> dict[str, float]:
-        means = {name: total / max(1, self.count) for name, total in self.sums.items()}
-        self.sums, self.count = {}, 0
-        return means
-
-
-class _DiagnosticTrainer(Trainer):
-    """Adds the model's diagnostics to the rows that the Trainer logs."""
-
-    diagnostics: _Diagnostics
-
-    def _get_train_sampler(self, train_dataset=None):
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        if hasattr(dataset, "lengths"):
-            ranks_batch = self.args.train_batch_size * self.args.world_size
-            return LengthGroupedSampler(dataset.lengths, ranks_batch, self.args.seed)
-        return super()._get_train_sampler(train_dataset)
-
-    def compute_loss(self, model, inputs, return_outputs=False, **_):
-        outputs = model(**inputs)
-        self.diagnostics.add(outputs)
-        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
-
-    def _save(self, output_dir=None, state_dict=None):
-        # safetensors refuses channels-last weights
-        state = self.model.state_dict() if state_dict is None else state_dict
-        super()._save(output_dir, {name: value.contiguous() for name, value in state.items()})
-
-    def log(self, logs, *args, **kwargs):
-        if "loss" in logs:
-            logs = {**logs, **self.diagnostics.means()}
-        super().log(logs, *args, **kwargs)
-
-
-class _LogLine(TrainerCallback):
-    """Prints one line every few seconds, for logs; nothing per step."""
-
-    def __init__(self, recipe: Recipe, seconds: float = 10.0) -> None:
-        self.recipe, self.seconds, self.last = recipe, seconds, time.monotonic()
-
-    def on_log(self, args, state, control, logs=None, **_):
-        finished = state.global_step >= self.recipe.steps
-        if (
-            logs
-            and "loss" in logs
-            and state.is_world_process_zero
-            and (finished or time.monotonic() - self.last >= self.seconds)
-        ):
-            self.last = time.monotonic()
-            print(f"step {state.global_step}/{self.recipe.steps} loss {logs['loss']:.4f}", flush=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -49,7 +50,8 @@ class Hardware:
         threads: threads of each run.
         launcher: `python` (forks of one warm process), or `deepspeed` for more than one rank.
         launcher_options: further options of the launcher (`--num_gpus 8`, `--hostfile ...`).
-        trainer: extra `TrainingArguments` of every run (deepspeed config, gradient checkpointing, ...).
+        trainer: extra `TrainingArguments` of every run (deepspeed config, activation checkpointing, ...).
+        environment: variables of the launcher and its ranks.
     """
 
     parallel_jobs: int = 0
@@ -57,6 +59,7 @@ class Hardware:
     launcher: str = "python"
     launcher_options: list[str] = field(default_factory=list)
     trainer: dict = field(default_factory=dict)
+    environment: dict = field(default_factory=dict)
 
     @classmethod
     def load(cls, name: str | None = None) -> Hardware:
@@ -72,6 +75,39 @@ class Hardware:
     def slots(self) -> int:
         """How many jobs run side by side."""
         return self.parallel_jobs or max(1, cores() // self.threads)
+
+    @property
+    def ranks(self) -> int:
+        """How many processes train one run; 0 where the launcher's options leave it to what it finds."""
+        if self.launcher != "deepspeed":
+            return 1
+        options = [str(option) for option in self.launcher_options]
+        named = {name: options[at + 1] for at, name in enumerate(options[:-1]) if name.startswith("--")}
+        if hosts := named.get("--hostfile"):
+            path = repository_root() / hosts
+            lines = path.read_text().splitlines() if path.is_file() else []
+            return sum(int(slots) for line in lines for slots in re.findall(r"^[^#]*slots=(\d+)", line))
+        count = int(named.get("--num_gpus", 0) or _accelerators())
+        return count * int(named.get("--num_nodes", 1))
+
+
+def check_split(hardware: str | None, batch_size: int) -> None:
+    """Refuse a batch that the ranks of a hardware file cannot share, before hours of encoding.
+
+    Raises:
+        ValueError: the message names the batch, the ranks and the accumulation steps.
+    """
+    from visdyn.training.fit import split_batch
+
+    found = Hardware.load(hardware)
+    if found.ranks:
+        split_batch(batch_size, found.ranks, found.trainer.get("gradient_accumulation_steps", 1))
+
+
+def _accelerators() -> int:
+    import torch
+
+    return torch.cuda.device_count()
 
 
 class JobError(RuntimeError):
@@ -185,7 +221,7 @@ def _start(job: Job, scratch: Path, hardware: Hardware) -> Worker | subprocess.P
     described = folder / "job.json"
     described.write_text(json.dumps({"function": job.function, "arguments": arguments}))
     if hardware.launcher == "deepspeed":
-        return launch_worker(described, _log(scratch, job), hardware.threads, hardware.launcher_options)
+        return launch_worker(described, _log(scratch, job), hardware)
     return fork_worker(described, _log(scratch, job), hardware.threads)
 
 

@@ -47,12 +47,14 @@ def fork_worker(job: Path, log: Path, threads: int) -> Worker:
     return Worker(process)
 
 
-def launch_worker(job: Path, log: Path, threads: int, options: list[str]) -> subprocess.Popen:
-    """Run a job file through DeepSpeed's launcher, with its output in `log`."""
+def launch_worker(job: Path, log: Path, hardware) -> subprocess.Popen:
+    """Run a job file through DeepSpeed's launcher as a `launch.Hardware` says, with its output in `log`."""
     module = ["--module", "visdyn.training.worker", str(job)]
+    options = [str(option) for option in hardware.launcher_options]
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *options, *module]
     with log.open("a") as file:
-        environment = {**os.environ, **_variables(threads)}
+        variables = {name: str(value) for name, value in hardware.environment.items()}
+        environment = {**os.environ, **_variables(hardware.threads), **variables}
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=repository_root())
 
 

@@ -1,0 +1,50 @@
+"""What trains and where it lies: parameters that DeepSpeed has cut apart, their types, and DeepSpeed's file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from visdyn.paths import repository_root
+
+
+def trained_parameters(model: nn.Module) -> dict[str, int]:
+    """List exactly which parameters train: name and number of elements."""
+    return {
+        name: getattr(tensor, "ds_numel", tensor.numel())
+        for name, tensor in model.named_parameters()
+        if tensor.requires_grad
+    }
+
+
+def widen_trained(model: nn.Module) -> None:
+    """Keep what trains in float32: an update of a few 1e-5 is lost in bfloat16."""
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+
+
+def resolve_hardware(hardware: dict) -> dict:
+    """Find a DeepSpeed file from the repository's root, whatever the working directory is."""
+    path = hardware.get("deepspeed")
+    if isinstance(path, str) and not Path(path).is_file():
+        return {**hardware, "deepspeed": str(repository_root() / path)}
+    return dict(hardware)
+
+
+def gathered(model: nn.Module, keep: bool, trained_only: bool) -> dict[str, Tensor]:
+    """Return parameters on the CPU, one after another put together from all ranks where ZeRO-3 has cut them apart."""
+    state = {}
+    for name, parameter in model.named_parameters():
+        if trained_only and not parameter.requires_grad:
+            continue
+        if hasattr(parameter, "ds_id"):
+            import deepspeed
+
+            with deepspeed.zero.GatheredParameters([parameter]):
+                value = parameter.detach().cpu().clone() if keep else None
+        else:
+            value = parameter.detach().cpu() if keep else None
+        state[name] = value
+    return state
