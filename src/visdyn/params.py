@@ -121,6 +121,10 @@ class Probing:
     """Preference for real trajectories (Bootstrapping, section 2)."""
 
     models: tuple[str, ...]
+    definitions: tuple[str, ...]
+    draws: int
+    shared_prefixes: bool
+    batch_size: int
 
 
 @dataclass(frozen=True)
@@ -237,6 +241,10 @@ class Verification:
     candidates: tuple[int, ...]
     arms: tuple[str, ...]
     items_per_subset: int
+    decoding: str
+    block: int
+    shared_prefixes: bool
+    batch_size: int
 
 
 @dataclass(frozen=True)

@@ -2,54 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from visdyn.images import ImageRef
+from visdyn.models.scoring import Scores
+from visdyn.models.understanding import DEFINITIONS, UnderstandingModel
 from visdyn.models.unified import UnifiedModel
 from visdyn.trajectory import NEGATIVE_KINDS, Trajectory, negatives
 
 KINDS = ("reference", *NEGATIVE_KINDS)
 TASKS = ("fdp", "idp")
+COLUMNS = ("model", "definition", "task", "subset", "id", "kind", "log_likelihood", "num_tokens")
+AUTO, IMAGE_CODES, ACTION = "auto", "D1", "action"
+_DRAWN = ("random_action", "random_observation")
+
+Row = tuple[str, Trajectory]  # kind and what is scored
+Scored = dict[tuple[str, str], Scores]  # (task, definition)
 
 
-def probe(model: UnifiedModel, trajectories: Sequence[Trajectory], seed: int, name: str | None = None) -> pd.DataFrame:
+def probe(
+    model: UnifiedModel | UnderstandingModel,
+    trajectories: Sequence[Trajectory],
+    seed: int,
+    name: str | None = None,
+    definitions: Sequence[str] = (AUTO,),
+    draws: int = 1,
+    report: Callable[[int], None] | None = None,
+) -> pd.DataFrame:
     """Score every trajectory and its four negatives as FDP (next image) and IDP (action).
 
-    FDP uses definition D1: the mean log-probability of the target's image codes, renormalised over the image
-    vocabulary. IDP is the mean log-probability of the action's tokens.
+    IDP is the mean log-probability of the action's tokens. FDP is one of several definitions, and each row says which:
+    D1, the mean log-probability of the target's image codes renormalised over the image vocabulary, of a model that has
+    one; D2, D2-target and D3 of the others (`visdyn.models.understanding`).
+
+    Args:
+        definitions: of FDP; `auto` is D1 where there is an image vocabulary and D2 elsewhere. What a model does not
+            have is left out (`answered` says what remains).
+        draws: how many random actions and random observations meet each trajectory; draw k is of seed + k.
+        report: is told how many trajectories were finished, now and then.
 
     Returns:
         columns model, definition, task, subset, id, kind, log_likelihood (mean nats per token), num_tokens.
     """
+    tokens = isinstance(model, UnifiedModel)
+    score = _token_scorer(model, trajectories) if tokens else _understanding_scorer(model)
+    wanted = answered(model, definitions)
+    rows, tables = _rows(trajectories, seed, draws), []
+    for group, finished in _groups(rows, model):
+        tables += [_table(group, *key, scores) for key, scores in score([item for _, item in group], wanted).items()]
+        if report and finished:
+            report(finished)
+    table = pd.concat(tables, ignore_index=True)
+    table.insert(0, "model", name or model.name)
+    return table[list(COLUMNS)]
+
+
+def answered(model: UnifiedModel | UnderstandingModel, definitions: Sequence[str]) -> tuple[str, ...]:
+    """Return which of the definitions of next-observation likelihood a model has, `auto` resolved, without repeats.
+
+    Raises:
+        ValueError: a definition that no model has.
+    """
+    known = (AUTO, IMAGE_CODES, *DEFINITIONS)
+    if unknown := [name for name in definitions if name not in known]:
+        raise ValueError(f"unknown definition {unknown[0]!r} of next-observation likelihood; one of {', '.join(known)}")
+    own = (IMAGE_CODES,) if isinstance(model, UnifiedModel) else DEFINITIONS
+    resolved = [own[0] if name == AUTO else name for name in definitions]
+    return tuple(dict.fromkeys(name for name in resolved if name in own))
+
+
+def _rows(trajectories: Sequence[Trajectory], seed: int, draws: int) -> dict[str, list[list[Trajectory]]]:
+    """Return for each kind its draws, each a list in the order of the trajectories."""
+    rows = {"reference": [list(trajectories)]}
+    for kind in NEGATIVE_KINDS:
+        count = draws if kind in _DRAWN else 1
+        rows[kind] = [negatives(trajectories, kind, seed + draw) for draw in range(count)]
+    return rows
+
+
+def _groups(rows: dict, model: UnifiedModel | UnderstandingModel) -> Iterator[tuple[list[Row], int]]:
+    """Yield what is scored together, and how many trajectories are then finished.
+
+    A reference and its negatives belong together where they share images or prefixes; scored plainly, sequences of like
+    length do.
+    """
+    total = len(rows["reference"][0])
+    if isinstance(model, UnifiedModel) and not model.shared_prefixes:
+        lists = [(kind, items) for kind, drawn in rows.items() for items in drawn]
+        for number, (kind, items) in enumerate(lists, 1):
+            yield [(kind, item) for item in items], total if number == len(lists) else 0
+        return
+    for start in range(0, total, model.batch_size):
+        at = slice(start, start + model.batch_size)
+        parts = [(kind, items[at]) for kind, drawn in rows.items() for items in drawn]
+        # One trajectory's rows stand side by side, so that a batch needs few images.
+        yield [(kind, items[row]) for row in range(len(parts[0][1])) for kind, items in parts], len(parts[0][1])
+
+
+def _table(group: list[Row], task: str, definition: str, scores: Scores) -> pd.DataFrame:
+    columns = {
+        "definition": definition,
+        "task": task,
+        "subset": [item.subset for _, item in group],
+        "id": [item.id for _, item in group],
+        "kind": [kind for kind, _ in group],
+    }
+    return pd.DataFrame(columns | {"log_likelihood": scores.mean.numpy(), "num_tokens": scores.num_tokens.numpy()})
+
+
+def _token_scorer(model: UnifiedModel, trajectories: Sequence[Trajectory]) -> Callable[..., Scored]:
     codes = encode_once(model, trajectories)
-    tables = []
-    for kind in KINDS:
-        items = list(trajectories) if kind == "reference" else negatives(trajectories, kind, seed)
+
+    def score(items: Sequence[Trajectory], definitions: Sequence[str]) -> Scored:
         sources, targets = (
             np.stack([codes[_key(getattr(item, end))] for item in items]) for end in ("source", "target")
         )
         actions = [item.action for item in items]
-        scores = {
-            "fdp": model.forward_dynamics.score_codes(sources, actions, targets),
-            "idp": model.inverse_dynamics.score_codes(sources, targets, actions),
-        }
-        for task in TASKS:
-            columns = {
-                "task": task,
-                "subset": [item.subset for item in items],
-                "id": [item.id for item in items],
-                "kind": kind,
-            }
-            columns |= {"log_likelihood": scores[task].mean.numpy(), "num_tokens": scores[task].num_tokens.numpy()}
-            tables.append(pd.DataFrame(columns))
-    table = pd.concat(tables, ignore_index=True)
-    table.insert(0, "definition", np.where(table["task"] == "fdp", "D1", "action"))
-    table.insert(0, "model", name or model.name)
-    return table
+        forward = {("fdp", name): model.forward_dynamics.score_codes(sources, actions, targets) for name in definitions}
+        return forward | {("idp", ACTION): model.inverse_dynamics.score_codes(sources, targets, actions)}
+
+    return score
+
+
+def _understanding_scorer(model: UnderstandingModel) -> Callable[..., Scored]:
+    def score(items: Sequence[Trajectory], definitions: Sequence[str]) -> Scored:
+        sources, actions, targets = ([getattr(item, part) for item in items] for part in ("source", "action", "target"))
+        roles = {name: replace(model.forward_dynamics, definition=name) for name in definitions}
+        forward = {("fdp", name): role.score(sources, actions, targets) for name, role in roles.items()}
+        return forward | {("idp", ACTION): model.inverse_dynamics.score(sources, targets, actions)}
+
+    return score
 
 
 def encode_once(model: UnifiedModel, trajectories: Sequence[Trajectory]) -> dict[str | int, np.ndarray]:
@@ -63,10 +150,10 @@ def _key(ref: ImageRef) -> str | int:
 
 
 def preferences(likelihoods: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each model, task and negative, how often the reference is strictly likelier.
+    """Return, for each model, definition, task and negative, how often the reference is strictly likelier.
 
     Returns:
-        columns model, definition, task, kind, preferred (percent), ties (percent), n.
+        columns model, definition, task, kind, preferred (percent), ties (percent), n (comparisons).
     """
     keys = ["model", "definition", "task", "subset", "id"]
     reference = likelihoods[likelihoods["kind"] == "reference"].set_index(keys)["log_likelihood"].rename("reference")

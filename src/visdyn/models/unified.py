@@ -15,7 +15,7 @@ from visdyn.images import ImageRef, from_pixels, to_pixels
 from visdyn.models.checkpoints import Checkpoint, locate
 from visdyn.models.decoding import generate_text, sample_images, uniforms
 from visdyn.models.scoring import Scores, score_completions
-from visdyn.models.sequences import SequenceBuilder
+from visdyn.models.sequences import SequenceBuilder, TokenSequence
 from visdyn.models.tokens import TokenLayout
 from visdyn.models.vqgan import VQGAN
 from visdyn.models.vqgan_preprocess import centre_crop
@@ -76,7 +76,7 @@ class UnifiedModel:
         """
         found = locate(name_or_path)
         tokenizer = AutoTokenizer.from_pretrained(str(found.holder("tokenizer.json", "tokenizer.model")))
-        tokens = VQGAN.from_checkpoint(cls._vqgan_path(found, vqgan))
+        tokens = VQGAN.from_checkpoint(cls._vqgan_path(found, vqgan), decoder=False)
         lm = found.load_lm(cls._lm_class(), dtype, attention, device)
         settings = found.holder("dynamics.json") / "dynamics.json"
         options = json.loads(settings.read_text()) if settings.is_file() else {"public_pixels": True}
@@ -163,6 +163,13 @@ class UnifiedModel:
     def _at_once(self, batch_size: int) -> int:
         return max(1, min(batch_size, _PIXELS_AT_ONCE // self.vqgan.config.resolution**2))
 
+    def score(self, sequences: Sequence[TokenSequence], scored: slice, restrict_to: slice | None = None) -> Scores:
+        """Score the tokens `scored` of every completion, as `visdyn.models.scoring.score_completions` defines it."""
+        way = score_completions
+        if self.shared_prefixes:
+            from visdyn.models.shared_prefix import score_shared as way
+        return way(self.lm, sequences, scored, self.layout.pad, self.batch_size, restrict_to)
+
     @property
     def inverse_dynamics(self) -> TokenInverseDynamics:
         return TokenInverseDynamics(self)
@@ -188,7 +195,7 @@ class TokenInverseDynamics:
         sequences = [
             build(source, target, action) for source, target, action in zip(sources, targets, actions, strict=True)
         ]
-        return score_completions(self.model.lm, sequences, slice(0, -1), self.model.layout.pad)
+        return self.model.score(sequences, slice(0, -1))
 
     def log_likelihood(self, sources, targets, actions) -> torch.Tensor:
         """Return float32 (N,): mean log-probability per action token, in nats."""
@@ -242,7 +249,7 @@ class TokenForwardDynamics:
             build(source, action, target) for source, action, target in zip(sources, actions, targets, strict=True)
         ]
         block = slice(layout.image_offset, layout.image_offset + layout.num_image_codes)
-        return score_completions(self.model.lm, sequences, slice(1, -2), layout.pad, restrict_to=block)
+        return self.model.score(sequences, slice(1, -2), block)
 
     def log_likelihood(self, sources, actions, targets) -> torch.Tensor:
         """Return float32 (N,): mean log-probability per image token, in nats."""

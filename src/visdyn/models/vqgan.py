@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from visdyn.models.vqgan_blocks import Decoder, Encoder, VQGANConfig
-from visdyn.models.vqgan_checkpoints import CheckpointError, config_to_public, read_checkpoint
+from visdyn.models.vqgan_checkpoints import NO_DECODER, CheckpointError, config_to_public, read_checkpoint
 
 __all__ = ["VQGAN", "CheckpointError", "VQGANConfig"]
 
@@ -58,20 +58,23 @@ class VQGAN(nn.Module):
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
 
     @classmethod
-    def from_checkpoint(cls, path: str | Path) -> VQGAN:
+    def from_checkpoint(cls, path: str | Path, decoder: bool = True) -> VQGAN:
         """Load a tokenizer, frozen and in evaluation mode.
 
         Args:
             path: a folder with `config.json` and `weights.safetensors`; the public `vqgan.ckpt` with its yaml beside
                 it; or a Chameleon or Anole folder of transformers whose shards hold `model.vqmodel.*` and its decoder.
+            decoder: False takes a checkpoint without one too (the official Chameleon), which can encode only.
 
         Raises:
             FileNotFoundError: nothing is there.
             CheckpointError: another layout, no decoder, or weights that do not fit the stated shape.
         """
-        config, weights = read_checkpoint(path)
+        config, weights = read_checkpoint(path, decoder)
         with torch.device("meta"):
             model = cls(config)
+        if not decoder and not any(key.startswith("decoder.") for key in weights):
+            model.decoder = None
         try:
             model.load_state_dict(weights, assign=True)
         except RuntimeError as error:
@@ -113,7 +116,10 @@ class VQGAN(nn.Module):
 
         Raises:
             ValueError: a code lies outside the codebook, or the weights are not float32.
+            CheckpointError: the checkpoint had no decoder.
         """
+        if self.decoder is None:
+            raise CheckpointError(f"this VQGAN was loaded without decoder weights ({NO_DECODER}")
         if codes.ndim != 3 or (codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.n_embed):
             raise ValueError(f"codes are (N, h, w) with values from 0 to {self.config.n_embed - 1}")
         with self._float32():

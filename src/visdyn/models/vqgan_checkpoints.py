@@ -33,16 +33,22 @@ _TRANSFORMERS_PREFIXES = ("model.vqmodel.", "vqmodel.")
 _IGNORED_PREFIXES = ("loss.",)
 
 
+NO_DECODER = (
+    "the official conversion of Chameleon drops them); use an Anole conversion that keeps them, or the public vqgan.ckpt"
+)
+
+
 class CheckpointError(ValueError):
     """A checkpoint cannot be used; the message says which file and why."""
 
 
-def read_checkpoint(path: str | Path) -> Checkpoint:
+def read_checkpoint(path: str | Path, decoder: bool = True) -> Checkpoint:
     """Read a VQGAN's shape and float32 weights.
 
     Args:
         path: a folder with `config.json` and `weights.safetensors`; the public `vqgan.ckpt` (or a folder holding it)
             with `vqgan.yaml` beside it; or a Chameleon or Anole folder in the transformers layout.
+        decoder: refuse a checkpoint that has none.
 
     Raises:
         FileNotFoundError: no such file or folder.
@@ -61,7 +67,7 @@ def read_checkpoint(path: str | Path) -> Checkpoint:
     if "ddconfig" in settings:
         return config_from_public(settings, path), _floats(load_file(path / "weights.safetensors"))
     if "vq_config" in settings:
-        return _config_from_transformers(settings["vq_config"]), _read_transformers(path)
+        return _config_from_transformers(settings["vq_config"]), _read_transformers(path, decoder)
     raise CheckpointError(f"{path / 'config.json'} has neither ddconfig (VQGAN) nor vq_config (Chameleon)")
 
 
@@ -106,18 +112,15 @@ def _read_public(checkpoint: Path) -> Checkpoint:
     return config_from_public(settings.get("params", settings), described), _floats(loaded.get("state_dict", loaded))
 
 
-def _read_transformers(folder: Path) -> dict[str, Tensor]:
+def _read_transformers(folder: Path, decoder: bool) -> dict[str, Tensor]:
     weights = {}
     for shard in _shards(folder):
         with safe_open(shard, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
                 if prefix := next((p for p in _TRANSFORMERS_PREFIXES if key.startswith(p)), None):
                     weights[key.removeprefix(prefix)] = file.get_tensor(key)
-    if not any(key.startswith("decoder.") for key in weights):
-        raise CheckpointError(
-            f"{folder} holds no model.vqmodel.decoder.* weights (the official conversion of Chameleon drops them); "
-            "use an Anole conversion that keeps them, or the public vqgan.ckpt"
-        )
+    if decoder and not any(key.startswith("decoder.") for key in weights):
+        raise CheckpointError(f"{folder} holds no model.vqmodel.decoder.* weights ({NO_DECODER}")
     return _floats(weights)
 
 
