@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from plain_forwards import plain_tokens
 from tiny_tokens import NUM_CODES, tiny_liquid
 from transformers import AutoTokenizer, GemmaForCausalLM
 
@@ -90,22 +91,12 @@ def test_images_are_padded_not_stretched(model, images):
     assert np.array_equal(model.encode(images[1:2])[0], codes[1])
 
 
-@torch.inference_mode()
-def _plain(model, item, scored: slice, block: slice = slice(None)) -> torch.Tensor:
-    """Log-probabilities of the scored tokens by one unpadded forward."""
-    ids = torch.tensor([[*item.prompt, *item.completion]])
-    logits = model.lm(input_ids=ids).logits[0, :-1, block].log_softmax(-1)
-    targets = ids[0, 1:] - (block.start or 0)
-    rows = torch.arange(len(targets))[len(item.prompt) - 1 :][scored]
-    return logits[rows, targets[rows]]
-
-
 def test_action_scores_equal_plain_forwards(model, images):
     scores = model.inverse_dynamics.score(images[:3], images[3:], ACTIONS)
     assert scores.num_tokens.tolist() == [3, 4, 2]
     codes = model.encode(images)
     for row, action in enumerate(ACTIONS):
-        values = _plain(model, model.builder.inverse(codes[row], codes[row + 3], action), slice(0, -1))
+        values = plain_tokens(model, model.builder.inverse(codes[row], codes[row + 3], action), slice(0, -1))
         torch.testing.assert_close(scores.mean[row], values.mean(), atol=1e-4, rtol=0)
     swapped = model.inverse_dynamics.log_likelihood(images[3:], images[:3], ACTIONS)
     assert ((swapped - scores.mean).abs() > 1e-3).all()
@@ -118,7 +109,7 @@ def test_image_scores_are_definition_d1(model, images):
     codes, layout = model.encode(images), model.layout
     block = slice(layout.image_offset, layout.image_offset + NUM_CODES)
     for row, action in enumerate(ACTIONS):
-        values = _plain(model, model.builder.forward(codes[row], action, codes[row + 3]), slice(1, -2), block)
+        values = plain_tokens(model, model.builder.forward(codes[row], action, codes[row + 3]), slice(1, -2), block)
         torch.testing.assert_close(scores.mean[row], values.mean(), atol=1e-4, rtol=0)
 
 
@@ -195,7 +186,7 @@ def test_the_training_loss_is_the_weighted_mean(model, grids):
     items = [model.builder.forward(grids[row], ACTIONS[row], grids[row + 3], weights) for row in range(3)]
     with torch.inference_mode():
         loss = CompletionLoss(model.lm)(**collate(items, model.layout.pad))["loss"]
-    nll = torch.stack([-_plain(model, item, slice(None)) for item in items])
+    nll = torch.stack([-plain_tokens(model, item, slice(None)) for item in items])
     every = torch.tensor(np.stack([item.weights for item in items]))
     torch.testing.assert_close(loss, (nll * every).sum() / every.sum(), atol=1e-5, rtol=0)
 

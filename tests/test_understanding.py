@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from plain_forwards import mark, plain, plain_inputs, plain_interleaved, rendered
 from tiny_vlms import edit, save_tiny
 
 from visdyn.models import understanding, understanding_families
@@ -37,59 +38,13 @@ def images():
     return [draw.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
 
 
-def _plain_inputs(model, text: str, pictures: list) -> dict:
-    """Inputs of one sequence by the library's own processor, or, where that needs torchvision, by Qwen's formula."""
-    from transformers import LlavaNextProcessor, LlavaProcessor
-
-    tokenizer, processor, config = model.chat.tokenizer, model.image_processor, model.lm.config
-    if config.model_type.startswith("llava"):
-        kind = LlavaNextProcessor if config.model_type == "llava_next" else LlavaProcessor
-        strategy = {"vision_feature_select_strategy": config.vision_feature_select_strategy}
-        tokens = {"num_additional_image_tokens": int(config.vision_feature_select_strategy == "default")}
-        library = kind(processor, tokenizer, patch_size=8, **strategy, **tokens)
-        return dict(library(images=pictures, text=text, return_tensors="pt"))
-    inputs = dict(processor(images=pictures, return_tensors="pt"))
-    mark = tokenizer.convert_ids_to_tokens(config.image_token_id)
-    first, *rest = text.split(mark)
-    marks = [mark * int(grid.prod() // 4) for grid in inputs["image_grid_thw"]]
-    text = first + "".join(f"{these}{after}" for these, after in zip(marks, rest, strict=True))
-    inputs |= dict(tokenizer(text, return_tensors="pt"))
-    if "omni" not in config.model_type:
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == config.image_token_id).int()
-    return inputs
-
-
-@torch.inference_mode()
-def _plain(model, text: str, pictures: list, answer: str) -> torch.Tensor:
-    """Log-probabilities of an answer's tokens by one unpadded forward of the library, the answer being text too."""
-    inputs = _plain_inputs(model, text + answer, pictures)
-    logits = model.lm(**inputs).logits[0].log_softmax(-1)
-    count = len(model.chat.tokenizer.encode(answer, add_special_tokens=False))
-    targets = inputs["input_ids"][0, -count:]
-    return logits[-count - 1 : -1].gather(1, targets[:, None])[:, 0]
-
-
-def _mark(name: str) -> str:
-    if name.startswith("llava"):
-        return "<image>\n"
-    return "<|vision_bos|><|IMAGE|><|vision_eos|>" if "omni" in name else "<|vision_start|><|image_pad|><|vision_end|>"
-
-
-def _rendered(name: str, num_images: int, text: str) -> str:
-    """The prompt as the family's public template writes it."""
-    marks = _mark(name) * num_images
-    if name.startswith("llava"):
-        return f"[INST] {marks}{text} [/INST]"
-    return f"<|im_start|>user\n{marks}{text}<|im_end|>\n<|im_start|>assistant\n"
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_action_scores_equal_plain_forwards(models, images, name):
     model = models[name]
     scores = model.inverse_dynamics.score(images[:3], images[3:], ACTIONS)
     for row, action in enumerate(ACTIONS):
         pair = [images[row], images[row + 3]]
-        expected = _plain(model, _rendered(name, 2, understanding.IDM_PROMPT), pair, action)
+        expected = plain(model, rendered(name, 2, understanding.IDM_PROMPT), pair, action)
         assert scores.num_tokens[row] == len(action)  # one token a byte
         torch.testing.assert_close(scores.mean[row], expected.mean(), atol=1e-4, rtol=0)
         torch.testing.assert_close(scores.total[row], expected.sum(), atol=1e-4 * len(action), rtol=0)
@@ -139,17 +94,12 @@ def test_next_observation_scores_equal_plain_forwards(models, images, name):
     rows = list(zip(images[:3], ACTIONS, images[3:], strict=True))
     scores = {name: role[name].score(*zip(*rows, strict=True)) for name in ("D2", "D2-target")}
     for row, (source, action, target) in enumerate(rows):
-        text = _rendered(name, 1, understanding.FDM_PROMPT.format(action=action))
-        image = _mark(name).strip()
+        text = rendered(name, 1, understanding.FDM_PROMPT.format(action=action))
+        image = mark(name).strip()
         pictures = [understanding.picture(ref, side) for ref in (source, target)]
-        inputs = _plain_inputs(model, text + image, pictures)
-        with torch.inference_mode():
-            logits = model.lm(**inputs).logits[0, :-1].log_softmax(-1)
-        ids = inputs["input_ids"][0, 1:]
-        values = logits.gather(1, ids[:, None])[:, 0]
+        values, marks = plain_interleaved(model, text + image, pictures)
         torch.testing.assert_close(scores["D2"].mean[row], values.mean(), atol=1e-4, rtol=0)
-        marks = (ids == model.chat.placeholder).nonzero()[:, 0]
-        own = values[marks[len(marks) // 2 :]]
+        own = values[marks]
         assert scores["D2-target"].num_tokens[row] == len(own)
         torch.testing.assert_close(scores["D2-target"].mean[row], own.mean(), atol=1e-4, rtol=0)
     assert scores["D2-target"].num_tokens.unique().numel() == 1
@@ -160,8 +110,8 @@ def test_the_verbal_judgement_is_a_log_odds(models, images, name):
     role = UnderstandingForwardLikelihood(models[name], "D3", side=None)
     scores = role.score(images[:2], ACTIONS[:2], images[2:4])
     for row in range(2):
-        text = _rendered(name, 2, understanding.QUESTION.format(action=ACTIONS[row]))
-        yes, no = (_plain(models[name], text, [images[row], images[row + 2]], word) for word in "YN")
+        text = rendered(name, 2, understanding.QUESTION.format(action=ACTIONS[row]))
+        yes, no = (plain(models[name], text, [images[row], images[row + 2]], word) for word in "YN")
         torch.testing.assert_close(scores.mean[row], yes[0] - no[0], atol=1e-4, rtol=0)
     assert scores.num_tokens.tolist() == [1, 1]
 
@@ -180,7 +130,7 @@ def test_predictions_are_the_greedy_continuation(models, images, name):
     role = understanding.UnderstandingInverseDynamics(model, max_new_tokens=4)
     answers = role.predict(images[:2], images[2:4])
     for row, answer in enumerate(answers):
-        inputs = _plain_inputs(model, _rendered(name, 2, understanding.IDM_PROMPT), [images[row], images[row + 2]])
+        inputs = plain_inputs(model, rendered(name, 2, understanding.IDM_PROMPT), [images[row], images[row + 2]])
         tokens = model.lm.generate(**inputs, do_sample=False, repetition_penalty=1.0, max_new_tokens=4)
         new = tokens[0, inputs["input_ids"].shape[1] :]
         assert answer == model.chat.tokenizer.decode(new, skip_special_tokens=True).strip()

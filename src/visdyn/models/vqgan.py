@@ -119,7 +119,7 @@ class VQGAN(nn.Module):
             CheckpointError: the checkpoint had no decoder.
         """
         if self.decoder is None:
-            raise CheckpointError(f"this VQGAN was loaded without decoder weights ({NO_DECODER}")
+            raise CheckpointError(f"this VQGAN was loaded without decoder weights: {NO_DECODER}")
         if codes.ndim != 3 or (codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.n_embed):
             raise ValueError(f"codes are (N, h, w) with values from 0 to {self.config.n_embed - 1}")
         with self._float32():

@@ -31,10 +31,8 @@ _TRANSFORMERS_NAMES = {
 }
 _TRANSFORMERS_PREFIXES = ("model.vqmodel.", "vqmodel.")
 _IGNORED_PREFIXES = ("loss.",)
-
-
 NO_DECODER = (
-    "the official conversion of Chameleon drops them); use an Anole conversion that keeps them, or the public vqgan.ckpt"
+    "the official conversion of Chameleon drops them; use an Anole conversion that keeps them, or the public vqgan.ckpt"
 )
 
 
@@ -120,7 +118,7 @@ def _read_transformers(folder: Path, decoder: bool) -> dict[str, Tensor]:
                 if prefix := next((p for p in _TRANSFORMERS_PREFIXES if key.startswith(p)), None):
                     weights[key.removeprefix(prefix)] = file.get_tensor(key)
     if decoder and not any(key.startswith("decoder.") for key in weights):
-        raise CheckpointError(f"{folder} holds no model.vqmodel.decoder.* weights ({NO_DECODER}")
+        raise CheckpointError(f"{folder} holds no model.vqmodel.decoder.* weights: {NO_DECODER}")
     return _floats(weights)
 
 
