@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from test_clips import write_video
 
 from visdyn.datasets.clips import Clip, ClipError
+from visdyn.mining.clip_mining import ClipSettings, mine_clips
 from visdyn.mining.flow_profile import FLOWS, flow_profile
-from visdyn.mining.keyframes import MODES, KeyframePair, clean_pair, mine_clips, select_from_profile, select_keyframes
+from visdyn.mining.keyframes import MODES, KeyframePair, clean_pair, select_from_profile, select_keyframes
 from visdyn.paths import shared_data
 from visdyn.quarantine import Quarantine
 
@@ -151,7 +152,7 @@ def test_mined_pairs_statistics_and_quarantine(clip, tmp_path):
     broken = [Clip(tmp_path / f"{name}.avi", "d", "c", name) for name in ("bad", "one")]
     settled = {clip.key: [(0, 15, "before"), (36, 49, "after")]}
     quarantine = Quarantine()
-    mined = mine_clips([*broken, clip], min_interval=5, modes=MODES, settled=settled, quarantine=quarantine)
+    mined = mine_clips([*broken, clip], ClipSettings(min_interval=5, modes=MODES), settled, quarantine)
     assert mined.quarantine is quarantine
     assert [entry.item for entry in quarantine] == [str(item.path) for item in broken]
     assert mined.stats["mode"].tolist() == list(MODES)

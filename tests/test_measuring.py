@@ -13,7 +13,7 @@ from visdyn.datasets.kitchen.text import facts
 from visdyn.datasets.kitchen.truth import load_truth
 from visdyn.datasets.kitchen.writer import KitchenSizes, write_kitchen
 from visdyn.images import to_array
-from visdyn.mining.keyframes import KeyframePair
+from visdyn.mining.clip_mining import ClipSettings, mine_clips
 from visdyn.mining.output import prompt_lengths, read_pairs, write_pairs
 from visdyn.mining.reversible import mine_pairs
 from visdyn.trajectory import ReversiblePair
@@ -61,15 +61,19 @@ def test_reachable_images_hold_the_true_target_and_captions_are_true(kitchen):
 
 
 def test_key_frame_pairs_survive_the_disk(kitchen, tmp_path):
-    clips = find_clips(kitchen / "clips")
-    clip = clips[0]
-    pairs = [KeyframePair(*clip.key, 2, 20, "quiet_around_peak"), KeyframePair(*clip.key, 20, 25, "quiet_around_peak")]
-    write_pairs(pairs, clips, tmp_path)
-    found = read_pairs(tmp_path)
-    assert [pair.frames for pair in found] == [(clip.key, 2, 20), (clip.key, 20, 25)]
-    frames = read_frames(clip)
-    assert np.array_equal(to_array([found[0].target, found[1].target]), np.stack([frames[20], frames[25]]))
-    assert len(list(tmp_path.glob("frames/*/*/*/*.png"))) == 3  # a shared frame is written once
+    clips = find_clips(kitchen / "clips")[:3]
+    settings = ClipSettings(6, 8, ("quiet_around_peak", "greedy_spaced"), write_mode="quiet_around_peak")
+    mined = mine_clips(clips, settings, images=tmp_path / "cut")
+    pairs = write_pairs(mined, "quiet_around_peak", tmp_path / "cut", tmp_path / "mined")
+    found = read_pairs(tmp_path / "mined")
+    assert pairs == [pair for pair in mined.pairs if pair.mode == "quiet_around_peak"]
+    assert [pair.frames for pair in found] == [
+        ((pair.dataset, pair.class_name, pair.video), pair.frame_a, pair.frame_b) for pair in pairs
+    ]
+    frames = read_frames(next(clip for clip in clips if clip.key == found[0].frames[0]))
+    assert np.array_equal(to_array([found[0].source])[0], frames[found[0].frame_a])
+    images = {image for pair in found for image in (pair.source, pair.target)}
+    assert len(list((tmp_path / "mined").glob("frames/*/*/*/*.png"))) == len(images)  # a shared frame is written once
 
 
 def test_prompt_lengths_count_every_prompt_once(kitchen):

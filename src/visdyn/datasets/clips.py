@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,33 @@ def _clip(root: Path, path: Path) -> Clip:
     dataset = parts[0] if len(parts) > 2 else root.resolve().name
     class_name = parts[-2] if len(parts) > 1 else UNLABELLED
     return Clip(path, dataset, class_name, path.name if path.is_dir() else path.stem)
+
+
+def sample_clips(clips: Sequence[Clip], per_dataset: int, seed: int) -> list[Clip]:
+    """Draw at most `per_dataset` clips of each dataset, in the order given; 0 keeps all.
+
+    The paper mined 19,658 of Moments' million clips and does not list them: a seeded draw stands for it.
+    """
+    if not per_dataset:
+        return list(clips)
+    drawn: set[tuple] = set()
+    for dataset in sorted({clip.dataset for clip in clips}):
+        keys = sorted(clip.key for clip in clips if clip.dataset == dataset)
+        drawn |= set(random.Random(f"{seed}-{dataset}").sample(keys, min(per_dataset, len(keys))))
+    return [clip for clip in clips if clip.key in drawn]
+
+
+def frame_rate(path: str | Path | Clip, default: float) -> float:
+    """Return the frames per second that a video's header states; `default` where it does not, or of a folder."""
+    import cv2
+
+    path = _path(path)
+    if path.is_dir():
+        return default
+    capture = cv2.VideoCapture(str(path))
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    capture.release()
+    return rate if rate > 0 else default
 
 
 def stream_frames(path: str | Path | Clip) -> Iterator[np.ndarray]:

@@ -13,17 +13,14 @@ another statistic of the flow (`visdyn.mining.flow_profile`), which tells a hand
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from itertools import pairwise
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
-from visdyn.datasets.clips import Clip, ClipError, stream_frames
-from visdyn.mining.flow_profile import flow_profile, flow_profiles
-from visdyn.quarantine import Quarantine
+from visdyn.datasets.clips import Clip, stream_frames
+from visdyn.mining.flow_profile import flow_profile
 
 # Mode -> the statistic of the flow that it goes by.
 STATISTIC_OF = {"top_then_space": "mean", "greedy_spaced": "mean", "quiet_around_peak": "local"}
@@ -53,22 +50,6 @@ class KeyframePair:
         return asdict(self)
 
 
-@dataclass
-class MinedClips:
-    """What mining a set of clips gives.
-
-    Attributes:
-        pairs: key-frame pairs, in the order of the clips.
-        stats: one row per clip and mode: dataset, class, video, mode, num_frames, num_keyframes, num_pairs and
-            num_clean_pairs (missing where the clip's settled ranges are not known).
-        quarantine: clips that could not be read, with their reasons.
-    """
-
-    pairs: list[KeyframePair]
-    stats: pd.DataFrame
-    quarantine: Quarantine = field(default_factory=Quarantine)
-
-
 def select_keyframes(
     video_path: str | Path | Clip,
     top_k: int = 6,
@@ -82,7 +63,7 @@ def select_keyframes(
         ClipError: the clip cannot be read in full.
         ValueError: unknown mode or flow, top_k or min_interval below 1.
     """
-    _check(top_k, min_interval, mode)
+    check_selection(top_k, min_interval, mode)
     profile = flow_profile(stream_frames(video_path), flow, STATISTIC_OF[mode])
     return select_from_profile(profile, top_k, min_interval, mode)
 
@@ -103,7 +84,7 @@ def select_from_profile(
     Returns:
         At most top_k sorted indices in [0, N), any two at least min_interval apart.
     """
-    _check(top_k, min_interval, mode)
+    check_selection(top_k, min_interval, mode)
     profile = np.asarray(profile, dtype=np.float64)
     if profile.ndim != 1 or not np.isfinite(profile).all() or (profile < 0).any():
         raise ValueError("a flow profile is one finite, non-negative number per frame")
@@ -115,7 +96,8 @@ def select_from_profile(
     return sorted(_spaced(ranked, min_interval)[:top_k])
 
 
-def _check(top_k: int, min_interval: int, mode: str) -> None:
+def check_selection(top_k: int, min_interval: int, mode: str) -> None:
+    """Raise ValueError where a setting of the selection makes no sense."""
     if mode not in MODES:
         raise ValueError(f"unknown mode {mode!r}; one of {', '.join(MODES)}")
     if top_k < 1 or min_interval < 1:
@@ -169,57 +151,3 @@ def clean_pair(frame_a: int, frame_b: int, settled_ranges: Iterable[SettledRange
     ranges = list(settled_ranges)
     states = [next((state for start, stop, state in ranges if start <= f <= stop), None) for f in (frame_a, frame_b)]
     return None not in states and states[0] != states[1]
-
-
-def mine_clips(
-    clips: Iterable[Clip],
-    top_k: int = 6,
-    min_interval: int = 20,
-    modes: Sequence[str] = ("top_then_space",),
-    flow: str = "farneback",
-    settled: Mapping[tuple[str, str, str], Sequence[SettledRange]] | None = None,
-    quarantine: Quarantine | None = None,
-) -> MinedClips:
-    """Select key-frames in every clip and pair the adjacent ones; the flow is computed once for all modes.
-
-    Args:
-        clips: as `visdyn.datasets.clips.find_clips` gives them.
-        settled: known settled ranges by `clip.key`, only to count clean pairs; it never changes what is selected.
-        quarantine: takes clips that cannot be read in full or have fewer than two frames; one is made where it is None.
-
-    Clips with fewer than two key-frames give no pair; their row of the statistics says so.
-    """
-    if not modes:
-        raise ValueError(f"no mode given; choose of {', '.join(MODES)}")
-    for mode in modes:
-        _check(top_k, min_interval, mode)
-    bad = Quarantine() if quarantine is None else quarantine
-    pairs, rows = [], []
-    for clip in clips:
-        profiles = _profiles(clip, flow, modes, bad)
-        for mode in modes if profiles else ():
-            profile = profiles[STATISTIC_OF[mode]]
-            chosen = select_from_profile(profile, top_k, min_interval, mode)
-            found = [KeyframePair(*clip.key, a, b, mode) for a, b in pairwise(chosen)]
-            pairs += found
-            rows.append(_row(clip, mode, profile, chosen, found, (settled or {}).get(clip.key)))
-    columns = ["dataset", "class", "video", "mode", "num_frames", "num_keyframes", "num_pairs", "num_clean_pairs"]
-    stats = pd.DataFrame(rows, columns=columns).astype({"num_clean_pairs": "Int64"})
-    return MinedClips(pairs, stats, bad)
-
-
-def _profiles(clip: Clip, flow: str, modes: Sequence[str], bad: Quarantine) -> dict[str, np.ndarray] | None:
-    try:
-        profiles = flow_profiles(stream_frames(clip), flow, sorted({STATISTIC_OF[mode] for mode in modes}))
-    except (ClipError, ValueError) as error:
-        bad.add(clip.path, str(error))
-        return None
-    if (count := len(next(iter(profiles.values())))) < 2:
-        bad.add(clip.path, f"clip {clip.path} has {count} frame; motion needs two")
-        return None
-    return profiles
-
-
-def _row(clip, mode, profile, chosen, found, ranges) -> tuple:
-    clean = None if ranges is None else sum(clean_pair(pair.frame_a, pair.frame_b, ranges) for pair in found)
-    return (*clip.key, mode, len(profile), len(chosen), len(found), clean)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-from PIL import Image
 
-from visdyn.datasets.clips import Clip, frames_at
+from visdyn.mining.clip_mining import MinedClips
 from visdyn.mining.keyframes import KeyframePair
 from visdyn.trajectory import ReversiblePair
 
 INDEX = "keyframe_pairs.jsonl"
+LENGTHS = "clips.jsonl"
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,46 @@ class ImagePair:
         return (self.dataset, self.class_name, self.video), self.frame_a, self.frame_b
 
 
-def write_pairs(pairs: Sequence[KeyframePair], clips: Sequence[Clip], folder: str | Path) -> None:
-    """Write each key-frame once as PNG, `frames/<dataset>/<class>/<video>/<frame>.png`, and the index of pairs."""
-    folder, by_key, wanted = Path(folder), {clip.key: clip for clip in clips}, defaultdict(set)
-    for pair in pairs:
-        wanted[(pair.dataset, pair.class_name, pair.video)] |= {pair.frame_a, pair.frame_b}
-    for key, frames in wanted.items():
-        place, numbers = folder / "frames" / Path(*key), sorted(frames)
-        place.mkdir(parents=True, exist_ok=True)
-        for number, image in zip(numbers, frames_at(by_key[key], numbers), strict=True):
-            Image.fromarray(image).save(place / f"{number}.png")
-    lines = [json.dumps({key: value for key, value in pair.as_dict().items() if key != "mode"}) for pair in pairs]
+def write_pairs(mined: MinedClips, mode: str, images: str | Path, folder: str | Path) -> list[KeyframePair]:
+    """Write the pairs of one mode: `frames/<dataset>/<class>/<video>/<frame>.png`, the index, and the clips' lengths.
+
+    Args:
+        images: where `mine_clips` wrote the key-frames. They are linked, not moved: a run that is killed here still
+            has them (where links are impossible they are copied).
+
+    Returns:
+        The pairs written.
+    """
+    folder, images = Path(folder), Path(images)
+    pairs = [pair for pair in mined.pairs if pair.mode == mode]
+    for place in dict.fromkeys(place for pair in pairs for place in _image_places(pair)):
+        _link(images / place, folder / "frames" / place)
+    rows = [{key: value for key, value in pair.as_dict().items() if key != "mode"} for pair in pairs]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / INDEX).write_text("".join(f"{line}\n" for line in lines))
+    for name, lines in ((INDEX, rows), (LENGTHS, mined.lengths.to_dict("records"))):
+        (folder / name).write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    return pairs
+
+
+def _image_places(pair: KeyframePair) -> list[Path]:
+    place = Path(pair.dataset, pair.class_name, pair.video)
+    return [place / f"{frame}.png" for frame in (pair.frame_a, pair.frame_b)]
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def read_lengths(folder: str | Path) -> pd.DataFrame:
+    """Read how long the mined clips are, those without a pair too: dataset, class, video, frames, seconds."""
+    lines = (Path(folder) / LENGTHS).read_text().splitlines()
+    columns = ["dataset", "class", "video", "frames", "seconds"]
+    return pd.DataFrame([json.loads(line) for line in lines], columns=columns)
 
 
 def read_pairs(folder: str | Path) -> list[ImagePair]:
