@@ -26,9 +26,12 @@ class Scripted:
     def __init__(self, reply):
         self.reply, self.asked = reply, []
 
-    def answer(self, images, prompt):
-        self.asked.append((list(images), prompt))
-        return self.reply(images, prompt)
+    def answer_many(self, questions):
+        self.asked += [(list(images), prompt) for images, prompt in questions]
+        return [self.reply(images, prompt) for images, prompt in questions]
+
+    def release(self):
+        self.released = True
 
 
 def _reply(quality=GOOD, expansion=LONG):
@@ -139,23 +142,45 @@ def test_missing_frames_are_set_aside(pairs, tmp_path):
     assert "frame_0000000110" in quarantine.items[0].reason
 
 
-def test_curation_goes_on_where_it_was_killed(pairs, tmp_path):
+@pytest.mark.parametrize(("dying", "hits"), [("object_present", 2), ("plain prose", 3 + 2 * 2)])
+def test_curation_goes_on_where_it_was_killed(pairs, tmp_path, dying, hits):
+    """Killed at the third pair, in the filter or in the expansion: what was answered is not asked again."""
+
     def dies_on_the_third_pair(images, prompt):
-        if "0000000210" in str(images):
+        if "0000000210" in str(images) and dying in prompt:
             raise KeyboardInterrupt
         return _reply()(images, prompt)
 
     cache = tmp_path / "cache" / "answers.jsonl"
+    model = CachedVLM(Scripted(dies_on_the_third_pair), cache)
     with pytest.raises(KeyboardInterrupt):
-        curation.curate(pairs, tmp_path, curation.VLMCurator(CachedVLM(Scripted(dies_on_the_third_pair), cache)))
+        curation.curate(pairs, tmp_path, curation.VLMCurator(model), batch=1)
     with open(cache, "a") as file:
         file.write('{"key": "half')
     model = Scripted(_reply())
     with pytest.warns(UserWarning, match="half a line"):
         cached = CachedVLM(model, cache)
-    assert len(curation.curate(pairs, tmp_path, curation.VLMCurator(cached))) == 3
-    assert (cached.hits, cached.misses, len(model.asked)) == (6, 3, 3)
+    assert len(curation.curate(pairs, tmp_path, curation.VLMCurator(cached), batch=2)) == 3
+    assert (cached.hits, cached.misses, len(model.asked)) == (hits, 9 - hits, 9 - hits)
     assert len([json.loads(line) for line in cache.read_text().splitlines()]) == 9
+
+
+def test_the_filter_leaves_memory_before_another_model_writes(pairs, tmp_path):
+    judge, writer = Scripted(_reply()), Scripted(_reply())
+    kept = curation.curate(pairs, tmp_path, curation.VLMCurator(judge, writer), batch=2)
+    assert len(kept) == 3
+    assert judge.released
+    assert all("object_present" in prompt for _, prompt in judge.asked)
+    assert len(writer.asked) == 6
+
+
+def test_progress_is_told_and_a_damaged_frame_is_set_aside(pairs, tmp_path):
+    frame_path(tmp_path, pairs[0].segment, 14).write_bytes(b"damaged")
+    quarantine, lines = Quarantine(), []
+    curator = curation.VLMCurator(Scripted(_reply()))
+    assert len(curation.curate(pairs, tmp_path, curator, quarantine, batch=1, told=lines.append)) == 2
+    assert "frame_0000000014" in quarantine.items[0].reason
+    assert lines[-1] == "2 of 2 pairs expanded"
 
 
 def test_the_cache_goes_by_content(tmp_path):

@@ -1,85 +1,70 @@
-"""The transformers-backed curation model, with a LLaVA of a few thousand random weights."""
+"""A VLM of transformers answers batches of questions: tiny models of the papers' families, without torchvision."""
 
 from __future__ import annotations
+
+import sys
 
 import numpy as np
 import pytest
 import torch
+from tiny_vlms import save_tiny
 
-from visdyn.mining.transformers_vlm import TransformersVLM
+from visdyn.inference.transformers_vlm import TransformersVLM
+from visdyn.models.understanding import UnderstandingModel
+from visdyn.models.understanding_inputs import completed
 
-TEMPLATE = (
-    "{% for m in messages %}USER: {% for c in m.content %}"
-    "{% if c.type == 'image' %}<image>{% else %}{{ c.text }}{% endif %}"
-    "{% endfor %}{% endfor %} ASSISTANT:"
-)
-IMAGES = [np.zeros((40, 60, 3), np.uint8), np.full((64, 64, 3), 200, np.uint8)]
-
-
-def _tokenizer():
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    names = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "<s>", "</s>", "<image>"]
-    tokenizer = Tokenizer(models.BPE(vocab={name: index for index, name in enumerate(names)}, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    special = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>", "additional_special_tokens": ["<image>"]}
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
+FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "llava")
+RANDOM = np.random.default_rng(0)
+IMAGES = [RANDOM.integers(0, 255, size, np.uint8) for size in ((16, 24, 3), (16, 16, 3), (24, 16, 3))]
+QUESTIONS = [
+    (IMAGES[:1], "what?"),
+    (IMAGES, "what happens in these images, at some length?"),
+    (IMAGES[::-1], "what happens in these images, at some length?"),
+    (IMAGES[1:], "is it so?"),
+]
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A checkpoint whose every answer is the vocabulary's first token, "!": its output weights are zero."""
-    from transformers import (
-        CLIPImageProcessorPil,
-        CLIPVisionConfig,
-        LlamaConfig,
-        LlavaConfig,
-        LlavaForConditionalGeneration,
-        LlavaProcessor,
-    )
-
-    path, tokenizer = tmp_path_factory.mktemp("llava"), _tokenizer()
-    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    vision = CLIPVisionConfig(**shape, image_size=28, patch_size=14, projection_dim=16)
-    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
-    text = LlamaConfig(**shape, vocab_size=len(tokenizer), num_key_value_heads=2, **ids)
-    image_token = tokenizer.convert_tokens_to_ids("<image>")
-    model = LlavaForConditionalGeneration(
-        LlavaConfig(vision_config=vision, text_config=text, image_token_index=image_token)
-    )
-    torch.nn.init.zeros_(model.get_output_embeddings().weight)
-    resize = CLIPImageProcessorPil(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28})
-    processor = LlavaProcessor(resize, tokenizer, 14, "default", chat_template=TEMPLATE, num_additional_image_tokens=1)
-    model.save_pretrained(path)
-    processor.save_pretrained(path)
-    return path
+@pytest.fixture(scope="module", params=FAMILIES)
+def folder(request, tmp_path_factory):
+    path = tmp_path_factory.mktemp(request.param)
+    return save_tiny(request.param, path)
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_the_answer_is_the_new_tokens_alone(folder, count):
-    model = TransformersVLM(str(folder), max_new_tokens=6, dtype="float32", device="cpu")
-    assert model.answer(IMAGES[:count], "what happens?") == "!" * 6
+def _vlm(folder, **options):
+    return TransformersVLM(str(folder), max_new_tokens=6, dtype="float32", **options)
 
 
-def test_a_half_precision_model_answers(folder):
-    model = TransformersVLM(str(folder), max_new_tokens=2, dtype="bfloat16", device="cpu")
-    assert model.answer(IMAGES, "what?") == "!!"
+def test_a_batch_gives_each_question_its_own_answer(folder):
+    alone = [_vlm(folder).answer_many([question])[0] for question in QUESTIONS]
+    assert _vlm(folder).answer_many(QUESTIONS) == alone
+    assert _vlm(folder, batch_size=3).answer_many(QUESTIONS) == alone
+    assert "torchvision" not in sys.modules
 
 
-def test_nothing_is_loaded_before_the_first_question():
-    model = TransformersVLM("no/such-model")
-    assert "no/such-model" in model.name
-    assert model._loaded is None
+def test_batched_inputs_give_the_logits_of_the_plain_forward(folder):
+    """The plain way: pixels into the model, one sequence, as the processor of transformers would make it."""
+    model = UnderstandingModel.from_pretrained(folder, dtype="float32")
+    queries = [completed(model.chat.prompt(len(images), text), (), images) for images, text in QUESTIONS[:3]]
+    inputs, _ = model.inputs(queries, padding_side="left")
+    with torch.inference_mode():
+        batched = model.lm(**inputs).logits[:, -1]
+        for row, query in enumerate(queries):
+            ids = inputs["input_ids"][row][inputs["attention_mask"][row].bool()][None]
+            pixels = model.image_processor(images=list(query.images), return_tensors="pt")
+            types = {"mm_token_type_ids": (ids == model.chat.placeholder).int()} if model.family.token_types else {}
+            plain = model.lm(input_ids=ids, **pixels, **types).logits[0, -1]
+            assert (plain - batched[row]).abs().max() < 1e-4
 
 
-def test_a_processor_that_lacks_a_package_is_explained(monkeypatch):
-    import transformers
+def test_the_name_tells_what_an_answer_depends_on():
+    assert TransformersVLM("a").name != TransformersVLM("a", max_new_tokens=5).name
+    assert TransformersVLM("a").name == TransformersVLM("a", batch_size=2).name
 
-    def fails(name):
-        raise ImportError("needs torchvision")
 
-    monkeypatch.setattr(transformers.AutoProcessor, "from_pretrained", fails)
-    with pytest.raises(RuntimeError, match="processor of x cannot be built"):
-        TransformersVLM("x").answer(IMAGES, "what?")
+def test_nothing_is_loaded_before_the_first_question_and_released_memory_is_loaded_again(folder):
+    assert TransformersVLM("no/such-model")._model is None
+    vlm = _vlm(folder)
+    first = vlm.answer_many(QUESTIONS[:1])
+    vlm.release()
+    assert vlm._model is None
+    assert vlm.answer_many(QUESTIONS[:1]) == first

@@ -27,6 +27,15 @@ MROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 
 WINDOWED_VISION = {"hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "window_size": 16}
 WINDOWED_VISION |= {"fullatt_block_indexes": [1], "depth": 2, "num_heads": 2, "patch_size": 4}
 PLAIN_VISION = {"embed_dim": 16, "hidden_size": 32, "mlp_ratio": 2, "depth": 2, "num_heads": 2, "patch_size": 4}
+DEEPSTACK_VISION = {"hidden_size": 16, "intermediate_size": 32, "out_hidden_size": 32, "depth": 2, "num_heads": 2}
+DEEPSTACK_VISION |= {"patch_size": 4, "num_position_embeddings": 64, "deepstack_visual_indexes": [0, 1]}
+QWEN_FAMILIES = {
+    "qwen2_vl": ("Qwen2VL", PLAIN_VISION),
+    "qwen2_5_vl": ("Qwen2_5_VL", WINDOWED_VISION),
+    "qwen3_vl": ("Qwen3VL", DEEPSTACK_VISION),
+    "qwen3_vl_moe": ("Qwen3VLMoe", DEEPSTACK_VISION),
+}
+QWEN3_TEXT = {"head_dim": 16, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
 
 
 def save_tiny(name: str, path: Path) -> Path:
@@ -82,14 +91,15 @@ def _qwen_processor():
 
 
 def _qwen(name: str):
-    """Qwen2-VL or Qwen2.5-VL, with tied embeddings as of their smaller sizes."""
+    """Qwen2-VL, Qwen2.5-VL or Qwen3-VL, with tied embeddings as of their smaller sizes."""
     import transformers
 
     tokenizer = byte_tokenizer(QWEN_NAMES)
-    prefix, vision = {"qwen2_vl": ("Qwen2VL", PLAIN_VISION), "qwen2_5_vl": ("Qwen2_5_VL", WINDOWED_VISION)}[name]
+    prefix, vision = QWEN_FAMILIES[name]
+    rope = MROPE | ({"mrope_interleaved": True} if "3" in name else {})
     ids = dict(zip(QWEN_NAMES, tokenizer.convert_tokens_to_ids(QWEN_NAMES), strict=True))
     config = getattr(transformers, f"{prefix}Config")(
-        text_config=_text(tokenizer, rope_parameters=MROPE),
+        text_config=_text(tokenizer, rope_parameters=rope, **(QWEN3_TEXT if "3" in name else {})),
         vision_config=vision,
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],

@@ -39,16 +39,22 @@ class CachedVLM:
         self.hits = self.misses = 0
         self._answers = self._read()
 
-    def answer(self, images: Sequence[ImageRef], prompt: str) -> str:
-        """Return the kept answer, or ask the model and keep what it says."""
-        key = content_key(self.name, images, prompt)
-        if key in self._answers:
-            self.hits += 1
-        else:
-            self.misses += 1
-            self._answers[key] = self.model.answer(images, prompt)
-            self._append({"key": key, "model": self.name, "answer": self._answers[key]})
-        return self._answers[key]
+    def answer_many(self, questions: Sequence[tuple[Sequence[ImageRef], str]]) -> list[str]:
+        """Return the kept answers; the model is asked the other questions, each once, and what it says is kept."""
+        keys = [content_key(self.name, images, prompt) for images, prompt in questions]
+        unknown = {key: place for place, key in enumerate(keys) if key not in self._answers}
+        self.hits += len(keys) - len(unknown)
+        self.misses += len(unknown)
+        if unknown:
+            answers = self.model.answer_many([questions[place] for place in unknown.values()])
+            for key, answer in zip(unknown, answers, strict=True):
+                self._answers[key] = answer
+                self._append({"key": key, "model": self.name, "answer": answer})
+        return [self._answers[key] for key in keys]
+
+    def release(self) -> None:
+        """Free the model's memory; the answers stay."""
+        self.model.release()
 
     def _append(self, record: dict) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)

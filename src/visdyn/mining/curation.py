@@ -8,15 +8,15 @@ in reversed order. None of its prompt texts is public: those in `prompts` below 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 from visdyn.datasets import doundo_bench
-from visdyn.datasets.bad_items import collecting
+from visdyn.datasets.bad_items import collecting, image_problem
 from visdyn.datasets.epic_kitchens import FrameError, segment_frames
-from visdyn.images import ImageError, ImageRef
+from visdyn.images import ImageRef
 from visdyn.mining import curation_prompts as prompts
 from visdyn.mining.reversible import MinedPair
 from visdyn.quarantine import Quarantine
@@ -30,25 +30,42 @@ class CurationError(ValueError):
     """A model's answer cannot be used; the message says why and quotes its beginning."""
 
 
+Question = tuple[Sequence[ImageRef], str]  # images, in order, and the text that follows them
+
+
 class VisionLanguageModel(Protocol):
     """All that curation asks of a model. `name` goes into the cache's keys."""
 
     name: str
 
-    def answer(self, images: Sequence[ImageRef], prompt: str) -> str:
-        """Return the model's text for images, in order, followed by a prompt."""
+    def answer_many(self, questions: Sequence[Question]) -> list[str]:
+        """Return the model's text for each question, in order; one batch."""
         ...
+
+    def release(self) -> None:
+        """Free the memory that the model takes; a later question loads it again."""
+        ...
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mined pair with its frames in time order."""
+
+    pair: MinedPair
+    frames: tuple[ImageRef, ...]
 
 
 class Curator(Protocol):
-    """Decides on a mined pair and writes its long prompts."""
+    """Decides on mined pairs and writes their long prompts; `reads_frames` says whether it looks at their pixels."""
 
-    def quality(self, pair: MinedPair, frames: Sequence[ImageRef]) -> Quality:
-        """Judge the pair by its first and last frame."""
+    reads_frames: bool
+
+    def quality(self, cases: Sequence[Case]) -> list[Quality | CurationError]:
+        """Judge each pair by its first and last frame."""
         ...
 
-    def expand(self, pair: MinedPair, frames: Sequence[ImageRef]) -> tuple[str, str]:
-        """Return the long forward and reverse prompt, written from the frames in time order."""
+    def expand(self, cases: Sequence[Case]) -> list[tuple[str, str] | CurationError]:
+        """Return each pair's long forward and reverse prompt, written from the frames in time order."""
         ...
 
 
@@ -109,19 +126,39 @@ def _quoted(text: str) -> str:
 
 @dataclass(frozen=True)
 class VLMCurator:
-    """Curates with a vision-language model; wrap it in `visdyn.mining.answer_cache.CachedVLM` to be resumable."""
+    """Curates with vision-language models; wrap them in `visdyn.mining.answer_cache.CachedVLM` to be resumable.
 
-    model: VisionLanguageModel
+    Attributes:
+        filter_model: answers the three questions.
+        expansion_model: writes the prompts; None takes the filter's.
+    """
 
-    def quality(self, pair: MinedPair, frames: Sequence[ImageRef]) -> Quality:
-        """Ask the three questions about the first and last frame."""
-        return parse_quality(self.model.answer([frames[0], frames[-1]], prompts.quality(pair.forward_short)))
+    filter_model: VisionLanguageModel
+    expansion_model: VisionLanguageModel | None = None
+    reads_frames: ClassVar[bool] = True
 
-    def expand(self, pair: MinedPair, frames: Sequence[ImageRef]) -> tuple[str, str]:
+    def quality(self, cases: Sequence[Case]) -> list[Quality | CurationError]:
+        """Ask the three questions about the first and last frames."""
+        questions = [([case.frames[0], case.frames[-1]], prompts.quality(case.pair.forward_short)) for case in cases]
+        return [_parsed(parse_quality, text) for text in self.filter_model.answer_many(questions)]
+
+    def expand(self, cases: Sequence[Case]) -> list[tuple[str, str] | CurationError]:
         """Ask for both prompts. The reverse one sees the frames backwards, and the inverse narration (our reading)."""
-        forward = self.model.answer(list(frames), prompts.expansion(pair.forward_short))
-        reverse = self.model.answer(list(frames)[::-1], prompts.expansion(pair.reverse_short))
-        return parse_expansion(forward), parse_expansion(reverse)
+        model = self.filter_model if self.expansion_model is None else self.expansion_model
+        if model is not self.filter_model:
+            self.filter_model.release()
+        forward = [(case.frames, prompts.expansion(case.pair.forward_short)) for case in cases]
+        reverse = [(case.frames[::-1], prompts.expansion(case.pair.reverse_short)) for case in cases]
+        texts = [_parsed(parse_expansion, text) for text in model.answer_many([*forward, *reverse])]
+        pairs = zip(texts[: len(cases)], texts[len(cases) :], strict=True)
+        return [next((text for text in pair if isinstance(text, CurationError)), pair) for pair in pairs]
+
+
+def _parsed(parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except CurationError as error:
+        return error
 
 
 @dataclass(frozen=True)
@@ -135,6 +172,7 @@ class AnnotationCurator:
     """
 
     prompts: dict[str, tuple[str, str]]
+    reads_frames: ClassVar[bool] = False
 
     @classmethod
     def from_files(cls, *json_paths: str | Path) -> AnnotationCurator:
@@ -142,19 +180,14 @@ class AnnotationCurator:
         pairs = [pair for path in json_paths for pair in doundo_bench.load(path, ".", require_images=False)]
         return cls({pair.id: (pair.forward_prompt, pair.reverse_prompt) for pair in pairs})
 
-    def quality(self, pair: MinedPair, frames: Sequence[ImageRef]) -> Quality:
+    def quality(self, cases: Sequence[Case]) -> list[Quality | CurationError]:
         """Pass: the annotated data is taken to be clean."""
-        return Quality(True, True, True)
+        return [Quality(True, True, True)] * len(cases)
 
-    def expand(self, pair: MinedPair, frames: Sequence[ImageRef]) -> tuple[str, str]:
-        """Return the prompts that came with the data.
-
-        Raises:
-            CurationError: they have none for this pair.
-        """
-        if pair.segment.narration_id not in self.prompts:
-            raise CurationError("the annotation files have no long prompts for it")
-        return self.prompts[pair.segment.narration_id]
+    def expand(self, cases: Sequence[Case]) -> list[tuple[str, str] | CurationError]:
+        """Return the prompts that came with the data, or say that they have none for a pair."""
+        lacking = CurationError("the annotation files have no long prompts for it")
+        return [self.prompts.get(case.pair.segment.narration_id, lacking) for case in cases]
 
 
 def curate(
@@ -163,35 +196,67 @@ def curate(
     curator: Curator,
     quarantine: Quarantine | None = None,
     num_frames: int = NUM_FRAMES,
+    batch: int = 8,
+    told: Callable[[str], None] = lambda line: None,
 ) -> list[ReversiblePair]:
     """Filter mined pairs and expand their prompts, in order.
 
-    Pairs without frames, that fail the filter, or whose answers cannot be used go to the quarantine with the reason
-    (a warning counts them where it is None).
+    All pairs are filtered before the first prompt is written, so that only one of two models is in memory. Pairs
+    without frames, that fail the filter, or whose answers cannot be used go to the quarantine with the reason (a
+    warning counts them where it is None).
 
     Args:
         frames_root: folder of `<participant>/rgb_frames/<video>/frame_%010d.jpg`.
         num_frames: frames that the expansion sees (the paper: five, temporally sampled).
+        batch: pairs that are asked about at a time.
+        told: gets a line of progress after each batch.
     """
-    kept = []
     with collecting(quarantine, "curation") as bad:
-        for pair in pairs:
-            try:
-                kept.append(_curated(pair, frames_root, curator, num_frames))
-            except (FrameError, ImageError, CurationError) as error:
-                bad.add(pair.segment.narration_id, str(error))
+        reasons: dict[str, str] = {}
+        decode = curator.reads_frames
+        cases = [case for pair in pairs if (case := _case(pair, frames_root, num_frames, decode, reasons))]
+        passed = []
+        for case, quality in _batched(cases, curator.quality, batch, "filtered", told):
+            if isinstance(quality, Quality) and quality.passed:
+                passed.append(case)
+            else:
+                failed = str(quality) if isinstance(quality, CurationError) else quality.failures()
+                prefix = "" if isinstance(quality, CurationError) else "fails the quality filter: "
+                reasons[case.pair.segment.narration_id] = prefix + failed
+        kept = []
+        for case, written in _batched(passed, curator.expand, batch, "expanded", told):
+            if isinstance(written, CurationError):
+                reasons[case.pair.segment.narration_id] = str(written)
+            else:
+                kept.append(_curated(case, *written))
+        for name, reason in reasons.items():
+            bad.add(name, reason)
     return kept
 
 
-def _curated(pair: MinedPair, frames_root: str | Path, curator: Curator, num_frames: int) -> ReversiblePair:
-    frames = segment_frames(frames_root, pair.segment, num_frames)
-    quality = curator.quality(pair, frames)
-    if not quality.passed:
-        raise CurationError(f"fails the quality filter: {quality.failures()}")
-    forward, reverse = curator.expand(pair, frames)
+def _case(pair: MinedPair, frames_root: str | Path, num_frames: int, decode: bool, reasons: dict) -> Case | None:
+    try:
+        frames = tuple(segment_frames(frames_root, pair.segment, num_frames))
+        if problem := next(filter(None, (image_problem(frame, decode) for frame in frames)), None):
+            raise FrameError(problem)
+        return Case(pair, frames)
+    except FrameError as error:
+        reasons[pair.segment.narration_id] = str(error)
+        return None
+
+
+def _batched(cases: Sequence[Case], ask: Callable, size: int, done: str, told: Callable) -> Iterator[tuple[Case, Any]]:
+    for start in range(0, len(cases), size):
+        part = cases[start : start + size]
+        yield from zip(part, ask(part), strict=True)
+        told(f"{start + len(part)} of {len(cases)} pairs {done}")
+
+
+def _curated(case: Case, forward: str, reverse: str) -> ReversiblePair:
+    pair = case.pair
     return ReversiblePair(
-        start=frames[0],
-        end=frames[-1],
+        start=case.frames[0],
+        end=case.frames[-1],
         forward_prompt=forward,
         reverse_prompt=reverse,
         forward_short=pair.forward_short,

@@ -104,27 +104,33 @@ class UnderstandingModel:
     def inputs(self, queries: Sequence[Query], side: int | None = None, padding_side: str | None = None):
         """Return the arguments of the language model's forward, and which tokens are scored (bool (B, T))."""
         keys = [image_key(ref) for query in queries for ref in query.images]
-        features, grids = self.encode({image_key(ref): ref for query in queries for ref in query.images}, side)
+        features, grids, deeper = self.encode({image_key(ref): ref for query in queries for ref in query.images}, side)
         rows, counts = [], iter([len(features[key]) for key in keys])
         for query in queries:
             rows.append(expand(query, self.chat.placeholder, [next(counts) for _ in query.images]))
         batch = collate(rows, self.chat.pad, padding_side or self.padding_side)
         batch = {name: value.to(self.lm.device) for name, value in batch.items()}
         scored = batch.pop("scored")
-        batch["mm_encoder_outputs"] = {"image": _encoded([features[key] for key in keys])}
+        batch["mm_encoder_outputs"] = {"image": _encoded(keys, features, deeper)}
         if grids:
             batch["image_grid_thw"] = torch.stack([grids[key] for key in keys])
         if self.family.token_types:
             batch["mm_token_type_ids"] = (batch["input_ids"] == self.chat.placeholder).int()
         return batch, scored
 
-    def encode(self, images: dict, side: int | None = None) -> tuple[dict, dict]:
-        """Run the vision tower over images: features (tokens, d) by key, and Qwen's patch grids (3,) by key."""
+    def encode(self, images: dict, side: int | None = None) -> tuple[dict, dict, list[dict]]:
+        """Run the vision tower over images: features (tokens, d) by key, and Qwen's patch grids (3,) by key.
+
+        Qwen3-VL also gives features of deeper layers, which go into the first layers of the language model: a dict
+        like the features for each.
+        """
         pictures = [picture(ref, side) for ref in images.values()]
         processed = self.image_processor(images=pictures, return_tensors="pt").to(self.lm.device)
-        features = self.lm.get_image_features(**processed, return_dict=True).pooler_output
+        output = self.lm.get_image_features(**processed, return_dict=True)
+        layers = getattr(output, "deepstack_features", None) or []
+        deeper = [dict(zip(images, layer, strict=True)) for layer in layers]
         grids = dict(zip(images, processed["image_grid_thw"], strict=True)) if "image_grid_thw" in processed else {}
-        return dict(zip(images, features, strict=True)), grids
+        return dict(zip(images, output.pooler_output, strict=True)), grids, deeper
 
 
 @dataclass
@@ -234,7 +240,11 @@ def log_probabilities(head: torch.nn.Module, hidden: torch.Tensor, targets: torc
     return torch.cat([-F.cross_entropy(head(part).float(), token, reduction="none") for part, token in chunks])
 
 
-def _encoded(features: list[torch.Tensor]):
+def _encoded(keys: Sequence, features: dict, deeper: list[dict]):
+    """Return the vision tower's output for images in the order of `keys`, as the language model takes it."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-    return BaseModelOutputWithPooling(pooler_output=features)
+    output = BaseModelOutputWithPooling(pooler_output=[features[key] for key in keys])
+    if deeper:
+        output.deepstack_features = [[layer[key] for key in keys] for layer in deeper]
+    return output

@@ -23,6 +23,8 @@ class Family:
 FAMILIES = {
     "qwen2_vl": Family("Qwen2VLForConditionalGeneration", token_types=True),
     "qwen2_5_vl": Family("Qwen2_5_VLForConditionalGeneration", token_types=True),
+    "qwen3_vl": Family("Qwen3VLForConditionalGeneration", token_types=True),
+    "qwen3_vl_moe": Family("Qwen3VLMoeForConditionalGeneration", token_types=True),
     "llava": Family("LlavaForConditionalGeneration"),
     "llava_next": Family("LlavaNextForConditionalGeneration"),
     "qwen2_5_omni": Family("Qwen2_5OmniThinkerForConditionalGeneration"),
