@@ -68,7 +68,7 @@ def mine_split(stage: Stage, split: str, quarantine: Quarantine) -> DoUndoSplit:
 
 
 def open_curator(stage: Stage, split: str) -> Curator:
-    """Return the curator that `mining.curator` names, its answers kept in the stage's scratch folder.
+    """Return the curator that `mining.curator` names, its answers kept in the profile's `.visdyn/answers`.
 
     Raises:
         DatasetError: the data bring no long prompts (curator `annotations`); name a VLM.
@@ -83,7 +83,7 @@ def open_curator(stage: Stage, split: str) -> Curator:
 
 def _vlm(stage: Stage, name: str) -> CachedVLM:
     vlm = TransformersVLM(stage.reference(name), device=stage.device, batch_size=stage.params.vlm_batch)
-    return CachedVLM(vlm, stage.scratch("answers") / f"{name.replace('/', '--')}.jsonl")
+    return CachedVLM(vlm, stage.path(".visdyn/answers") / f"{name.replace('/', '--')}.jsonl")
 
 
 def _sound(segment: Segment, quarantine: Quarantine) -> bool:

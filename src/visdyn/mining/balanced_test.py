@@ -53,7 +53,7 @@ def wanted_counts(available: Counter, split: str, per_verb: int = 0) -> dict[str
     seen = {verb: count for verb, count in available.items() if verb not in UNSEEN_VERBS}
     top = sorted(seen, key=lambda verb: (-seen[verb], verb))[:TOP]
     each = per_verb or min((seen[verb] for verb in top), default=0)
-    return {verb: each for verb in (*top, *UNSEEN_VERBS)}
+    return dict.fromkeys((*top, *UNSEEN_VERBS), each)
 
 
 def select_test(pairs: Sequence[ReversiblePair], split: str, per_verb: int, seed: int) -> list[ReversiblePair]:

@@ -6,6 +6,7 @@ What a row holds depends on the clip and the settings alone, so any executor giv
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -60,6 +61,11 @@ class ClipSettings:
             check_selection(self.top_k, self.min_interval, mode)
         if self.write_mode and self.write_mode not in self.modes:
             raise ValueError(f"the images of mode {self.write_mode!r} are wanted, but it is none of {self.modes}")
+
+    @property
+    def digest(self) -> str:
+        """A short name of these settings, for folders of what they gave."""
+        return hashlib.sha256(repr(self).encode()).hexdigest()[:8]
 
     @property
     def statistics(self) -> list[str]:
