@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,16 @@ def load(ref: ImageRef) -> Image.Image:
 def to_array(refs: Iterable[ImageRef]) -> np.ndarray:
     """Stack equally sized images into a uint8 array (N, H, W, 3)."""
     return np.stack([np.asarray(load(ref)) for ref in refs])
+
+
+def stacked(images: Sequence[np.ndarray]) -> np.ndarray:
+    """Return images as one uint8 array (N, H, W, 3) where they have one size, else an object array (N,) of them."""
+    if len({image.shape for image in images}) == 1:
+        return np.stack(images)
+    array = np.empty(len(images), object)
+    for row, image in enumerate(images):
+        array[row] = image
+    return array
 
 
 def to_pixels(array: np.ndarray):

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from visdyn.images import stacked
 from visdyn.models.decoding import uniforms
-from visdyn.models.unified import TokenForwardDynamics
+from visdyn.models.unified import TokenForwardDynamics, UnifiedModel
 from visdyn.trajectory import Trajectory
 
 
@@ -30,10 +31,18 @@ def generate(
     """Sample `num_samples` next images for each trajectory.
 
     Returns:
-        images uint8 (N, K, H, W, 3) and their codes int64 (N, K, h, w).
+        images and their codes int64 (N, K, h, w). Images are uint8 (N, K, H, W, 3); where the model restores its
+        sources' geometry and these differ, an object array (N, K) of uint8 arrays (H, W, 3).
     """
     sources = model.model.encode([item.source for item in trajectories])
     draws = item_draws(trajectories, num_samples, sources[0].size, seed)
     codes = model.sample_codes(sources, [item.action for item in trajectories], draws)
-    images = model.model.decode(codes.reshape(-1, *codes.shape[2:]))
-    return images.reshape(*codes.shape[:2], *images.shape[1:]), codes
+    return restored(model.model, trajectories, codes), codes
+
+
+def restored(model: UnifiedModel, trajectories: Sequence[Trajectory], codes: np.ndarray) -> np.ndarray:
+    """Decode candidates (N, K, h, w) and bring each back to its source's geometry: images as of `generate`."""
+    squares = model.decode(codes.reshape(-1, *codes.shape[2:]))
+    sources = [item.source for item in trajectories for _ in range(codes.shape[1])]
+    images = stacked([model.restore(square, source) for square, source in zip(squares, sources, strict=True)])
+    return images.reshape(*codes.shape[:2], *images.shape[1:])

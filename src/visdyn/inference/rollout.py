@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from visdyn.images import ImageRef, to_array
+from visdyn.images import ImageRef
 from visdyn.inference.generation import generate
 from visdyn.models.unified import TokenForwardDynamics
 from visdyn.trajectory import Trajectory
@@ -18,19 +18,20 @@ def roll_out(
     """Apply each source's actions one after the other.
 
     Args:
-        sources: N images of one size.
+        sources: N images.
         actions: for each source its actions, equally many.
         seed: names the noise of every step.
 
     Returns:
-        uint8 (N, S, H, W, 3): the image after each of the S actions.
+        uint8 (N, S, H, W, 3): the image after each of the S actions; an object array (N, S) of images where the model
+        restores its sources' geometry and these differ.
 
     Raises:
         ValueError: not one list of actions for each source, or lists of different length.
     """
     if len(sources) != len(actions) or len({len(part) for part in actions}) > 1:
         raise ValueError(f"{len(sources)} sources need as many lists of actions, all of one length")
-    images, steps = to_array(sources), []
+    images, steps = list(sources), []
     for step, texts in enumerate(zip(*actions, strict=True)):
         items = [
             Trajectory(image, text, image, "rollout", f"{row}-{step}")

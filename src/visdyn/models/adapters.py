@@ -15,12 +15,14 @@ def make_portable(folder: Path, base: str) -> None:
     A local base is named from the closest folder that holds both it and the adapter, for example `models/base`.
     """
     path = folder / SETTINGS
-    if not path.is_file() or not Path(base).is_dir():
+    if not path.is_file():
         return
-    absolute, adapter = Path(base).resolve(), folder.resolve()
-    shared = os.path.commonpath([absolute, adapter])
     settings = json.loads(path.read_text())
-    settings["base_model_name_or_path"] = absolute.relative_to(shared).as_posix()
+    settings["base_model_name_or_path"] = base
+    if Path(base).is_dir():
+        absolute, adapter = Path(base).resolve(), folder.resolve()
+        shared = os.path.commonpath([absolute, adapter])
+        settings["base_model_name_or_path"] = absolute.relative_to(shared).as_posix()
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n")
 
 

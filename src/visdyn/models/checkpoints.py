@@ -23,11 +23,13 @@ class Checkpoint:
         name: last part of the folder's name or of the hub id.
         folder: of the model or of the adapter.
         base: of the model that an adapter adapts; else the same folder.
+        base_name: the base as it was named: a folder or a hub id.
     """
 
     name: str
     folder: Path
     base: Path
+    base_name: str
 
     @property
     def is_adapter(self) -> bool:
@@ -53,6 +55,7 @@ class Checkpoint:
         """
         options |= {"dtype": dtype, "attn_implementation": attention}
         lm = model_class.from_pretrained(str(self.base), **options)
+        lm.name_or_path = self.base_name  # what an adapter trained on it will name: a hub id, not the cache's folder
         if self.is_adapter:
             from peft import PeftModel
 
@@ -68,7 +71,7 @@ def locate(name_or_path: str | Path) -> Checkpoint:
     """
     folder = _folder(name_or_path)
     if not (folder / SETTINGS).is_file():
-        return Checkpoint(Path(name_or_path).name, folder, folder)
+        return Checkpoint(Path(name_or_path).name, folder, folder, str(name_or_path))
     name = base_of(folder)
     try:
         base = _folder(name)
@@ -76,7 +79,7 @@ def locate(name_or_path: str | Path) -> Checkpoint:
         raise FileNotFoundError(
             f"{folder} adapts {name}, which is no folder beside or above it and cannot be downloaded; put it there"
         ) from error
-    return Checkpoint(Path(name_or_path).name, folder, base)
+    return Checkpoint(Path(name_or_path).name, folder, base, name)
 
 
 def _folder(name_or_path: str | Path) -> Path:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 
-from visdyn.models.decoding import draw, token_probabilities
+from visdyn.models.decoding import draw, token_probabilities, widened
 from visdyn.models.tokens import TokenLayout
 
 BLOCK = 16
@@ -144,7 +144,7 @@ class _SlotCache(DynamicCache):
     def __init__(self, prefilled: DynamicCache, repeats: int, num_slots: int) -> None:
         super().__init__()
         self.states = [
-            [_widened(layer.keys, repeats, num_slots), _widened(layer.values, repeats, num_slots)]
+            [widened(layer.keys, repeats, num_slots), widened(layer.values, repeats, num_slots)]
             for layer in prefilled.layers
         ]
         self.positions: torch.Tensor | None = None
@@ -171,13 +171,6 @@ class _SlotCache(DynamicCache):
     def select(self, rows: torch.Tensor) -> None:
         """Keep these rows only."""
         self.states = [[tensor[rows] for tensor in pair] for pair in self.states]
-
-
-def _widened(states: torch.Tensor, repeats: int, num_slots: int) -> torch.Tensor:
-    count, heads, filled, width = states.shape
-    wide = states.new_zeros(count * repeats, heads, num_slots, width)
-    wide[:, :, :filled] = states.repeat_interleave(repeats, 0)
-    return wide
 
 
 class _Run:

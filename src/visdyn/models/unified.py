@@ -21,6 +21,7 @@ from visdyn.models.vqgan import VQGAN
 from visdyn.models.vqgan_preprocess import centre_crop
 from visdyn.models.vqgan_preprocess import to_pixels as public_pixels
 
+DECODINGS = ("plain", "draft")
 _PIXELS_AT_ONCE = 2**21  # of the VQGAN's input: 8 images at 512 pixels, whose largest feature maps take 1 GiB
 
 
@@ -221,7 +222,7 @@ class TokenInverseDynamics:
         build, model = self.model.builder.inverse_prompt, self.model
         prompts = [build(source, target) for source, target in zip(sources, targets, strict=True)]
         ids, scores = generate_text(
-            model.lm, model.layout, prompts, max_new_tokens, temperature=temperature, draws=draws
+            model.lm, model.layout, prompts, max_new_tokens, model.batch_size, temperature=temperature, draws=draws
         )
         return [model.builder.tokenizer.decode(text, skip_special_tokens=True) for text in ids], scores
 
@@ -232,11 +233,23 @@ class TokenForwardDynamics:
 
     Attributes:
         temperature, top_p: of sampling; the paper samples at temperature 1 without truncation (0 is greedy).
+        decoding: `plain`, or `draft`: the source's codes are a free draft (`visdyn.models.speculative`), from which
+            other samples of the same distribution come in fewer passes.
+        block: codes that are checked in one pass of draft decoding.
+
+    Raises:
+        ValueError: another decoding.
     """
 
     model: UnifiedModel
     temperature: float = 1.0
     top_p: float = 1.0
+    decoding: str = "plain"
+    block: int = 16
+
+    def __post_init__(self) -> None:
+        if self.decoding not in DECODINGS:
+            raise ValueError(f"unknown decoding {self.decoding!r}; one of {', '.join(DECODINGS)}")
 
     def score(self, sources: Sequence[ImageRef], actions: Sequence[str], targets: Sequence[ImageRef]) -> Scores:
         """Score the target's codes, renormalised over the image vocabulary (definition D1)."""
@@ -266,7 +279,15 @@ class TokenForwardDynamics:
         """Sample int64 codes (N, K, h, w) for N sources (N, h, w), from uniform numbers (N, K, h * w)."""
         build = self.model.builder.forward_prompt
         prompts = [build(source, action) for source, action in zip(sources, actions, strict=True)]
-        codes = sample_images(self.model.lm, self.model.layout, prompts, draws, self.temperature, self.top_p)
+        options = {"temperature": self.temperature, "top_p": self.top_p, "batch_size": 2 * self.model.batch_size}
+        arguments = self.model.lm, self.model.layout, prompts
+        if self.decoding == "draft":
+            from visdyn.models.speculative import sample_images_from_draft
+
+            drafts = sources.reshape(len(sources), -1)
+            codes = sample_images_from_draft(*arguments, drafts, draws, block=self.block, **options).codes
+        else:
+            codes = sample_images(*arguments, draws, **options)
         return codes.reshape(*codes.shape[:2], *sources.shape[1:])
 
 
