@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainingArguments
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from visdyn.training.sharding import resolve_hardware
 from visdyn.training.trainer import COMPLETE, LogLine, MarkComplete, RecipeTrainer, trained_only
@@ -115,7 +116,11 @@ def fit(
         mass=mass,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=_last_complete(scratch, arguments))
+    try:
+        trainer.train(resume_from_checkpoint=_last_complete(scratch, arguments))
+    finally:
+        # The library remembers ZeRO-3, and would cut apart the next model that this process loads.
+        unset_hf_deepspeed_config()
     history = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
     history = history.drop(columns=[name for name in ("epoch", "grad_norm", "learning_rate") if name in history])
     if trainer.is_world_process_zero():

@@ -34,17 +34,24 @@ def resolve_hardware(hardware: dict) -> dict:
 
 
 def gathered(model: nn.Module, keep: bool, trained_only: bool) -> dict[str, Tensor]:
-    """Return parameters on the CPU, one after another put together from all ranks where ZeRO-3 has cut them apart."""
-    state = {}
-    for name, parameter in model.named_parameters():
+    """Return parameters on the CPU, one after another put together from all ranks where ZeRO-3 has cut them apart.
+
+    A parameter of two names (tied) is one tensor under both. Every rank must call this; those without `keep` get None.
+    """
+    state, seen = {}, {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         if trained_only and not parameter.requires_grad:
             continue
-        if hasattr(parameter, "ds_id"):
-            import deepspeed
-
-            with deepspeed.zero.GatheredParameters([parameter]):
-                value = parameter.detach().cpu().clone() if keep else None
-        else:
-            value = parameter.detach().cpu() if keep else None
-        state[name] = value
+        if id(parameter) not in seen:
+            seen[id(parameter)] = _whole(parameter, keep)
+        state[name] = seen[id(parameter)]
     return state
+
+
+def _whole(parameter: nn.Parameter, keep: bool) -> Tensor | None:
+    if not hasattr(parameter, "ds_id"):
+        return parameter.detach().cpu() if keep else None
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters([parameter]):
+        return parameter.detach().cpu().clone() if keep else None

@@ -1,0 +1,196 @@
+"""What the IDM and FDM learn from: limits, the shared cache, what is set aside, steps from epochs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from visdyn.datasets.cached_pairs import CachedTriplets, write_triplets
+from visdyn.datasets.code_cache import CodeCache, ModelEncoder
+from visdyn.models import load_model
+from visdyn.params import load_params
+from visdyn.quarantine import Quarantine
+from visdyn.training.dynamics_data import DynamicsData, sample
+from visdyn.training.dynamics_jobs import _synthetic, arms_table, steps_of
+from visdyn.training.triplets import dynamics_dataset, load_triplets, save_triplets
+from visdyn.trajectory import Trajectory
+
+ACTIONS = ["open the red cup", "close the cup", "take lamp", "put the blue drawer on"]
+
+
+@pytest.fixture
+def trajectories(scenes, tmp_path):
+    """Four triplets on disk, of other sizes than the model's."""
+    for row, scene in enumerate(scenes[:8]):
+        Image.fromarray(scene).resize((20 + row, 18)).save(tmp_path / f"{row}.png")
+    return [
+        Trajectory(tmp_path / f"{row}.png", ACTIONS[row], tmp_path / f"{row + 4}.png", "ag", str(row))
+        for row in range(4)
+    ]
+
+
+def _cache(model, folder) -> CodeCache:
+    return CodeCache(folder, ModelEncoder(model), "stat", batch_size=2, threads=2)
+
+
+def test_cached_triplets_give_the_sequences_of_the_file(tiny, trajectories, tmp_path):
+    """The same tokens as from a triplet file; the weights within the cache's 0.05 %."""
+    ends = ([item.source for item in trajectories], [item.target for item in trajectories])
+    save_triplets(tmp_path / "file.npz", tiny, *ends, ACTIONS)
+    kept = write_triplets(tmp_path / "folder", _cache(tiny, tmp_path / "codes"), trajectories, Quarantine())
+    assert kept == trajectories
+    for task, weighting in (("idm", "uniform"), ("fdm", "uniform"), ("fdm", "recognition")):
+        paths = ([tmp_path / "file.npz"], [tmp_path / "folder"])
+        left, right = (dynamics_dataset(path, tiny.builder, task, weighting, 0.25) for path in paths)
+        assert len(left) == len(right) == 4
+        for row in range(4):
+            assert np.array_equal(left[row].prompt, right[row].prompt)
+            assert np.array_equal(left[row].completion, right[row].completion)
+            np.testing.assert_allclose(left[row].weights, right[row].weights, rtol=1e-3)
+    mixed = dynamics_dataset([tmp_path / "file.npz", tmp_path / "folder"], tiny.builder, "idm")
+    assert len(mixed) == 8
+    assert np.array_equal(mixed[5].prompt, left[1].prompt) is False
+    assert np.array_equal(mixed[5].prompt, mixed[1].prompt)
+
+
+def test_images_are_read_once_whatever_asks_for_them(tiny, trajectories, tmp_path, monkeypatch):
+    write_triplets(tmp_path / "idm", _cache(tiny, tmp_path / "codes"), trajectories, Quarantine())
+    monkeypatch.setattr(ModelEncoder, "load", lambda self, ref: pytest.fail(f"{ref} was read again"))
+    write_triplets(tmp_path / "fdm", _cache(tiny, tmp_path / "codes"), trajectories[::-1], Quarantine())
+    assert CachedTriplets(tmp_path / "fdm")[0][3] == ACTIONS[3]
+    expected = CachedTriplets(tmp_path / "idm")[3]
+    for left, right in zip(CachedTriplets(tmp_path / "fdm")[0], expected, strict=True):
+        assert np.array_equal(left, right)
+
+
+def test_a_bad_image_is_set_aside_and_the_rest_keeps_its_actions(tiny, trajectories, tmp_path):
+    trajectories[1].target.write_bytes(trajectories[1].target.read_bytes()[:60])
+    broken = replace(trajectories[2], source=tmp_path / "nowhere.png")
+    quarantine = Quarantine()
+    items = [*trajectories[:2], broken, trajectories[3]]
+    kept = write_triplets(tmp_path / "folder", _cache(tiny, tmp_path / "codes"), items, quarantine)
+    assert [item.action for item in kept] == [ACTIONS[0], ACTIONS[3]]
+    triplets = CachedTriplets(tmp_path / "folder")
+    assert [triplets[row][3] for row in range(len(triplets))] == [ACTIONS[0], ACTIONS[3]]
+    assert np.array_equal(triplets[1][1], tiny.encode([trajectories[3].target])[0])
+    reasons = sorted(entry.reason for entry in quarantine)
+    assert "nowhere.png cannot be read" in reasons[1]
+    assert "cannot be decoded" in reasons[0]
+    with pytest.raises(ValueError, match=r"not one of 1 triplets could be read; 1 quarantined, first: .*nowhere\.png"):
+        write_triplets(tmp_path / "none", _cache(tiny, tmp_path / "codes"), [broken], Quarantine())
+
+
+def test_a_record_that_moved_or_rotted_is_refused(tiny, trajectories, tmp_path):
+    write_triplets(tmp_path / "folder", _cache(tiny, tmp_path / "codes"), trajectories, Quarantine())
+    triplets = CachedTriplets(tmp_path / "folder")
+    for path in triplets.shards.glob("*.bin"):
+        content = bytearray(path.read_bytes())
+        content[40] ^= 1
+        path.write_bytes(content)
+    with pytest.raises(OSError, match=r"\.bin was changed or damaged since its places were noted; run the stage again"):
+        [triplets[row] for row in range(4)]
+
+
+def test_a_sample_is_seeded_by_its_subset_and_keeps_the_order():
+    items = list(range(100))
+    chosen = sample(items, 10, 0, "kubric")
+    assert chosen == sorted(chosen) == sample(items, 10, 0, "kubric")
+    assert len(set(chosen)) == 10
+    assert chosen != sample(items, 10, 0, "ag") != sample(items, 10, 1, "ag")
+    assert sample(items, 0, 0, "ag") == sample(items, 200, 0, "ag") == items
+
+
+@pytest.fixture
+def stage(tiny_folder, trajectories, tmp_path):
+    """What of a stage the data need: AURORA in its public layout, with three triplets in each subset."""
+    settings = load_params(".")
+    for subset in ("magicbrush", "ag", "something", "kubric"):
+        rows = [
+            {"input": str(item.source), "output": str(item.target), "instruction": item.action} for item in trajectories
+        ]
+        (tmp_path / "aurora/data" / subset).mkdir(parents=True)
+        (tmp_path / "aurora/data" / subset / "train.json").write_text(json.dumps(rows))
+    results = tmp_path / "results"
+    results.mkdir()
+    limits = replace(settings.idm.limits, kubric=2, magicbrush=-1)
+    return SimpleNamespace(
+        data=lambda name: tmp_path / name,
+        device="cpu",
+        params=replace(settings.idm, base=str(tiny_folder), limits=limits),
+        path=lambda rel: tmp_path / rel,
+        reference=lambda name: name,
+        results=lambda: results,
+        root=tmp_path,
+        scratch=lambda key: tmp_path / "scratch" / key,
+        seed=0,
+        settings=replace(settings, runtime=replace(settings.runtime, codes="codes")),
+    )
+
+
+def test_counts_say_what_was_there_and_what_was_used(stage, trajectories):
+    trajectories[0].target.write_bytes(b"no image")
+    data = DynamicsData(stage)
+    part = data.encoded(data.aurora(), "aurora")
+    table = data.table({"idm": [part]})
+    assert table.values.tolist() == [
+        ["idm", "ag", 4, 3],
+        ["idm", "kubric", 4, part.used["kubric"]],
+        ["idm", "something", 4, 3],
+    ]
+    assert part.used["kubric"] <= 2
+    assert len(part) == len(CachedTriplets(part.path)) == sum(table["used"])
+    assert (stage.results() / "quarantine.csv").read_text().count("cannot be decoded") == 1  # one pair, in all subsets
+
+
+def test_without_a_cache_the_file_holds_the_same_codes(stage, tiny):
+    data = DynamicsData(stage)
+    cached = CachedTriplets(data.encoded(data.aurora(), "aurora").path)
+    object.__setattr__(stage.settings.runtime, "codes", "")
+    (stage.root / "scratch/triplets").mkdir(parents=True, exist_ok=True)
+    part = DynamicsData(stage).encoded(data.aurora(), "again")
+    arrays = load_triplets(part.path)
+    assert np.array_equal(arrays["targets"], np.stack([cached[row][1] for row in range(len(cached))]))
+    assert len(part) == len(cached)
+
+
+def test_steps_follow_from_epochs_and_the_arm():
+    training = replace(load_params(".").fdm.training, epochs=3, batch_size=8)
+    assert [steps_of(training, examples) for examples in (8, 9, 16)] == [3, 6, 6]
+    assert steps_of(replace(training, epochs=0, steps=5), 9) == 5
+    with pytest.raises(ValueError, match=r"steps and training\.epochs are both 0"):
+        steps_of(replace(training, epochs=0, steps=0), 9)
+    params = replace(load_params(".").fdm, training=training)
+    table = arms_table(params, {"supervised": 16, "idm": 9, "true": 1}).set_index(["arm", "seed"])["steps"]
+    assert (table["supervised", 0], table["synthetic", 0], table["synthetic_weighted_true", 0]) == (6, 12, 9)
+
+
+def test_an_arm_without_its_labels_is_refused(stage):
+    (stage.root / "data/annotated").mkdir(parents=True)
+    row = {
+        "source": "a",
+        "target": "b",
+        "dataset": "ucf",
+        "video": "v",
+        "pair": "1-2",
+        "action": "open",
+        "true_action": "",
+    }
+    (stage.root / "data/annotated/triplets.jsonl").write_text(json.dumps(row) + "\n")
+    assert [item.action for item in _synthetic(stage, {"idm": "synthetic"})["idm"]] == ["open"]
+    assert _synthetic(stage, {}) == {}
+    with pytest.raises(ValueError, match="arm 'upper' needs known actions, which real data lack"):
+        _synthetic(stage, {"idm": "synthetic", "true": "upper"})
+
+
+def test_liquid_pads_what_chameleon_crops(trajectories, tmp_path):
+    from toy_liquid import save_tiny_liquid
+
+    model = load_model(save_tiny_liquid(tmp_path / "liquid", ["open"]))
+    write_triplets(tmp_path / "folder", _cache(model, tmp_path / "codes"), trajectories, Quarantine())
+    assert np.array_equal(CachedTriplets(tmp_path / "folder")[2][0], model.encode([trajectories[2].source])[0])
+    assert "pad-16" in next((tmp_path / "codes").glob("*/settings.json")).read_text()

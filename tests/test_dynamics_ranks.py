@@ -1,0 +1,124 @@
+"""IDM and FDM of a tiny Chameleon and a tiny Liquid on two ranks of DeepSpeed, against one process."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import WORDS
+from safetensors.torch import load_file
+from toy_liquid import save_tiny_liquid
+
+from visdyn.models import load_model
+from visdyn.training.dynamics import train_dynamics
+from visdyn.training.triplets import save_triplets
+
+LORA = {"adapter": "lora", "lora": {"r": 2, "lora_alpha": 4}}
+HEAD = {"adapter": "lora", "lora": {"r": 2, "lora_alpha": 4, "modules_to_save": ["lm_head"]}}
+RECIPE = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "log_every": 1, "save_every": 2}
+# Sums in another order: the losses differ in the sixth digit, the weights by a small part of one update of 1e-3.
+LOSS, WEIGHT = 2e-5, 3e-5
+RUNS = {
+    "chameleon-fdm-full": {"task": "fdm", "weighting": "recognition", "adapter": "full"},
+    "chameleon-idm-lora": {"task": "idm", **LORA},
+    "liquid-idm-full": {"task": "idm", "adapter": "full"},
+    "liquid-fdm-lora": {"task": "fdm", "weighting": "recognition", "floor": 0.0, **HEAD},
+}
+
+
+@pytest.fixture(scope="module")
+def world(tiny_folder, tmp_path_factory):
+    """Folders of both bases and a triplet file of each; 8 triplets whose actions have 1 to 4 words."""
+    root, draw = tmp_path_factory.mktemp("ranks"), np.random.default_rng(0)
+    bases = {"chameleon": tiny_folder, "liquid": save_tiny_liquid(root / "liquid", WORDS)}
+    scenes = draw.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
+    actions = [" ".join(draw.choice(WORDS[2:], 1 + row % 4)) for row in range(8)]
+    for family, base in bases.items():
+        save_triplets(root / f"{family}.npz", load_model(base), list(scenes[:8]), list(scenes[8:]), actions)
+    return root, bases
+
+
+def arguments(world, name: str, folder: Path, **changes) -> dict:
+    root, bases = world
+    family = name.split("-")[0]
+    files = {"base": str(bases[family]), "triplets": [str(root / f"{family}.npz")]}
+    places = {"output": str(folder / name), "scratch": str(folder / f"{name}-state")}
+    return {**files, **places, "recipe": RECIPE, **RUNS[name], **changes}
+
+
+def launch(jobs: list[dict], folder: Path) -> None:
+    """Train jobs one after another on two ranks of one process group."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "jobs.json").write_text(json.dumps(jobs))
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = str(listener.getsockname()[1])
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    common = {**os.environ, "PYTHONPATH": paths, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    command = [sys.executable, "-m", "dynamics_ranks", str(folder / "jobs.json")]
+    ranks = [subprocess.Popen(command, env={**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+    try:
+        assert [rank.wait(timeout=600) for rank in ranks] == [0, 0]
+    finally:
+        for rank in ranks:
+            rank.kill()
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(next(folder.glob("*model.safetensors")))
+
+
+def assert_equal_runs(one: Path, two: Path) -> None:
+    pd.testing.assert_frame_equal(pd.read_csv(one / "training.csv"), pd.read_csv(two / "training.csv"), rtol=LOSS)
+    left, right = weights(one), weights(two)
+    assert left.keys() == right.keys()
+    for name, value in left.items():
+        torch.testing.assert_close(right[name], value, atol=WEIGHT, rtol=0)
+    load_model(two)
+
+
+@pytest.fixture(scope="module")
+def whole(world, tmp_path_factory):
+    """The same trainings in one process."""
+    folder = tmp_path_factory.mktemp("one")
+    for name in RUNS:
+        train_dynamics(**arguments(world, name, folder))
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_two_ranks_train_like_one_process_and_resume(world, whole, tmp_path, stage):
+    """Four trainings in one launch, about 20 s a rank; one is cut off after a checkpoint and goes on.
+
+    The ranks' IDM batches hold actions of different lengths, so that means of the ranks' means would differ.
+    """
+    hardware = {"deepspeed": f"hardware/deepspeed/zero{stage}.json"}
+    jobs = []
+    for name in RUNS if stage > 1 else ["chameleon-idm-lora"]:
+        job = arguments(world, name, tmp_path, hardware=hardware)
+        if "lora" in name:
+            jobs.append({**job, "stop": 4, "expect": "stopped"})
+            jobs.append({**job, "recipe": {**RECIPE, "batch_size": 8}, "expect": "different batch_size"})
+        jobs.append(job)
+    launch(jobs, tmp_path)
+    for job in jobs:
+        name = Path(job["output"]).name
+        assert_equal_runs(whole / name, tmp_path / name)
+
+
+@pytest.mark.slow
+def test_accumulated_parts_train_like_the_whole_batch(world, whole, tmp_path):
+    """In one process: parts of one and three words count by their tokens."""
+    for name in ("chameleon-idm-lora", "liquid-idm-full"):
+        train_dynamics(**arguments(world, name, tmp_path, hardware={"gradient_accumulation_steps": 4}))
+        assert_equal_runs(whole / name, tmp_path / name)
