@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
-from visdyn.parallel import cores, end_with_parent
+from visdyn.parallel import cores, end_with_parent, warm_context
 
 
 class WorkerError(RuntimeError):
@@ -32,11 +32,14 @@ class Task:
         shared: sent once to each process.
         setup: (shared, place) -> state, run once in each process, place counting the processes from 0 (a model is
             loaded on GPU `place`); None: the state is `shared`.
+        heavy: the function needs torch and transformers: without a GPU its processes are forked from one that has
+            imported them (`visdyn.parallel.warm_context`).
     """
 
     function: Callable[[Any, Any], Any]
     shared: Any = None
     setup: Callable[[Any, int], Any] | None = None
+    heavy: bool = False
 
     def state(self, place: int = 0) -> Any:
         """Make the state of one process."""
@@ -90,8 +93,7 @@ class _Pool:
     def __init__(self, task: Task, waiting: deque, timeout: float) -> None:
         self.task, self.waiting, self.timeout = task, waiting, timeout
         self.workers: list[_Worker] = []
-        # Fresh processes, not forks: decoders and CUDA do not survive a fork of a process that has used them.
-        self.context = multiprocessing.get_context("spawn")
+        self.context = _context(task.heavy)
 
     @property
     def busy(self) -> bool:
@@ -155,6 +157,16 @@ class _Pool:
     def end(self) -> None:
         for worker in self.workers:
             worker.process.kill()
+
+
+def _context(heavy: bool) -> multiprocessing.context.BaseContext:
+    """Return fresh processes, or forks of a warm one: decoders and CUDA do not survive a fork of what has used them."""
+    if heavy:
+        import torch
+
+        if not torch.cuda.is_available():
+            return warm_context()
+    return multiprocessing.get_context("spawn")
 
 
 def _cause(code: int | None) -> str:

@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
+import multiprocessing
+import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import pandas as pd
+import torch
 
-from visdyn.datasets.clips import Clip
-from visdyn.images import ImageRef
+from visdyn.datasets.bad_items import collecting
+from visdyn.images import ImageError, ImageRef, load
 from visdyn.mining.output import ImagePair
 from visdyn.mining.stratified import stratified_top_k
-from visdyn.models.unified import TokenInverseDynamics
+from visdyn.models import load_model
+from visdyn.models.decoding import uniforms
+from visdyn.models.protocols import InverseDynamics
+from visdyn.quarantine import Quarantine
+from visdyn.sharded import Execution, compute_rows
+from visdyn.stage import Stage
+from visdyn.workers import Task
+
+PAIRS = ["dataset", "class", "video", "pair", "action", "log_likelihood", "selected", "true_action", "correct"]
+SUMMARY = ["dataset", "videos", "mean_seconds", "total_hours", "observations_per_video", "actions_per_video"]
+SUMMARY += ["words_per_action", "pairs", "selected"]
 
 
 @dataclass(frozen=True)
@@ -25,13 +39,73 @@ class Annotation:
     score: float
 
 
-def annotate(idm: TokenInverseDynamics, sources: Sequence[ImageRef], targets: Sequence[ImageRef]) -> list[Annotation]:
-    """Label each pair (source, target) greedily; an empty answer scores minus infinity, so it is never selected."""
-    actions, scores = idm.predict_codes(idm.model.encode(sources), idm.model.encode(targets))
-    return [
-        Annotation(action.strip(), float(score) if action.strip() else float("-inf"))
-        for action, score in zip(actions, scores, strict=True)
-    ]
+@dataclass(frozen=True)
+class Decoding:
+    """How a label is decoded.
+
+    Attributes:
+        kind: `greedy`, or `sample` ("sampled from p_IDM", the paper's Eq. 1).
+        temperature: of sampling.
+        max_new_tokens: longest label.
+        seed: of sampling; each pair draws from a stream of its own, so that batches and processes do not matter.
+    """
+
+    kind: str = "greedy"
+    temperature: float = 1.0
+    max_new_tokens: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("greedy", "sample"):
+            raise ValueError(f"annotation.decoding is {self.kind!r}; one of greedy, sample")
+        if self.kind == "sample" and not self.temperature > 0:
+            raise ValueError("sampling needs a temperature above 0; for the most likely label set decoding: greedy")
+
+    def draws(self, names: Sequence[str]) -> torch.Tensor | None:
+        """Return one uniform number for each token of each pair (N, max_new_tokens); None where nothing is drawn."""
+        if self.kind == "greedy":
+            return None
+        seeds = [zlib.crc32(f"{self.seed} {name}".encode()) for name in names]
+        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        return torch.cat([uniforms(1, self.max_new_tokens, stream) for stream in streams])
+
+
+def annotate(
+    idm: InverseDynamics,
+    sources: Sequence[ImageRef],
+    targets: Sequence[ImageRef],
+    decoding: Decoding | None = None,
+    names: Sequence[str] | None = None,
+) -> list[Annotation]:
+    """Label each pair (source, target); an empty answer scores minus infinity, so it is never selected.
+
+    Args:
+        idm: of the token families (Chameleon, Liquid); others are asked greedily, and then for the likelihood.
+        names: of the pairs, which seed their draws.
+    """
+    decoding = decoding or Decoding()
+    if not hasattr(idm, "predict_codes"):
+        return _asked(idm, sources, targets, decoding)
+    draws = decoding.draws(names or [str(index) for index in range(len(sources))])
+    options = {"max_new_tokens": decoding.max_new_tokens}
+    if draws is not None:
+        options |= {"temperature": decoding.temperature, "draws": draws}
+    actions, scores = idm.predict_codes(idm.model.encode(sources), idm.model.encode(targets), **options)
+    return [_annotation(action, float(score)) for action, score in zip(actions, scores, strict=True)]
+
+
+def _asked(idm, sources, targets, decoding: Decoding) -> list[Annotation]:
+    if decoding.kind != "greedy":
+        raise ValueError("only the token models (Chameleon, Liquid) sample labels; set annotation.decoding: greedy")
+    actions = idm.predict(sources, targets)
+    said = [index for index, action in enumerate(actions) if action.strip()]
+    parts = [[items[index] for index in said] for items in (sources, targets, actions)]
+    scores = dict(zip(said, idm.log_likelihood(*parts).tolist() if said else (), strict=True))
+    return [_annotation(action, scores.get(index, 0.0)) for index, action in enumerate(actions)]
+
+
+def _annotation(action: str, score: float) -> Annotation:
+    return Annotation(action.strip(), score if action.strip() else float("-inf"))
 
 
 @dataclass(frozen=True)
@@ -51,10 +125,94 @@ class Labelled:
         return self.pair.class_name
 
 
-def annotate_pairs(idm: TokenInverseDynamics, pairs: Sequence[ImagePair]) -> list[Labelled]:
-    """Label every pair, in order."""
-    labels = annotate(idm, [pair.source for pair in pairs], [pair.target for pair in pairs])
-    return [Labelled(pair, label.action, label.score) for pair, label in zip(pairs, labels, strict=True)]
+@dataclass(frozen=True)
+class Labeller:
+    """An IDM to be loaded in each process, and how it labels."""
+
+    model: str
+    device: str = "cpu"
+    decoding: Decoding = Decoding()
+
+    def load(self, place: int) -> tuple[InverseDynamics, Decoding]:
+        """Load the model, on GPU number `place` where there are several."""
+        if self.device == "cuda" and place < torch.cuda.device_count():
+            return load_model(self.model, "idp", device=f"cuda:{place}"), self.decoding
+        if multiprocessing.parent_process() is not None:
+            torch.set_num_threads(1)  # one process a core
+        return load_model(self.model, "idp", device=self.device), self.decoding
+
+
+def annotate_pairs(
+    labeller: Labeller,
+    pairs: Sequence[ImagePair],
+    folder: str | Path,
+    batch_size: int = 64,
+    execution: Execution | None = None,
+    quarantine: Quarantine | None = None,
+) -> list[Labelled]:
+    """Label every pair, in order; over the GPUs or cores of a machine, or a Ray cluster, resumed after a kill.
+
+    A batch is decoded as a whole wherever it is, so that every executor gives the same scores.
+
+    Args:
+        folder: where finished batches are kept; it belongs to these images and this model.
+        quarantine: takes the pairs of which an image cannot be read (a warning counts them where it is None).
+    """
+    batches = [list(pairs[start : start + batch_size]) for start in range(0, len(pairs), batch_size)]
+    names = [_digest(batch) for batch in batches]
+    settings = {"model": labeller.model, **asdict(labeller.decoding)}
+    task = Task(label_batch, labeller, Labeller.load, heavy=True)
+    rows = compute_rows(task, batches, names, folder, settings, execution or Execution(processes=1), "batches of pairs")
+    labelled = []
+    with collecting(quarantine, "annotation") as bad:
+        for batch, row in zip(batches, rows, strict=True):
+            if "labels" not in row:
+                raise RuntimeError(f"the process that labelled {batch[0].id} and {len(batch) - 1} more {row['error']}")
+            for pair, label in zip(batch, row["labels"], strict=True):
+                if "error" in label:
+                    bad.add(pair.id, label["error"])
+                else:
+                    score = float("-inf") if label["score"] is None else label["score"]
+                    labelled.append(Labelled(pair, label["action"], score))
+    return labelled
+
+
+def annotate_stage(stage: Stage, pairs: Sequence[ImagePair], quarantine: Quarantine) -> list[Labelled]:
+    """Label the pairs as stage `annotation` is told to: one process a GPU, or a core where there is none."""
+    params, gpus = stage.params, torch.cuda.device_count() if stage.device == "cuda" else 0
+    decoding = Decoding(params.decoding, params.temperature, params.max_new_tokens, stage.seed)
+    labeller = Labeller(stage.reference(params.model), stage.device, decoding)
+    runtime = stage.settings.runtime
+    execution = Execution(params.executor, gpus, gpus=min(gpus, 1), log=stage.log, log_seconds=runtime.log_seconds)
+    return annotate_pairs(labeller, pairs, stage.scratch("labels"), params.batch_size, execution, quarantine)
+
+
+def label_batch(state: tuple[InverseDynamics, Decoding], batch: Sequence[ImagePair]) -> dict:
+    """Return the row of a batch: for each pair its action and score (None: no answer), or why it cannot be read."""
+    idm, decoding = state
+    images = [_loaded(pair) for pair in batch]
+    good = [index for index, found in enumerate(images) if not isinstance(found, str)]
+    sources, targets = ([images[index][place] for index in good] for place in (0, 1))
+    labels = annotate(idm, sources, targets, decoding, [batch[index].id for index in good]) if good else []
+    found = dict(zip(good, labels, strict=True))
+    return {"labels": [_row(found.get(index), images[index]) for index in range(len(batch))]}
+
+
+def _row(label: Annotation | None, image) -> dict:
+    if label is None:
+        return {"error": image}
+    return {"action": label.action, "score": label.score if math.isfinite(label.score) else None}
+
+
+def _loaded(pair: ImagePair) -> tuple | str:
+    try:
+        return load(pair.source), load(pair.target)
+    except ImageError as error:
+        return str(error)
+
+
+def _digest(batch: Sequence[ImagePair]) -> str:
+    return hashlib.sha256("\n".join(pair.id for pair in batch).encode()).hexdigest()[:24]
 
 
 def select(labelled: Sequence[Labelled], k: int) -> list[Labelled]:
@@ -74,7 +232,8 @@ def write_triplets(
     """Write the selected triplets as `triplets.jsonl` and return the table of all pairs (annotation/pairs.csv).
 
     Args:
-        truth: the known action of each labelled pair, "" where it is not exactly one; for measuring only.
+        truth: the known action of each labelled pair, "" where it is not exactly one or, as for real clips, not
+            known at all; for measuring only.
     """
     kept, folder = {item.id for item in selected}, Path(folder)
     rows, lines = [], []
@@ -94,27 +253,26 @@ def write_triplets(
             lines.append(json.dumps({**place, **images, "action": item.action, "true_action": true}))
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "triplets.jsonl").write_text("".join(f"{line}\n" for line in lines))
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=PAIRS)
 
 
-def mining_summary(table: pd.DataFrame, clips: Sequence[Clip], fps: float = 10.0) -> pd.DataFrame:
+def mining_summary(table: pd.DataFrame, lengths: pd.DataFrame) -> pd.DataFrame:
     """Summarise mined and labelled pairs per dataset as the paper's Table 7 does (annotation/summary.csv).
 
     Args:
         table: as `write_triplets` returns it.
-        clips: all clips that were mined, also those without a pair.
-        fps: frames per second where a file does not say.
+        lengths: of all clips that were mined, also those without a pair (`visdyn.mining.output.read_lengths`).
     """
     rows = []
     for dataset, part in table.groupby("dataset"):
-        seconds = [_seconds(clip, fps) for clip in clips if clip.dataset == dataset]
+        seconds = lengths.loc[lengths["dataset"] == dataset, "seconds"]
         videos = part.groupby(["class", "video"]).size()
         rows.append(
             {
                 "dataset": dataset,
                 "videos": len(videos),
-                "mean_seconds": sum(seconds) / len(seconds),
-                "total_hours": sum(seconds) / 3600,
+                "mean_seconds": seconds.mean(),
+                "total_hours": seconds.sum() / 3600,
                 "observations_per_video": (videos + 1).mean(),
                 "actions_per_video": videos.mean(),
                 "words_per_action": part["action"].str.split().str.len().mean(),
@@ -122,11 +280,4 @@ def mining_summary(table: pd.DataFrame, clips: Sequence[Clip], fps: float = 10.0
                 "selected": int(part["selected"].sum()),
             }
         )
-    return pd.DataFrame(rows)
-
-
-def _seconds(clip: Clip, fps: float) -> float:
-    capture = cv2.VideoCapture(str(clip.path))
-    frames, rate = capture.get(cv2.CAP_PROP_FRAME_COUNT), capture.get(cv2.CAP_PROP_FPS)
-    capture.release()
-    return frames / (rate or fps)
+    return pd.DataFrame(rows, columns=SUMMARY)
