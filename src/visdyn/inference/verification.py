@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,12 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from visdyn.images import ImageRef
-from visdyn.inference.generation import generate
-from visdyn.models import load_model
+from visdyn.images import ImageRef, stacked
+from visdyn.inference.generation import generate, restored
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
 from visdyn.models.unified import TokenForwardDynamics, TokenInverseDynamics
-from visdyn.parallel import map_processes
 from visdyn.trajectory import Trajectory
 
 
@@ -56,12 +55,14 @@ class Candidates:
     """K candidates of N trajectories with both models' opinions.
 
     Attributes:
-        images: uint8 (N, K, H, W, 3).
+        images: as of `visdyn.inference.generation.generate`, in their sources' geometry.
+        codes: int64 (N, K, h, w).
         inverse: float32 (N, K), log p_IDM(a | o_s, candidate), mean nats per action token.
         forward: float32 (N, K), log p_FDM(candidate | o_s, a), mean nats per image token.
     """
 
     images: np.ndarray
+    codes: np.ndarray
     inverse: np.ndarray
     forward: np.ndarray
 
@@ -75,70 +76,88 @@ def score_candidates(
 ) -> Candidates:
     """Sample `k` candidates for every trajectory and score each with the IDM and with the FDM itself.
 
-    The IDM sees the decoded image, encoded again, as a user's verifier would.
+    The IDM sees the decoded image, encoded again, as a user's verifier would. An item's candidates share one prefill
+    and decode as one batch; with `shared_prefixes` the IDM computes the item's source once for all of them.
     """
     images, codes = generate(forward_model, trajectories, k, seed)
     sources = forward_model.model.encode([item.source for item in trajectories]).repeat(k, 0)
     actions = [item.action for item in trajectories for _ in range(k)]
-    flat = images.reshape(-1, *images.shape[2:])
     inverse_sources = inverse_model.model.encode([item.source for item in trajectories]).repeat(k, 0)
-    inverse = inverse_model.score_codes(inverse_sources, inverse_model.model.encode(list(flat)), actions)
+    flat = [image for row in images for image in row]
+    inverse = inverse_model.score_codes(inverse_sources, inverse_model.model.encode(flat), actions)
     forward = forward_model.score_codes(sources, actions, codes.reshape(-1, *codes.shape[2:]))
     shape = images.shape[:2]
-    return Candidates(images, inverse.mean.numpy().reshape(shape), forward.mean.numpy().reshape(shape))
+    return Candidates(images, codes, inverse.mean.numpy().reshape(shape), forward.mean.numpy().reshape(shape))
 
 
-def candidate_tables(runs: Sequence[tuple[str, int, Path]], idm: Path, evaluation, k: int) -> pd.DataFrame:
-    """Sample, score and judge `k` candidates of every test item with every FDM: verification/candidates.csv.
+def score_candidates_in_parts(
+    forward_model: TokenForwardDynamics,
+    inverse_model: TokenInverseDynamics,
+    trajectories: Sequence[Trajectory],
+    k: int,
+    seed: int,
+    folder: Path,
+    items: int,
+    report: Callable[[int], None] | None = None,
+) -> Candidates:
+    """As `score_candidates`, `items` trajectories at a time; finished parts lie in `folder` and are not drawn again."""
+    parts = []
+    for start in range(0, len(trajectories), items):
+        part, path = trajectories[start : start + items], folder / f"{start:06d}-{k}.npz"
+        if path.is_file():
+            with np.load(path) as kept:
+                scored = Candidates(restored(forward_model.model, part, kept["codes"]), **kept)
+        else:
+            scored = score_candidates(forward_model, inverse_model, part, k, seed)
+            _keep(scored, path)
+        parts.append(scored)
+        if report:
+            report(len(part))
+    images = [image for part in parts for row in part.images for image in row]
+    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "inverse", "forward")}
+    flat = stacked(images)
+    return Candidates(flat.reshape(len(trajectories), k, *flat.shape[1:]), **joined)
 
-    Args:
-        runs: (arm, seed, folder) of the FDMs.
-        idm: folder of the IDM.
-        evaluation: a `visdyn.evaluation.forward.ForwardEvaluation`.
-    """
-    tables = map_processes(_candidate_table, [(*run, idm, k) for run in runs], evaluation)
-    return pd.concat(tables, ignore_index=True)
 
-
-def _candidate_table(evaluation, run: tuple[str, int, Path, Path, int]) -> pd.DataFrame:
-    arm, seed, folder, idm, k = run
-    models = load_model(folder, "fdp"), load_model(idm, "idp")
-    candidates = score_candidates(*models, evaluation.trajectories, k, seed)
-    tables = []
-    for index in range(k):
-        judged = evaluation.judge(candidates.images[:, index]).drop(columns="copied")
-        own = {"idm_log_likelihood": candidates.inverse[:, index], "fdm_log_likelihood": candidates.forward[:, index]}
-        tables.append(judged.assign(arm=arm, seed=seed, candidate=index, **own))
-    return pd.concat(tables, ignore_index=True)
+def _keep(scored: Candidates, path: Path) -> None:
+    """Write codes, not images: a resumed run decodes them again, and they take a five-hundredth of the room."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial.npz")
+    np.savez_compressed(partial, codes=scored.codes, inverse=scored.inverse, forward=scored.forward)
+    os.replace(partial, path)
 
 
 KEYS = ["arm", "seed", "subset", "id"]
+MEASURES = ["score", "idm_log_likelihood"]
 
 
 def chosen(candidates: pd.DataFrame, k: int, column: str) -> pd.DataFrame:
     """Return the row of each item's first `k` candidates with the largest `column`; ties go to the first.
 
+    Where a value is unknown (a judge that cannot be applied) the candidate counts as the last.
+
     Args:
-        candidates: as `candidate_table` returns it, with `arm` and `seed`.
+        candidates: rows of `verification/candidates.csv`.
     """
     drawn = candidates[candidates["candidate"] < k].sort_values([*KEYS, "candidate"]).reset_index(drop=True)
-    return drawn.loc[drawn.groupby(KEYS)[column].idxmax()]
+    ranked = drawn.assign(rank=drawn[column].fillna(-np.inf))
+    return drawn.loc[ranked.groupby(KEYS)["rank"].idxmax()]
 
 
 def best_curves(candidates: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
-    """Return the mean score of the best of the first K candidates, by who chooses (one draw; the report averages all).
+    """Return means over the best of the first K candidates, by who chooses (one draw; the report averages all).
 
     Args:
-        candidates: as `candidate_table` returns it, with `arm` and `seed`.
+        candidates: rows of `verification/candidates.csv`.
 
     Returns:
-        columns arm, seed, k, chosen_by (IDM, FDM, oracle, random), score.
+        columns arm, seed, score, idm_log_likelihood, k, chosen_by (IDM, FDM, oracle, random).
     """
     judges = {"IDM": "idm_log_likelihood", "FDM": "fdm_log_likelihood", "oracle": "score"}
     tables = []
     for k in ks:
         picked = {name: chosen(candidates, k, column) for name, column in judges.items()}
         for name, rows in {**picked, "random": candidates[candidates["candidate"] < k]}.items():
-            means = rows.groupby(["arm", "seed"])["score"].mean().reset_index()
+            means = rows.groupby(["arm", "seed"])[MEASURES].mean().reset_index()
             tables.append(means.assign(k=k, chosen_by=name))
     return pd.concat(tables, ignore_index=True)

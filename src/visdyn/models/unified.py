@@ -187,8 +187,12 @@ class TokenInverseDynamics:
     model: UnifiedModel
 
     def score(self, sources: Sequence[ImageRef], targets: Sequence[ImageRef], actions: Sequence[str]) -> Scores:
-        """Score the action's tokens, eos left out."""
-        return self.score_codes(self.model.encode(sources), self.model.encode(targets), actions)
+        """Score the action's tokens, eos left out; a source that stands before several targets is encoded once."""
+        sources = list(sources)
+        unique = {id(source): source for source in sources}
+        codes = dict(zip(unique, self.model.encode(list(unique.values())), strict=True))
+        repeated = np.stack([codes[id(source)] for source in sources])
+        return self.score_codes(repeated, self.model.encode(targets), actions)
 
     def score_codes(self, sources: np.ndarray, targets: np.ndarray, actions: Sequence[str]) -> Scores:
         """As `score`, from image codes (N, h, w)."""

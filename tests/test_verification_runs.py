@@ -1,0 +1,169 @@
+"""Verification of whole runs: parts survive a kill, two adapters share a base, images of several sizes, no judge."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from tiny_tokens import save_adapter, tiny_liquid
+
+from visdyn.inference import verification, verification_runs
+from visdyn.inference.verification import best_curves, best_of_k, chosen, score_candidates, score_candidates_in_parts
+from visdyn.models import load_model
+from visdyn.models.adapters import make_portable
+from visdyn.models.dynamics_pair import load_dynamics
+from visdyn.params import load_params
+from visdyn.trajectory import Trajectory
+
+ACTIONS = ["open the cup", "close the red cup", "take lamp", "open the lamp"]
+SIZES = [(20, 33), (16, 16), (41, 24), (18, 18)]
+
+
+@pytest.fixture(scope="module")
+def items():
+    """Four trajectories whose images have four sizes."""
+    draw = np.random.default_rng(0)
+    images = [draw.integers(0, 256, (*size, 3), dtype=np.uint8) for size in SIZES * 2]
+    return [Trajectory(images[row], ACTIONS[row], images[row + 4], "ag", str(row)) for row in range(4)]
+
+
+@pytest.fixture(scope="module", params=["chameleon", "liquid"])
+def runs(request, tiny_folder, tmp_path_factory):
+    """Folders of a base, of an FDM and of an IDM (adapters)."""
+    root = tmp_path_factory.mktemp("models")
+    if request.param == "liquid":
+        tiny_liquid().save(root / "base")
+    else:
+        shutil.copytree(tiny_folder, root / "base")
+    for seed, name in enumerate(("fdm", "idm"), 1):
+        save_adapter(load_model(root / "base").lm, root / name, seed)
+        make_portable(root / name, str(root / "base"))
+    return root
+
+
+@dataclass
+class _Judge:
+    """Stands for the evaluation of the kitchen, or of real data where it cannot compare."""
+
+    trajectories: list
+    refuses: bool = False
+
+    def judge(self, predictions):
+        if self.refuses:
+            raise ValueError("images of\nanother size")
+        keys = {"subset": [item.subset for item in self.trajectories], "id": [item.id for item in self.trajectories]}
+        assert [image.shape for image in predictions]
+        return pd.DataFrame(keys).assign(editing_success=1.0, minimal_editing=2.0, score=1.0, success=0.0, copied=0.0)
+
+
+def _job(root, tmp_path, **changes):
+    settings = replace(load_params().verification, candidates=(1, 2), batch_size=1)
+    settings = replace(settings, **changes)
+    folders = {"folder": root / "fdm", "idm": root / "idm", "scratch": tmp_path}
+    return verification_runs._Job(
+        "supervised", 3, **folders, settings=settings, device="cpu", log_seconds=9.0, must_judge=False
+    )
+
+
+def test_candidates_have_their_sources_geometry_and_the_judge_sees_it(runs, items, tmp_path):
+    table = verification_runs._candidate_table(_Judge(items), _job(runs, tmp_path))
+    assert table.groupby("candidate").size().to_dict() == {0: 4, 1: 4}
+    assert set(table["score"]) == {1.0}
+    roles = load_dynamics(runs / "fdm", runs / "idm", batch_size=1)
+    scored = score_candidates(*roles, items, 2, seed=3)
+    restored = type(roles[0].model).__name__ == "LiquidModel"
+    shapes = [[image.shape[:2] for image in row] for row in scored.images]
+    assert (
+        shapes == [[(9, 16)] * 2, [(16, 16)] * 2, [(16, 8)] * 2, [(16, 16)] * 2] if restored else [[(16, 16)] * 2] * 4
+    )
+    first = table[table["candidate"] == 0]
+    np.testing.assert_allclose(first["idm_log_likelihood"], scored.inverse[:, 0], atol=1e-4)
+    for row, item in enumerate(items):
+        alone = roles[1].log_likelihood([item.source] * 2, list(scored.images[row]), [item.action] * 2)
+        np.testing.assert_allclose(scored.inverse[row], alone, atol=1e-4)
+
+
+def test_shared_prefixes_do_not_change_what_is_chosen(runs, items, tmp_path):
+    judge = _Judge(items)
+    plain, shared = (
+        verification_runs._candidate_table(judge, _job(runs, tmp_path / str(flag), shared_prefixes=flag))
+        for flag in (False, True)
+    )
+    columns = ["idm_log_likelihood", "fdm_log_likelihood"]
+    np.testing.assert_allclose(plain[columns], shared[columns], atol=1e-4)
+
+
+def test_draft_decoding_draws_other_samples_of_the_same_items(runs, items, tmp_path):
+    tables = [
+        verification_runs._candidate_table(_Judge(items), _job(runs, tmp_path / way, decoding=way))
+        for way in ("plain", "draft")
+    ]
+    assert (tables[0]["fdm_log_likelihood"] != tables[1]["fdm_log_likelihood"]).any()
+    assert tables[0][["subset", "id", "candidate"]].equals(tables[1][["subset", "id", "candidate"]])
+    with pytest.raises(ValueError, match="unknown decoding 'free'; one of plain, draft"):
+        verification_runs._candidate_table(_Judge(items), _job(runs, tmp_path / "free", decoding="free"))
+
+
+def test_a_killed_run_goes_on_where_it_was(runs, items, tmp_path, monkeypatch):
+    roles = load_dynamics(runs / "fdm", runs / "idm")
+    whole = score_candidates_in_parts(*roles, items, 2, 3, tmp_path / "whole", 3)
+    calls = []
+
+    def once(forward, inverse, part, k, seed):
+        if calls:
+            raise KeyboardInterrupt
+        calls.append(len(part))
+        return score_candidates(forward, inverse, part, k, seed)
+
+    monkeypatch.setattr(verification, "score_candidates", once)
+    with pytest.raises(KeyboardInterrupt):
+        score_candidates_in_parts(*roles, items, 2, 3, tmp_path / "cut", 3)
+    monkeypatch.setattr(verification, "score_candidates", lambda *a: calls.append(len(a[2])) or score_candidates(*a))
+    again, told = None, []
+    again = score_candidates_in_parts(*roles, items, 2, 3, tmp_path / "cut", 3, told.append)
+    assert calls == [3, 1]
+    assert told == [3, 1]
+    for name in ("codes", "inverse", "forward"):
+        assert np.array_equal(getattr(again, name), getattr(whole, name))
+    pairs = [
+        (left, right)
+        for rows in zip(again.images, whole.images, strict=True)
+        for left, right in zip(*rows, strict=True)
+    ]
+    assert all(np.array_equal(left, right) for left, right in pairs)
+
+
+def test_without_a_judge_the_columns_stay_and_the_log_says_why(runs, items, tmp_path, monkeypatch):
+    monkeypatch.setenv("VISDYN_LOG", str(tmp_path / "log.txt"))
+    judge = _Judge(items, refuses=True)
+    table = verification_runs._candidate_table(judge, _job(runs, tmp_path))
+    assert table[list(verification_runs.JUDGED)].isna().all(axis=None)
+    assert table["idm_log_likelihood"].notna().all()
+    assert "the candidates are not judged, images of another size" in (tmp_path / "log.txt").read_text()
+    curves = best_curves(table, (1, 2))
+    assert curves["score"].isna().all()
+    by = curves[curves["k"] == 2].set_index("chosen_by")["idm_log_likelihood"]
+    assert by["IDM"] >= max(by["random"], by["FDM"])
+    with pytest.raises(ValueError, match="another size"):
+        verification_runs._candidate_table(judge, replace(_job(runs, tmp_path / "kitchen"), must_judge=True))
+
+
+def test_an_unknown_value_is_never_chosen_before_a_known_one():
+    rows = {"arm": "a", "seed": 0, "subset": "ag", "id": "1"}
+    table = pd.DataFrame(
+        [{**rows, "candidate": index, "score": value} for index, value in enumerate([np.nan, 1.0, 2.0])]
+    )
+    assert chosen(table, 2, "score")["candidate"].tolist() == [1]
+    assert chosen(table, 1, "score")["candidate"].tolist() == [0]
+    assert list(chosen(table, 3, "score")) == list(table)
+
+
+def test_best_of_k_returns_an_image_like_its_source(runs, items):
+    forward, inverse = load_dynamics(runs / "fdm", runs / "idm", shared_prefixes=True)
+    verified = best_of_k(forward, inverse, items[0].source, items[0].action, 3, torch.Generator().manual_seed(0))
+    assert verified.image.shape[:2] == ((9, 16) if type(forward.model).__name__ == "LiquidModel" else (16, 16))
+    assert verified.index == int(verified.rewards.argmax())
