@@ -1,26 +1,36 @@
-"""One rank of several trainings, for tests: `dynamics_ranks JOBS.json` trains each in turn, in one process group."""
+"""Several trainings in one process, or in one rank of a group, for tests: `dynamics_ranks JOBS.json`."""
 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sys
+from contextlib import contextmanager
 from pathlib import Path
+from unittest.mock import patch
 
 
 def main(path: str) -> None:
-    """Train every job of a JSON list of arguments of `train_dynamics`; `expect` names an error's beginning instead."""
-    import deepspeed
+    """Train every job of a JSON list of arguments of `train_dynamics`.
+
+    A job may also have `stop` or `kill` (the forward pass that fails, or ends the process) and `expect` (a part of the
+    error's text).
+    """
     import torch
 
     torch.set_num_threads(1)
-    # No optional kernels: DeepSpeed would compile one at the first start.
-    deepspeed.ops.__compatible_ops__.update(dict.fromkeys(deepspeed.ops.__compatible_ops__, False))
+    if "WORLD_SIZE" in os.environ:
+        import deepspeed
+
+        # No optional kernels: DeepSpeed would compile one at the first start.
+        deepspeed.ops.__compatible_ops__.update(dict.fromkeys(deepspeed.ops.__compatible_ops__, False))
     from visdyn.training.dynamics import train_dynamics
 
     for arguments in json.loads(Path(path).read_text()):
-        stop, expected = arguments.pop("stop", None), arguments.pop("expect", None)
+        ends, expected = {name: arguments.pop(name, None) for name in ("stop", "kill")}, arguments.pop("expect", None)
         try:
-            with stopping(stop):
+            with ending(**ends):
                 train_dynamics(**arguments)
         except Exception as error:
             if expected is None or expected not in str(error):
@@ -30,27 +40,23 @@ def main(path: str) -> None:
                 raise AssertionError(f"no error that says {expected}")
 
 
-def stopping(step: int | None):
-    """Raise in the forward pass of a step, on every rank: what a kill leaves behind, without its process."""
-    from contextlib import contextmanager
-    from unittest.mock import patch
-
+@contextmanager
+def ending(stop: int | None, kill: int | None):
+    """Fail in the forward pass of a step, on every rank, or end the process there."""
     from visdyn.training.dynamics import CompletionLoss
 
     forward, seen = CompletionLoss.forward, []
 
     def mortal(self, *args, **kwargs):
         seen.append(1)
-        if step is not None and len(seen) == step:
+        if len(seen) == kill:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if len(seen) == stop:
             raise RuntimeError("stopped")
         return forward(self, *args, **kwargs)
 
-    @contextmanager
-    def patched():
-        with patch.object(CompletionLoss, "forward", mortal):
-            yield
-
-    return patched()
+    with patch.object(CompletionLoss, "forward", mortal):
+        yield
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from visdyn.training.launch import Hardware, Job, JobError, run_jobs
+from visdyn.paths import repository_root
+from visdyn.training import launch
+from visdyn.training.launch import Hardware, Job, JobError, check_split, run_jobs
 
 pytestmark = pytest.mark.slow
 TWO = Hardware(parallel_jobs=2)
@@ -152,6 +154,31 @@ def test_hardware_files(monkeypatch):
     assert (cpu.launcher, cpu.threads) == ("python", 1)
     assert cpu.slots >= 1
     assert Hardware(parallel_jobs=3).slots == 3
+    assert all(Hardware.load(path.stem) for path in (repository_root() / "hardware").glob("*.yaml"))
     monkeypatch.setenv("VISDYN_HARDWARE", "toaster")
     with pytest.raises(FileNotFoundError, match=r"VISDYN_HARDWARE is one of .*cpu"):
         Hardware.load()
+
+
+def test_a_batch_that_the_ranks_cannot_share_is_refused_before_anything_starts(monkeypatch, tmp_path):
+    monkeypatch.delenv("VISDYN_HARDWARE", raising=False)
+    (tmp_path / "hosts").write_text("a slots=3\n# b slots=8\nc slots=2\n")
+    ranks = {
+        "python": Hardware(),
+        "gpus": Hardware(launcher="deepspeed", launcher_options=["--num_gpus", "4", "--num_nodes", 2]),
+        "hosts": Hardware(launcher="deepspeed", launcher_options=["--hostfile", str(tmp_path / "hosts")]),
+        "all": Hardware(launcher="deepspeed", trainer={"gradient_accumulation_steps": 3}),
+    }
+    monkeypatch.setattr(launch, "_accelerators", lambda: 7)
+    assert {name: hardware.ranks for name, hardware in ranks.items()} == {"python": 1, "gpus": 8, "hosts": 5, "all": 7}
+    monkeypatch.setattr(Hardware, "load", classmethod(lambda cls, name: ranks[name]))
+    check_split("hosts", 65)
+    check_split("all", 42)
+    with pytest.raises(
+        ValueError, match=r"batch_size 64 cannot be split over 5 ranks x 1 acc.*; change the batch size"
+    ):
+        check_split("hosts", 64)
+    with pytest.raises(ValueError, match="over 7 ranks x 3 accumulation steps"):
+        check_split("all", 28)
+    monkeypatch.setattr(launch, "_accelerators", lambda: 0)
+    check_split("all", 28)  # what the launcher will find is not known here

@@ -51,7 +51,7 @@ class Hardware:
         launcher: `python` (forks of one warm process), or `deepspeed` for more than one rank.
         launcher_options: further options of the launcher (`--num_gpus 8`, `--hostfile ...`).
         trainer: extra `TrainingArguments` of every run (deepspeed config, activation checkpointing, ...).
-        environment: variables of the launcher and its ranks.
+        environment: variables of each run's processes.
     """
 
     parallel_jobs: int = 0
@@ -222,7 +222,7 @@ def _start(job: Job, scratch: Path, hardware: Hardware) -> Worker | subprocess.P
     described.write_text(json.dumps({"function": job.function, "arguments": arguments}))
     if hardware.launcher == "deepspeed":
         return launch_worker(described, _log(scratch, job), hardware)
-    return fork_worker(described, _log(scratch, job), hardware.threads)
+    return fork_worker(described, _log(scratch, job), hardware)
 
 
 def _check_state(folder: Path, description: dict) -> None:

@@ -40,9 +40,10 @@ class Worker:
         return self._process.exitcode
 
 
-def fork_worker(job: Path, log: Path, threads: int) -> Worker:
-    """Run a job file in a fork of the warm server, with its output in `log`."""
-    process = warm_context().Process(target=_forked, args=(str(job), str(log), threads), name=job.parent.name)
+def fork_worker(job: Path, log: Path, hardware) -> Worker:
+    """Run a job file in a fork of the warm server, as a `launch.Hardware` says, with its output in `log`."""
+    arguments = (str(job), str(log), _variables(hardware))
+    process = warm_context().Process(target=_forked, args=arguments, name=job.parent.name)
     process.start()
     return Worker(process)
 
@@ -53,23 +54,23 @@ def launch_worker(job: Path, log: Path, hardware) -> subprocess.Popen:
     options = [str(option) for option in hardware.launcher_options]
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *options, *module]
     with log.open("a") as file:
-        variables = {name: str(value) for name, value in hardware.environment.items()}
-        environment = {**os.environ, **_variables(hardware.threads), **variables}
+        environment = {**os.environ, **_variables(hardware)}
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=repository_root())
 
 
-def _variables(threads: int) -> dict[str, str]:
-    count = str(threads)
-    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "false"}
+def _variables(hardware) -> dict[str, str]:
+    count = str(hardware.threads)
+    own = {name: str(value) for name, value in hardware.environment.items()}
+    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "false", **own}
 
 
-def _forked(job: str, log: str, threads: int) -> None:
+def _forked(job: str, log: str, variables: dict[str, str]) -> None:
     """Become the worker: output to the log, threads as asked for, the repository as working directory."""
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     os.close(descriptor)
-    os.environ.update(_variables(threads))
+    os.environ.update(variables)
     os.chdir(repository_root())
     end_with_parent()
     main(job)
