@@ -1,34 +1,16 @@
-"""Which function makes which table and figure of the map, and the call that makes them all."""
+"""The call that makes every table and figure of the map of items, and what became of each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from visdyn.reporting import (
-    figures_bootstrapping,
-    figures_doundo,
-    figures_schematic,
-    figures_shared,
-    names,
-    provenance,
-    published,
-    segments,
-    style,
-    summaries,
-    tables,
-    tables_bootstrapping,
-    tables_doundo,
-)
+from visdyn.reporting import provenance, published, segments, style, tables
+from visdyn.reporting.builders import FIGURES, SCHEMATICS, TABLES
 from visdyn.reporting.items import Item, ItemMap
 from visdyn.reporting.results import ResultError, Results
-
-TableBuilder = Callable[[Results, pd.DataFrame | None, str], pd.DataFrame]
-FigureBuilder = Callable[[Results], Figure]
 
 
 @dataclass
@@ -53,104 +35,6 @@ class Outcome:
     n: str = ""
     seeds: str = ""
     reproduced: int = 0
-
-
-TABLES: dict[str, TableBuilder] = {
-    "b_figure2": tables_bootstrapping.figure2,
-    "b_figure8": tables_bootstrapping.figure8,
-    "b_algorithm1": tables_bootstrapping.algorithm1,
-    "b_table1": tables_bootstrapping.table1,
-    "b_table2": tables_bootstrapping.table2,
-    "b_table3": tables_bootstrapping.table3,
-    "b_table4": tables_bootstrapping.table4,
-    "b_table6": tables_bootstrapping.table6,
-    "b_table7": tables_bootstrapping.table7,
-    "d_figure3": segments.figure3,
-    "d_figure4": segments.figure4,
-    "d_table1": tables_doundo.table1,
-    "d_table2": tables_doundo.table2,
-    "d_table3": tables_doundo.table3,
-    "d_table4": tables_doundo.table4,
-    "d_table5": tables_doundo.table5,
-    "d_table6": tables_doundo.table6,
-    "k_fdm_training": lambda results, _, status: _plain(results.read_or_none("fdm/arms.csv")),
-    "k_keyframes": lambda results, _, status: keyframe_table(results.read("mining/keyframes.csv")),
-    "k_encoders": lambda results, _, status: results.read("base_models/encoders.csv"),
-    "k_tokenizer": lambda results, _, status: results.read("base_models/tokenizer.csv"),
-}
-
-
-def _verification(results: Results) -> Figure:
-    curves = summaries.verification_curves(results.read("verification/candidates.csv"))
-    return figures_bootstrapping.verification_curves(curves, _horizontal_lines(results))
-
-
-def _scatter(name: str, preferred: str) -> FigureBuilder:
-    """Draw the model named `preferred` where the file has it, else its first."""
-
-    def draw(results: Results) -> Figure:
-        pairs = summaries.preference_pairs(results.read(name))
-        model = preferred if preferred in set(pairs["model"]) else None
-        return figures_bootstrapping.likelihood_scatter(pairs, model)
-
-    return draw
-
-
-def _strip(name: str) -> FigureBuilder:
-    return lambda results: figures_shared.image_strips(results.arrays(f"evaluation/{name}.npz"))
-
-
-def _segments(plot: Callable[..., Figure]) -> FigureBuilder:
-    def draw(results: Results) -> Figure:
-        splits = segments.of_split(results, "train")
-        return plot(pd.concat(splits), *[split["source"].iloc[0] for split in splits])
-
-    return draw
-
-
-def _benchmark_set(results: Results) -> Figure:
-    splits, prompts = segments.of_split(results, "test"), results.read("mining/prompts.csv")
-    return figures_doundo.benchmark_set(pd.concat(splits), prompts, [split["source"].iloc[0] for split in splits])
-
-
-FIGURES: dict[str, FigureBuilder] = {
-    "b_figure2": lambda results: figures_bootstrapping.preference_heatmaps(
-        summaries.preference_rates(results.read("probing/likelihoods.csv"))
-    ),
-    "b_figure3": lambda results: figures_bootstrapping.recognition_weights(
-        results.arrays("evaluation/recognition_weights.npz")
-    ),
-    "b_figure4": _verification,
-    "b_figure5": _strip("sequence"),
-    "b_figure6": _strip("fdm_examples"),
-    "b_figure7": _scatter("probing/likelihoods.csv", "chameleon-7b"),
-    "b_figure8": _scatter("idm/likelihoods.csv", "idm"),
-    "b_figure9": lambda results: figures_bootstrapping.score_distributions(results.read("annotation/pairs.csv")),
-    "b_figure11": lambda results: figures_bootstrapping.judge_distributions(results.read("evaluation/fdm_scores.csv")),
-    "d_figure3": _segments(figures_doundo.action_counts),
-    "d_figure4": _benchmark_set,
-    "d_figure6": _strip("doundo_examples"),
-    "d_figure7": lambda results: figures_doundo.action_bars(results.read("evaluation/doundo_scores.csv")),
-    "d_figure8": _strip("doundo_rare"),
-    "d_figure10": _segments(figures_doundo.verb_noun_heatmap),
-    "d_figure11": _strip("doundo_judged"),
-    "d_figure12": _strip("doundo_metrics"),
-    "d_figure13": _strip("doundo_unseen"),
-    "d_figure14": _strip("doundo_more"),
-    "k_fdm_training": lambda results: figures_shared.training_curves(results.read("fdm/training.csv"), "arm"),
-    "k_doundo_training": lambda results: figures_shared.training_curves(
-        results.read("doundo/training.csv"), "variant", ("loss", "consistency")
-    ),
-    "k_keyframes": lambda results: figures_shared.keyframe_modes(results.read("mining/keyframes.csv")),
-}
-
-
-# What is drawn for an illustration of a paper, whose status stays `not run`: it holds no measurement.
-SCHEMATICS: dict[str, Callable[[], Figure]] = {
-    "b_figure1": figures_schematic.bootstrapping,
-    "d_figure2": figures_schematic.curation,
-    "d_figure5": figures_schematic.architecture,
-}
 
 
 def build_item(item: Item, results: Results, reports: Path, repository: Path, strict: bool = False) -> Outcome:
@@ -209,22 +93,6 @@ def status_frame(outcomes: list[Outcome]) -> pd.DataFrame:
         for outcome in outcomes
     ]
     return pd.DataFrame(rows)
-
-
-def keyframe_table(keyframes: pd.DataFrame) -> pd.DataFrame:
-    """Return dataset, mode, videos, key-frames and pairs per video, clean pairs (%) for each reading of the rule."""
-    frame = keyframes.assign(dataset=keyframes["dataset"].map(names.dataset))
-    grouped = frame.groupby(["dataset", "mode"], sort=False)
-    sums = grouped[["num_keyframes", "num_pairs", "num_clean_pairs"]].sum()
-    videos = grouped.size()
-    return pd.DataFrame(
-        {
-            "videos": videos,
-            "key-frames per video": sums["num_keyframes"] / videos,
-            "pairs per video": sums["num_pairs"] / videos,
-            "clean pairs (%)": 100 * sums["num_clean_pairs"] / sums["num_pairs"].where(sums["num_pairs"] > 0),
-        }
-    ).reset_index()
 
 
 def _write_table(
@@ -292,20 +160,6 @@ def _remove_stale(outcomes: list[Outcome], item_map: ItemMap, reports: Path) -> 
 def _inputs(item: Item, view: Results, repository: Path) -> list[Path]:
     inputs = [view.path(name) for name in item.files]
     return [*inputs, published.folder(repository) / f"{item.published}.csv"] if item.published else inputs
-
-
-def _horizontal_lines(results: Results) -> dict[str, float]:
-    """The kitchen's counterpart of Figure 4's lines for other systems: the copy and tokenizer-ceiling scores."""
-    scores = results.read_or_none("evaluation/fdm_scores.csv")
-    if scores is None:
-        return {}
-    scores = scores[(scores["metric"] == "score") & scores["system"].isin(["copy", "tokenizer_ceiling"])]
-    means = summaries.macro_over_seeds(scores, ["system"])
-    return {names.FDM_SYSTEMS[entry.system]: entry.value for entry in means.itertuples()}
-
-
-def _plain(frame: pd.DataFrame | None) -> pd.DataFrame | None:
-    return frame if frame is None or "arm" not in frame else frame.assign(arm=frame["arm"].map(names.fdm_system))
 
 
 def _sizes(item: Item, view: Results) -> dict[str, str]:
