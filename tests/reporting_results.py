@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import reporting_extra
 
 from visdyn.reporting import published
 
@@ -15,7 +16,7 @@ SUBSETS = ("magicbrush", "ag", "something", "whatsup", "kubric")
 FDM_LEVEL = {
     "copy": 0.0, "oracle": 9.5, "shuffled": 0.6, "tokenizer_ceiling": 7.9, "zero_shot": 0.4, "supervised": 3.2,
     "supervised_weighted": 3.5, "synthetic": 3.9, "synthetic_weighted": 4.3, "synthetic_weighted_nofloor": 2.8,
-    "synthetic_weighted_true": 4.9, "supervised_best_of_2": 3.6, "supervised_best_of_8": 4.4,
+    "synthetic_weighted_true": 4.9, "SmartEdit": 4.1, "supervised_best_of_2": 3.6, "supervised_best_of_8": 4.4,
 }  # fmt: skip
 DOUNDO_LEVEL = {"copy": 0.1, "oracle": 1.0, "shuffled": 0.2, "base": 0.4, "doundo": 0.7, "doundo_c": 0.72}
 VERBS = ("open", "close", "turn-on", "turn-off", "pick-up", "put-down", "place-in", "remove-from", "stack")
@@ -45,6 +46,7 @@ def write(profile: Path, seed: int = 0) -> Path:
         ),
         "base_models/tokenizer.csv": pd.DataFrame([("ceiling score", 7.9, 64)], columns=["measure", "value", "n"]),
     }
+    tables |= reporting_extra.frames(rng)
     write_external(profile)
     for name, frame in tables.items():
         path = profile / "reports" / "results" / name

@@ -10,6 +10,7 @@ import yaml
 from visdyn.reporting import published
 from visdyn.reporting.results import Results
 
+AXES = ("row", "column", "panel")
 STATUSES = ("reproduced", "smaller scale", "interpretation", "not run")
 
 
@@ -28,6 +29,7 @@ class Item:
         stage, notebook: the stage that measures it and its notebook's stem.
         results, optional: files it is computed from; see the head of items.yaml.
         published: name of the CSV of printed numbers, "" where none are printed.
+        systems: where its table lists systems (`row`, `column` or `panel`), "" where it lists none.
         table, figure: names of our outputs, "" where there is none.
         status: what ours is worth once its results are there (never `reproduced`, that is earned cell by cell).
         comparison: what is compared with the paper, in one sentence.
@@ -46,6 +48,7 @@ class Item:
     results: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
     published: str = ""
+    systems: str = ""
     table: str = ""
     figure: str = ""
     comparison: str = ""
@@ -130,6 +133,10 @@ def _check(item: Item, results: dict[str, list[str]], published_names: set[str])
         )
     if item.published and item.published not in published_names:
         raise ItemError(f"item {item.id} names published numbers {item.published}, but data/published has no such CSV")
+    if item.systems and (item.systems not in AXES or not item.published):
+        raise ItemError(
+            f"item {item.id} has systems {item.systems!r}; write one of {', '.join(AXES)} of a published CSV"
+        )
     if item.status not in STATUSES or item.status == "reproduced":
         raise ItemError(f"item {item.id} has status {item.status!r}; write one of {', '.join(STATUSES[1:])}")
     if item.status == "not run" and not item.needs:

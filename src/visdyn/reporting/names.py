@@ -84,6 +84,11 @@ def fdm_system(name: str) -> str:
     return FDM_SYSTEMS.get(name, name)
 
 
+def spatial_model(name: str) -> str:
+    """Return the printed name of a model that was asked spatial questions; the IDM is no column of the paper."""
+    return "Chameleon IDM" if name == "idm" else fdm_system(name)
+
+
 def system_order(names: Iterable[str], known: dict[str, str]) -> list[str]:
     """Return names in the order of `known`, unknown ones after them by name and number."""
     rank = {name: position for position, name in enumerate(known)}

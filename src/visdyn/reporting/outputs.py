@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from visdyn.reporting import provenance, published, segments, style, tables
+from visdyn.reporting import provenance, published, roster, segments, style, tables
 from visdyn.reporting.builders import FIGURES, SCHEMATICS, TABLES
 from visdyn.reporting.items import Item, ItemMap
 from visdyn.reporting.results import ResultError, Results
@@ -22,6 +22,7 @@ class Outcome:
         status: one of `items.STATUSES`; `not run` where results are missing.
         reason: why it was not run, or "".
         table: the comparison or plain frame, None where there is none.
+        roster: what became of every system that the paper's table lists (`roster.of_table`), None where it lists none.
         files: what was written.
         n, seeds: range of items a cell and of seeds, as text, "" where unknown.
         reproduced: number of cells that are reproduced on the same data.
@@ -31,6 +32,7 @@ class Outcome:
     status: str
     reason: str = ""
     table: pd.DataFrame | None = None
+    roster: pd.DataFrame | None = None
     files: list[Path] = field(default_factory=list)
     n: str = ""
     seeds: str = ""
@@ -46,7 +48,7 @@ def build_item(item: Item, results: Results, reports: Path, repository: Path, st
     numbers = published.load(item.published, repository) if item.published else None
     view = results.view(item.files)
     if problem := item.problem(view):
-        return _not_run(item, problem, numbers, reports, results.profile, repository)
+        return _not_run(item, problem, numbers, reports, view, repository)
     try:
         outcome = Outcome(item, item.status, **_sizes(item, view))
         _write_table(outcome, view, numbers, reports, repository)
@@ -55,7 +57,7 @@ def build_item(item: Item, results: Results, reports: Path, repository: Path, st
         if strict and not isinstance(error, ResultError):
             raise
         reason = str(error) if isinstance(error, ResultError) else f"{type(error).__name__}: {error}"
-        return _not_run(item, reason, numbers, reports, results.profile, repository)
+        return _not_run(item, reason, numbers, reports, view, repository)
     return outcome
 
 
@@ -103,8 +105,9 @@ def _write_table(
     frame = builder(view, numbers, item.status) if builder else None
     if frame is None:
         return
+    frame = _listed(outcome, frame, numbers, view, repository)
     outcome.table = frame
-    outcome.files += tables.write(frame, item.table, reports / "tables")
+    outcome.files += tables.write(frame, item.table, reports / "tables", outcome.roster)
     inputs = [path for path in _inputs(item, view, repository) if path.is_file()]
     hashes = provenance.input_hashes(inputs, view.profile, repository)
     outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.table}.json", hashes))
@@ -131,8 +134,20 @@ def _write_figure(outcome: Outcome, view: Results, reports: Path, repository: Pa
         outcome.files += style.save(figure, item.figure, reports / "figures", inputs, view.profile, repository)
 
 
+def _listed(
+    outcome: Outcome, frame: pd.DataFrame, numbers: pd.DataFrame | None, view: Results, repository: Path
+) -> pd.DataFrame:
+    """Fill in the roster, and return the frame with what is missing in its cells' notes."""
+    item = outcome.item
+    if not item.systems or numbers is None:
+        return frame
+    systems = roster.load(repository)
+    outcome.roster = roster.of_table(frame, numbers, item.systems, item.paper, view, systems)
+    return roster.annotated(frame, item.systems, item.paper, systems)
+
+
 def _not_run(
-    item: Item, reason: str, numbers: pd.DataFrame | None, reports: Path, profile: Path, repository: Path
+    item: Item, reason: str, numbers: pd.DataFrame | None, reports: Path, view: Results, repository: Path
 ) -> Outcome:
     """A table of the published values alone, so that the report still shows what is to be reached; or a schematic."""
     outcome = Outcome(item, "not run", reason)
@@ -140,8 +155,8 @@ def _not_run(
         outcome.files += style.save(SCHEMATICS[item.id](), item.figure, reports / "figures")
     if item.table and numbers is not None:
         empty = pd.DataFrame(columns=["panel", "row", "column", "value"])
-        outcome.table = tables.compare(empty, numbers, "not run")
-        outcome.files += tables.write(outcome.table, item.table, reports / "tables")
+        outcome.table = _listed(outcome, tables.compare(empty, numbers, "not run"), numbers, view, repository)
+        outcome.files += tables.write(outcome.table, item.table, reports / "tables", outcome.roster)
         path = published.folder(repository) / f"{item.published}.csv"
         hashes = provenance.input_hashes([path], repository)
         outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.table}.json", hashes))

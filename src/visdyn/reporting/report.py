@@ -137,6 +137,7 @@ def _entry(outcome: Outcome, profile: Path, repository: Path) -> dict:
         "image": _embedded(png) if png else None,
         "grid": grid,
         "wide": grid is not None and len(grid.columns) > PORTRAIT_COLUMNS,
+        "roster": None if outcome.roster is None else outcome.roster.to_dict("records"),
         "plain": None if comparison or frame is None else _plain_table(frame),
         "footnote": tables.footnote(frame) if comparison else "",
         "notes": _notes(frame) if comparison else [],

@@ -14,49 +14,23 @@ import numpy as np
 import pandas as pd
 
 EXTERNAL = "external/"
-NUMERIC = frozenset(
-    [
-        "log_likelihood",
-        "num_tokens",
-        "num_frames",
-        "num_keyframes",
-        "num_pairs",
-        "num_clean_pairs",
-        "count",
-        "reversible_share",
-        "num_words",
-        "value",
-        "n",
-        "low",
-        "high",
-        "selected",
-        "correct",
-        "videos",
-        "mean_seconds",
-        "total_hours",
-        "observations_per_video",
-        "actions_per_video",
-        "words_per_action",
-        "pairs",
-        "seed",
-        "step",
-        "loss",
-        "consistency",
-        "num_supervised",
-        "num_synthetic",
-        "floor",
-        "steps",
-        "candidate",
-        "idm_log_likelihood",
-        "fdm_log_likelihood",
-        "editing_success",
-        "minimal_editing",
-        "score",
-        "success",
-        "l1",
-        "published",
-    ]
-)
+NUMERIC = frozenset([
+    "log_likelihood", "num_tokens", "num_frames", "num_keyframes", "num_pairs", "num_clean_pairs", "count",
+    "reversible_share", "num_words", "value", "n", "low", "high", "selected", "correct", "videos", "mean_seconds",
+    "total_hours", "observations_per_video", "actions_per_video", "words_per_action", "pairs", "seed", "step",
+    "loss", "consistency", "num_supervised", "num_synthetic", "floor", "steps", "candidate", "idm_log_likelihood",
+    "fdm_log_likelihood", "editing_success", "minimal_editing", "score", "success", "l1", "published", "accuracy",
+    "strict_accuracy", "chance", "invalid_rate", "p_chance", "constant_accuracy", "annotators", "finished",
+    "items", "answers", "preference", "ties", "ties_halved", "p_wilcoxon", "p_pratt", "p_sign_flip", "nonzero",
+    "significant", "wins", "losses", "mean", "num_seeds", "difference", "p", "num_nonzero", "asked", "reused",
+    "invalid", "failed", "cost_usd", "empty",
+])  # fmt: skip
+
+
+_EMPTY = {
+    "human_study": "no answers were exported; ask people with `make human-study STUDY=folder`, then name the exported "
+    "CSV in human_study.exports"
+}
 
 
 class ResultError(RuntimeError):
@@ -93,6 +67,10 @@ class Results:
         """Return the same results with only these files readable."""
         return replace(self, allowed=frozenset(names))
 
+    def may_read(self, name: str) -> bool:
+        """Tell whether this view holds a file, be it there or not."""
+        return self.allowed is None or name in self.allowed
+
     def problem(self, name: str) -> str | None:
         """Return why a result cannot be used, or None where it can."""
         try:
@@ -115,7 +93,9 @@ class Results:
         if missing := [column for column in self.columns.get(name, []) if column not in frame.columns]:
             raise ResultError(f"{name} lacks the columns {', '.join(missing)}; see docs/architecture.md")
         if frame.empty:
-            raise ResultError(f"{name} has no rows: its stage had nothing to measure")
+            raise ResultError(
+                f"{name} has no rows: {_EMPTY.get(Path(name).parts[0], 'its stage had nothing to measure')}"
+            )
         for column in NUMERIC.intersection(frame.columns):
             try:
                 frame[column] = pd.to_numeric(frame[column].where(frame[column] != ""))
@@ -147,7 +127,7 @@ class Results:
         return arrays
 
     def _existing(self, name: str) -> Path:
-        if self.allowed is not None and name not in self.allowed:
+        if not self.may_read(name):
             raise KeyError(f"{name} is not among this item's results in items.yaml; declare it there")
         path = self.path(name)
         if not path.is_file():

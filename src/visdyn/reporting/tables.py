@@ -128,13 +128,14 @@ def latex(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(frame: pd.DataFrame, name: str, folder: str | Path) -> list[Path]:
+def write(frame: pd.DataFrame, name: str, folder: str | Path, below: pd.DataFrame | None = None) -> list[Path]:
     """Write `<name>.csv`, `<name>.md` and `<name>.tex` from one frame (6 significant digits in the CSV).
 
     Args:
         frame: a comparison frame, or any plain frame.
         name: file stem, for example `b_table2`.
         folder: created where absent.
+        below: a second table for the Markdown file, such as the systems' roster.
 
     Returns:
         The three paths.
@@ -143,7 +144,7 @@ def write(frame: pd.DataFrame, name: str, folder: str | Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in ("csv", "md", "tex")]
     frame.to_csv(paths[0], index=False, float_format="%.6g", lineterminator="\n")
-    paths[1].write_text(markdown(frame))
+    paths[1].write_text(markdown(frame) + ("" if below is None else "\n" + markdown(below)))
     paths[2].write_text(latex(frame))
     return paths
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from visdyn.reporting import names, summaries
+from visdyn.reporting import names, roster, summaries, tables_judges, tables_spatial
 from visdyn.reporting.results import ResultError, Results
 from visdyn.reporting.tables import compare, rows
 
@@ -61,11 +61,20 @@ def table1(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
 
 def table2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
-    """Table 2: judge score by subset and system, and the mean over subsets. Spatial reasoning is only published."""
-    scores = _metric(results, "score")
-    panel, average = published["panel"].iloc[0], "AURORA-BENCH Avg."
-    cells = _by_subset(scores, long_names=True, average=average)
-    return compare(cells.assign(panel=panel), published, status)
+    """Table 2: judge score by subset and system, the mean over subsets, and spatial reasoning.
+
+    The region judge stands in the paper's panel; judges that answer in words have panels of their own.
+    """
+    panel = published["panel"].iloc[0]
+    parts = [
+        _by_subset(scores[scores["metric"] == "score"], True, "AURORA-BENCH Avg.", published["column"]).assign(
+            panel=name
+        )
+        for name, scores in _judges(results, panel)
+    ]
+    numbers = tables_judges.beside(published, _asked(results), "B", panel)
+    spatial = tables_spatial.cells(results, published)
+    return compare(_concat([*parts, spatial], SCORES, "a judge's score"), numbers, status)
 
 
 def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -73,7 +82,17 @@ def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
     The published row `GPT4o` stands in the row `Avg.` as columns `Weighted score` and `Standard score`.
     """
-    scores = results.read(SCORES)
+    parts = [cells.assign(panel=name) for name, scores in _judges(results, "") for cells in _losses(scores)]
+    moved = published["row"] == "GPT4o"
+    published = published.assign(
+        row=published["row"].mask(moved, "Avg."), column=published["column"].mask(moved, published["column"] + " score")
+    )
+    numbers = tables_judges.beside(published, _asked(results), "B", "")
+    return compare(_concat(parts, SCORES, "the systems of Table 3"), numbers, status)
+
+
+def _losses(scores: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return Table 3's cells of one judge: a column for each loss (and baseline) and each of its scores."""
     columns = {"editing_success": "ES", "minimal_editing": "ME", "score": "score"}
     systems = {
         "synthetic_weighted": "Weighted",
@@ -84,15 +103,11 @@ def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     parts = []
     for system in names.system_order(chosen["system"], systems):
         for metric, label in columns.items():
-            cells = _subset_cells(
-                chosen[(chosen["system"] == system) & (chosen["metric"] == metric)], "Avg.", long_names=False
-            )
-            parts.append(cells.assign(column=f"{systems[system]} {label}"))
-    moved = published["row"] == "GPT4o"
-    published = published.assign(
-        row=published["row"].mask(moved, "Avg."), column=published["column"].mask(moved, published["column"] + " score")
-    )
-    return compare(_concat(parts, SCORES, "the systems of Table 3"), published, status)
+            own = chosen[(chosen["system"] == system) & (chosen["metric"] == metric)]
+            if len(own):
+                cells = _subset_cells(own, "Avg.", long_names=False)
+                parts.append(cells.assign(column=f"{systems[system]} {label}"))
+    return parts
 
 
 def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -100,9 +115,21 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
     Further columns that the paper lacks: no weight floor, true labels, supervised only, and the baselines' scores.
     """
-    scores = _metric(results, "score")
-    reference = _subset_cells(scores[scores["system"] == "synthetic_weighted"], "All", long_names=False)
-    parts = [reference.assign(column="C-FDM")]
+    parts = [
+        cells.assign(panel=name)
+        for name, scores in _judges(results, "")
+        for cells in _ablation(scores[scores["metric"] == "score"])
+    ]
+    numbers = tables_judges.beside(published, _asked(results), "B", "")
+    return compare(_concat(parts, SCORES, "the arm synthetic_weighted"), numbers, status)
+
+
+def _ablation(scores: pd.DataFrame) -> list[pd.DataFrame]:
+    """Return Table 4's cells of one judge."""
+    reference = scores[scores["system"] == "synthetic_weighted"]
+    if reference.empty:
+        return []
+    parts = [_subset_cells(reference, "All", long_names=False).assign(column="C-FDM")]
     differences = {
         "supervised_weighted": "w/o Synth.", "synthetic": "w/o LW", "supervised": "w/o both (C-FT)",
         "synthetic_weighted_nofloor": "w/o weight floor", "synthetic_weighted_true": "with true labels",
@@ -110,17 +137,19 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     for system, column in differences.items():
         parts.append(_difference_cells(scores, system).assign(column=column, note="difference, paired by seed"))
     for system in BASELINES:
-        parts.append(
-            _subset_cells(scores[scores["system"] == system], "All", long_names=False).assign(
-                column=names.FDM_SYSTEMS[system]
-            )
-        )
-    return compare(_concat(parts, SCORES, "the arm synthetic_weighted"), published, status)
+        own = scores[scores["system"] == system]
+        if len(own):
+            parts.append(_subset_cells(own, "All", long_names=False).assign(column=names.FDM_SYSTEMS[system]))
+    return parts
 
 
 def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 6: all metrics by subset. The Copy row's L1 on AURORA-Bench itself is compared on the same data."""
-    parts = [_copy_cells(results), _metric_cells(results)]
+    parts = [_copy_cells(results), _metric_cells(results, published["column"])]
+    asked = tables_judges.of_paper(results, "B")
+    if asked is not None:
+        for judge, scores in asked[asked["metric"] == "score"].groupby("judge", sort=True):
+            parts.append(_laid_out(scores, {"score": tables_judges.panel(judge)}, published["column"]))
     ours = _concat(
         [part for part in parts if part is not None], SCORES, f"neither it nor {COPY} holds a metric of Table 6"
     )
@@ -164,12 +193,18 @@ def _definition(rates: pd.DataFrame) -> pd.Series:
     return (" (" + rates["definition"] + ")").where(several, "")
 
 
-def _metric(results: Results, metric: str) -> pd.DataFrame:
-    scores = results.read(SCORES)
-    scores = scores[scores["metric"] == metric]
-    if scores.empty:
-        raise ResultError(f"{SCORES} has no rows of metric {metric}; run stage evaluation with a judge")
-    return scores
+def _judges(results: Results, region: str) -> list[tuple[str, pd.DataFrame]]:
+    """Return (panel, scores) of the region judge (in panel `region`), then of each judge that answers in words."""
+    found = [(region, results.read(SCORES).dropna(subset=["value"]))]
+    asked = tables_judges.of_paper(results, "B")
+    if asked is not None:
+        found += [(tables_judges.panel(judge), scores) for judge, scores in asked.groupby("judge", sort=True)]
+    return found
+
+
+def _asked(results: Results) -> list[str]:
+    asked = tables_judges.of_paper(results, "B")
+    return [] if asked is None else sorted(set(asked["judge"]))
 
 
 def _subset_name(subset: str, long_names: bool) -> str:
@@ -186,10 +221,15 @@ def _subset_cells(scores: pd.DataFrame, average: str, long_names: bool) -> pd.Da
     return pd.concat([each, mean], ignore_index=True)[["row", "value", "spread", "n", "seeds"]]
 
 
-def _by_subset(scores: pd.DataFrame, long_names: bool, average: str) -> pd.DataFrame:
+def _by_subset(scores: pd.DataFrame, long_names: bool, average: str, labels: pd.Series) -> pd.DataFrame:
     order = names.system_order(scores["system"], names.FDM_SYSTEMS)
-    parts = [_subset_cells(scores[scores["system"] == system], average, long_names) for system in order]
-    return pd.concat([part.assign(column=names.fdm_system(system)) for part, system in zip(parts, order, strict=True)])
+    parts = [
+        _subset_cells(scores[scores["system"] == system], average, long_names).assign(
+            column=roster.printed(system, "B", labels, names.fdm_system(system))
+        )
+        for system in order
+    ]
+    return pd.concat(parts) if parts else scores.assign(row="", column="").head(0)
 
 
 def _difference_cells(scores: pd.DataFrame, system: str) -> pd.DataFrame:
@@ -225,24 +265,30 @@ def _copy_note(paper: bool, same: bool, n: float) -> str:
     return f"{text}; the matched crop, which the paper does not report"
 
 
-def _metric_cells(results: Results) -> pd.DataFrame | None:
+def _metric_cells(results: Results, labels: pd.Series) -> pd.DataFrame | None:
     scores = results.read_or_none(SCORES)
-    if scores is None:
-        return None
-    scores = scores[scores["metric"].isin(TABLE6_METRICS)]
+    return None if scores is None else _laid_out(scores, TABLE6_METRICS, labels)
+
+
+def _laid_out(scores: pd.DataFrame, metrics: dict[str, str], labels: pd.Series) -> pd.DataFrame:
+    scores = scores[scores["metric"].isin(metrics)]
     each = summaries.over_seeds(scores, ["system", "subset", "metric"])
     every = summaries.macro_over_seeds(scores, ["system", "metric"]).assign(subset="All")
     cells = pd.concat([each, every], ignore_index=True)
     order = {name: rank for rank, name in enumerate([*names.SUBSETS, "All"])}
-    ranks = {metric: rank for rank, metric in enumerate(TABLE6_METRICS)}
+    ranks = {metric: rank for rank, metric in enumerate(metrics)}
     cells = cells.assign(_subset=cells["subset"].map(order).fillna(len(order)), _metric=cells["metric"].map(ranks))
     cells = cells.sort_values(["_subset", "_metric"], kind="stable")
-    printed = {**names.FDM_SYSTEMS, "zero_shot": "CM", "copy": "Copy (kitchen)"}
     return cells.assign(
         panel=[_subset_name(subset, long_names=True) for subset in cells["subset"]],
-        row=cells["metric"].map(TABLE6_METRICS),
-        column=[printed.get(system, names.fdm_system(system)) for system in cells["system"]],
+        row=cells["metric"].map(metrics),
+        column=[_column6(system, labels) for system in cells["system"]],
     ).drop(columns=["_subset", "_metric"])
+
+
+def _column6(system: str, labels: pd.Series) -> str:
+    # The column Copy is AURORA-Bench's own, recomputed; the kitchen's stands beside it.
+    return "Copy (kitchen)" if system == "copy" else roster.printed(system, "B", labels, names.fdm_system(system))
 
 
 def _interval(entry) -> str:

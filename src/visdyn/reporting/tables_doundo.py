@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
-from visdyn.reporting import names, summaries
+from visdyn.reporting import names, roster, summaries, tables_judges
 from visdyn.reporting.results import ResultError, Results
 from visdyn.reporting.tables import compare
 
@@ -25,31 +25,39 @@ def table1(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
 def table2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 2: the same with short prompts."""
-    return _similarity(results, published, status, "short", {}, {"Bagel": "BAGEL"})
+    return _similarity(results, published, status, "short", {})
 
 
 def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 3: the judge's four criteria, both directions together, long prompts."""
-    scores = _judged(results)
     columns = {
         "IF": "Instruction (IF)",
         "IDP": "Identity (IDP)",
         "TC": "Temporal (TC)",
         "OC": "Object consistency (OC)",
     }
-    cells = _cells(scores.assign(column=scores["criterion"].map(columns)), ["column"], list(columns.values()))
-    return compare(cells, published, status)
+    parts = [
+        _cells(scores.assign(column=scores["criterion"].map(columns)), ["column"], list(columns.values()), published)
+        .assign(panel=panel)
+        for panel, scores in _judges(results)
+    ]  # fmt: skip
+    return compare(pd.concat(parts), _beside(results, published), status)
 
 
 def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 4: instruction following and identity for each action, long prompts."""
-    scores = _judged(results)
-    scores = scores[scores["criterion"].isin(["IF", "IDP"])].assign(column=scores["verb"].str.replace("_", "-"))
-    if scores.empty:
+    parts = []
+    for judge, scores in _judges(results):
+        scores = scores[scores["criterion"].isin(["IF", "IDP"])].assign(column=scores["verb"].str.replace("_", "-"))
+        cells = summaries.over_seeds(scores, ["system", "criterion", "column"])
+        cells = _in_order(cells, published["panel"]).rename(columns={"row": "panel", "criterion": "row"})
+        parts.append(cells.assign(row=cells["row"] + (f", {judge}" if judge else "")))
+    cells = pd.concat(parts)
+    if cells.empty:
         raise ResultError(f"{SCORES} has no instruction or identity scores; run stage evaluation")
-    cells = summaries.over_seeds(scores, ["system", "criterion", "column"])
-    cells = _in_order(cells, names.DOUNDO_SYSTEMS).rename(columns={"row": "panel", "criterion": "row"})
-    return compare(cells, published, status)
+    asked = [judge for judge, _ in _judges(results)[1:] if tables_judges.is_papers(judge, "D")]
+    copies = [published.assign(row=published["row"] + f", {judge}") for judge in asked]
+    return compare(cells, pd.concat([published, *copies], ignore_index=True), status)
 
 
 def table5(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -60,10 +68,12 @@ def table5(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
 def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 6: the judge's criteria split into forward and reverse, long prompts."""
-    scores = _judged(results)
-    column = scores["criterion"] + "-" + scores["direction"].str[0].str.upper()
     order = ["IF-F", "IF-R", "IDP-F", "IDP-R", "OC-F", "OC-R", "TC-F", "TC-R"]
-    return compare(_cells(scores.assign(column=column), ["column"], order), published, status)
+    parts = []
+    for panel, scores in _judges(results):
+        column = scores["criterion"] + "-" + scores["direction"].str[0].str.upper()
+        parts.append(_cells(scores.assign(column=column), ["column"], order, published).assign(panel=panel))
+    return compare(pd.concat(parts), _beside(results, published), status)
 
 
 def _similarity(
@@ -86,23 +96,37 @@ def _similarity(
     chained = scores["reverse_from"] == "generated"
     column = column.where(~chained, column + f", {CHAINED}")
     order = [*columns.values(), *(f"{name}, {CHAINED}" for name in columns.values())]
-    cells = _cells(scores.assign(column=column).dropna(subset=["column"]), ["column"], order, renamed_rows)
+    cells = _cells(scores.assign(column=column).dropna(subset=["column"]), ["column"], order, published, renamed_rows)
     cells["note"] = cells["column"].map(
         lambda name: "normalisation unknown in the paper" if name.startswith("EPE") else ""
     )
     return compare(cells, published, status)
 
 
-def _judged(results: Results) -> pd.DataFrame:
-    scores = _scores(
-        results,
-        lambda frame: frame["prompt"].isin(["long", ""]) & (frame["reverse_from"] != "generated"),
-        "long prompts",
-    )
-    scores = scores.assign(criterion=scores["metric"].map(names.judge_criterion)).dropna(subset=["criterion"])
-    if scores.empty:
+def _judges(results: Results) -> list[tuple[str, pd.DataFrame]]:
+    """Return (panel, scores) of the region judge (no panel), then of each judge that answers in words."""
+    own = _scores(results, _long_from_truth, "long prompts")
+    asked = tables_judges.of_paper(results, "D")
+    found = [("", own)]
+    if asked is not None:
+        asked = asked[_long_from_truth(asked)]
+        found += [(tables_judges.panel(judge), scores) for judge, scores in asked.groupby("judge", sort=True)]
+    found = [
+        (panel, scores.assign(criterion=scores["metric"].map(names.judge_criterion)).dropna(subset=["criterion"]))
+        for panel, scores in found
+    ]
+    if all(scores.empty for _, scores in found):
         raise ResultError(f"{SCORES} has no judge scores; run stage evaluation with a judge")
-    return scores
+    return found
+
+
+def _long_from_truth(frame: pd.DataFrame) -> pd.Series:
+    return frame["prompt"].isin(["long", ""]) & (frame["reverse_from"] != "generated")
+
+
+def _beside(results: Results, published: pd.DataFrame) -> pd.DataFrame:
+    asked = tables_judges.of_paper(results, "D")
+    return published if asked is None else tables_judges.beside(published, sorted(set(asked["judge"])), "D", "")
 
 
 def _scores(results: Results, chosen: Callable[[pd.DataFrame], pd.Series], what: str) -> pd.DataFrame:
@@ -115,16 +139,22 @@ def _scores(results: Results, chosen: Callable[[pd.DataFrame], pd.Series], what:
 
 
 def _cells(
-    scores: pd.DataFrame, keys: list[str], order: list[str], renamed_rows: Mapping[str, str] | None = None
+    scores: pd.DataFrame,
+    keys: list[str],
+    order: list[str],
+    published: pd.DataFrame,
+    renamed_rows: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     cells = summaries.over_seeds(scores, ["system", *keys])
     rank = {name: position for position, name in enumerate(order)}
     cells = cells.assign(_rank=cells["column"].map(rank).fillna(len(rank))).sort_values("_rank", kind="stable")
-    cells = _in_order(cells.drop(columns="_rank"), names.DOUNDO_SYSTEMS)
+    cells = _in_order(cells.drop(columns="_rank"), published["row"])
     return cells.assign(row=cells["row"].replace(dict(renamed_rows or {})))
 
 
-def _in_order(cells: pd.DataFrame, known: Mapping[str, str]) -> pd.DataFrame:
-    rank = {name: position for position, name in enumerate(names.system_order(cells["system"], dict(known)))}
+def _in_order(cells: pd.DataFrame, labels: pd.Series) -> pd.DataFrame:
+    known = names.DOUNDO_SYSTEMS
+    rank = {name: position for position, name in enumerate(names.system_order(cells["system"], known))}
     cells = cells.assign(_rank=cells["system"].map(rank)).sort_values("_rank", kind="stable")
-    return cells.assign(row=[known.get(system, system) for system in cells["system"]]).drop(columns=["_rank", "system"])
+    rows = [roster.printed(system, "D", labels, known.get(system, system)) for system in cells["system"]]
+    return cells.assign(row=rows).drop(columns=["_rank", "system"])

@@ -1,0 +1,56 @@
+"""Whatever systems have outputs, side by side; what each metric was measured with; and what each judge was asked.
+
+These are tables of the kit alone: the papers have no counterpart.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from visdyn.reporting import names
+from visdyn.reporting.results import ResultError, Results
+
+BOARD, MEASURES, RUNS = (f"evaluation/{name}.csv" for name in ("leaderboard", "measures", "judge_runs"))
+# What decides: a whole board of every metric, direction and prompt is in the file itself.
+SHOWN = {
+    "B": ("score", "success", "l1_paper", "clip_i", "dino"),
+    "D": ("score forward long", "success forward long", "joint reverse generated long", "dino forward long"),
+}
+
+
+def table(results: Results) -> pd.DataFrame:
+    """Return the deciding metrics: paper, metric, system, mean, 95 % interval, n, seeds, difference, p."""
+    board = results.read(BOARD)
+    wanted = pd.concat([board[(board["paper"] == paper) & (board["metric"] == metric)]
+                        for paper, metrics in SHOWN.items() for metric in metrics])  # fmt: skip
+    if wanted.empty:
+        raise ResultError(f"{BOARD} holds none of the metrics that are shown; run stage evaluation again")
+    bounds = wanted[["low", "high"]].to_numpy()
+    return pd.DataFrame(
+        {
+            "paper": wanted["paper"],
+            "metric": wanted["metric"],
+            "system": [_system(*pair) for pair in wanted[["paper", "system"]].to_numpy()],
+            "mean": wanted["mean"],
+            "95 % interval": [f"{low:.3g} to {high:.3g}" for low, high in bounds],
+            "n": wanted["n"].astype(int),
+            "seeds": wanted["num_seeds"].astype(int),
+            "difference to": [_system(*pair) if pair[1] else "" for pair in wanted[["paper", "reference"]].to_numpy()],
+            "difference": wanted["difference"],
+            "p (Wilcoxon, zeros dropped)": wanted["p"],
+        }
+    )
+
+
+def judges(results: Results) -> pd.DataFrame:
+    """Return what each judge that answers in words was asked, and what came of it."""
+    return results.read(RUNS)
+
+
+def measures(results: Results) -> pd.DataFrame:
+    """Return what each metric was measured with, and how many rows have no value and why."""
+    return results.read(MEASURES)
+
+
+def _system(paper: str, name: str) -> str:
+    return names.fdm_system(name) if paper == "B" else names.DOUNDO_SYSTEMS.get(name, name)

@@ -1,0 +1,145 @@
+"""The systems that the papers' tables list (`data/published/systems.yaml`), and what became of each in a run.
+
+A table's roster has one row for every system that the paper lists: measured, imported, or not run with what it would
+take. `evaluation/systems.csv` says where a system's images came from.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from visdyn.reporting import published
+from visdyn.reporting.results import Results
+
+SYSTEMS = "evaluation/systems.csv"
+COLUMNS = ["system", "status", "cells", "how", "needs"]
+_ORIGINS = {
+    "trained": "by this kit",
+    "baseline": "by this kit",
+    "diffusers": "through diffusers",
+    "api": "through an API",
+    "imported": "images made elsewhere",
+}
+
+
+@dataclass(frozen=True)
+class System:
+    """A system of a paper: its spellings in the tables, its names in results, and what a run of it takes."""
+
+    paper: str
+    spellings: tuple[str, ...]
+    kit: tuple[str, ...]
+    needs: str
+
+
+@lru_cache(maxsize=4)
+def load(repository: str | Path | None = None) -> tuple[System, ...]:
+    """Return the systems of both papers (default: of the checkout that this package runs from)."""
+    content = yaml.safe_load((published.folder(repository) / "systems.yaml").read_text())
+    return tuple(
+        System(paper, tuple(entry["spellings"]), tuple(entry["kit"]), entry["needs"])
+        for paper, entries in content.items()
+        for entry in entries
+    )
+
+
+def named(label: str, paper: str, systems: Sequence[System]) -> System | None:
+    """Return the system that a printed label means: its longest spelling that is the label or begins it."""
+    found = [
+        (len(spelling), system)
+        for system in systems
+        if system.paper == paper
+        for spelling in system.spellings
+        if label == spelling or label.startswith(spelling + " ")
+    ]
+    return max(found, key=lambda pair: pair[0])[1] if found else None
+
+
+def printed(name: str, paper: str, labels: Iterable[str], fallback: str) -> str:
+    """Return how a table that has `labels` prints the system that results call `name`; `fallback` where it does not."""
+    labels = set(labels)
+    for system in load():
+        if system.paper == paper and _plain(name) in map(_plain, system.kit):
+            return next((spelling for spelling in system.spellings if spelling in labels), fallback)
+    return fallback
+
+
+def of_table(
+    frame: pd.DataFrame, numbers: pd.DataFrame, axis: str, paper: str, results: Results, systems: Sequence[System]
+) -> pd.DataFrame:
+    """Return one row for each system that the paper lists in a table.
+
+    Args:
+        frame: the comparison frame of the table.
+        numbers: its published numbers.
+        axis: where the systems stand, `row`, `column` or `panel`.
+        systems: from `load`.
+
+    Returns:
+        system (as printed), status (measured, imported, not run), cells (ours of those printed, as text), how, needs.
+    """
+    origins = results.read_or_none(SYSTEMS) if results.may_read(SYSTEMS) else None
+    groups: dict[str, tuple[System | None, list[str]]] = {}
+    for label in dict.fromkeys(numbers[axis]):
+        system = named(label, paper, systems)
+        shown = next(name for name in system.spellings if label.startswith(name)) if system else label
+        groups.setdefault(shown, (system, []))[1].append(label)
+    rows = [_row(shown, *group, frame, axis, paper, origins) for shown, group in groups.items()]
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def annotated(frame: pd.DataFrame, axis: str, paper: str, systems: Sequence[System]) -> pd.DataFrame:
+    """Return the frame with what it would take in the note of every printed cell that was not run."""
+    needs = {label: system.needs for label in set(frame[axis]) if (system := named(label, paper, systems))}
+    missing = frame["value"].isna() & frame["published"].notna() & frame[axis].isin(needs)
+    texts = "not run, needs " + frame[axis].map(needs).fillna("")
+    joined = frame["note"].where(frame["note"] == "", frame["note"] + "; ") + texts
+    return frame.assign(note=frame["note"].where(~missing, joined))
+
+
+def _row(
+    shown: str,
+    system: System | None,
+    labels: list[str],
+    frame: pd.DataFrame,
+    axis: str,
+    paper: str,
+    origins: pd.DataFrame | None,
+) -> list[str]:
+    cells = frame[frame[axis].isin(labels) & frame["published"].notna()]
+    ours = int(cells["value"].notna().sum())
+    origin = _origin(shown, system, paper, origins)
+    how = "" if origin is None else _how(origin)
+    needs = system.needs if system else ""
+    if not ours:
+        return [shown, "not run", f"0 of {len(cells)}", how, needs]
+    status = "imported" if origin is not None and origin["origin"] == "imported" else "measured"
+    return [shown, status, f"{ours} of {len(cells)}", how or _ORIGINS["trained"], "" if ours == len(cells) else needs]
+
+
+def _origin(shown: str, system: System | None, paper: str, origins: pd.DataFrame | None) -> dict | None:
+    if origins is None:
+        return None
+    wanted = {_plain(name) for name in (shown, *(system.kit if system else ()), *(system.spellings if system else ()))}
+    for entry in origins[origins["paper"] == paper].to_dict("records"):
+        if {_plain(entry["system"]), _plain(entry["label"])} & wanted:
+            return entry
+    return None
+
+
+def _how(origin: dict) -> str:
+    parts = [_ORIGINS.get(origin["origin"], origin["origin"])]
+    parts += [f"model {origin['model']}"] if origin["model"] else []
+    parts += [f"{origin['found']} of {origin['expected']} images"] if origin["missing"] not in ("", "0") else []
+    return "; ".join([*parts, *filter(None, [origin["note"]])])
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

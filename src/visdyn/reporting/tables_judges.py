@@ -1,0 +1,50 @@
+"""Scores of judges that answer in words (`evaluation/judge_scores.csv`), in rows and panels of their own.
+
+They never share a cell with the region judge. A judge that is the paper's own (GPT-4o, Gemini) has the paper's printed
+values beside it; each repeat counts as a seed, so that the spread is over both.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from visdyn.reporting.results import Results
+
+SCORES = "evaluation/judge_scores.csv"
+PAPERS_JUDGE = {"B": "gpt4o", "D": "gemini"}
+
+
+def of_paper(results: Results, paper: str) -> pd.DataFrame | None:
+    """Return a paper's readable scores as the region judge's files have them: judge, system, seed, subset, id, ...
+
+    `metric` is the criterion, `verb` the subset, which is Do-Undo's verb. None where no such judge was asked.
+    """
+    scores = results.read_or_none(SCORES)
+    if scores is None:
+        return None
+    scores = scores[(scores["paper"] == paper) & scores["value"].notna()]
+    if scores.empty:
+        return None
+    prompt = scores["prompt"] if "prompt" in scores.columns else ""
+    return scores.assign(metric=scores["criterion"], verb=scores["subset"], seed=_runs(scores), prompt=prompt)
+
+
+def panel(judge: str) -> str:
+    """Return the label under which a judge's values stand."""
+    return f"judge {judge}"
+
+
+def is_papers(judge: str, paper: str) -> bool:
+    """Tell whether a judge is the one that the paper asked."""
+    return PAPERS_JUDGE[paper] in "".join(char for char in judge.lower() if char.isalnum())
+
+
+def beside(published: pd.DataFrame, judges: list[str], paper: str, source: str) -> pd.DataFrame:
+    """Return the published numbers, those of panel `source` once more under every judge that is the paper's own."""
+    own = published[published["panel"] == source]
+    copies = [own.assign(panel=panel(judge)) for judge in judges if is_papers(judge, paper)]
+    return pd.concat([published, *copies], ignore_index=True)
+
+
+def _runs(scores: pd.DataFrame) -> pd.Series:
+    return scores["seed"].astype(str) + "." + scores["repeat"].astype(str)

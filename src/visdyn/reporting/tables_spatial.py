@@ -1,0 +1,83 @@
+"""Spatial reasoning (Bootstrapping, Table 2, lower part): accuracy in percent, with chance and invalid answers beside.
+
+The paper decodes greedily and matches leniently, so its rows stand beside our generation mode. Likelihood mode is
+ours; on the kitchen the options are captions, chosen from the picture alone.
+"""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from visdyn.reporting import names, roster
+from visdyn.reporting.results import Results
+
+ACCURACY = "spatial/accuracy.csv"
+PANEL = "Spatial Reasoning (Accuracy)"
+BENCHMARKS = {"spatialmqa": "SpatialMQA", "embspatial": "EmbodiedSpatial-Bench", "kitchen": "Kitchen"}
+# mode, column of accuracy.csv -> what is added to the row's name; the first is the paper's own protocol.
+_ROWS = {
+    ("generation", "accuracy"): "",
+    ("generation", "strict_accuracy"): ", strict match",
+    ("generation", "invalid_rate"): ", unreadable answers (%)",
+    ("likelihood_sum", "accuracy"): ", by likelihood",
+    ("likelihood_mean", "accuracy"): ", by likelihood per token",
+}
+
+
+def cells(results: Results, published: pd.DataFrame) -> pd.DataFrame:
+    """Return our cells of the panel: rows are benchmarks and protocols, columns models and `Chance`; empty if not run.
+
+    Accuracies by the paper's own protocol on its own benchmarks keep the item's status; all else is ours to interpret.
+    """
+    accuracy = results.read_or_none(ACCURACY)
+    if accuracy is None:
+        return pd.DataFrame(columns=["panel", "row", "column", "value", "n", "status", "note"])
+    labels = published.loc[published["panel"] == PANEL, "column"]
+    found = [
+        _cell(entry, mode, measure, labels)
+        for (mode, measure) in _ROWS
+        for entry in accuracy[accuracy["mode"] == mode].to_dict("records")
+    ]
+    found += [_chance(entry) for entry in accuracy.drop_duplicates("benchmark").to_dict("records")]
+    return pd.DataFrame(found).assign(panel=PANEL)
+
+
+def accuracy_table(results: Results) -> pd.DataFrame:
+    """Return accuracy.csv for reading: percentages, the interval in one column, models as the paper calls them."""
+    accuracy = results.read(ACCURACY)
+    percent = {name: 100 * accuracy[name] for name in ("accuracy", "strict_accuracy", "chance", "invalid_rate")}
+    constant = 100 * accuracy["constant_accuracy"]
+    bounds = (100 * accuracy[["low", "high"]]).to_numpy()
+    return pd.DataFrame(
+        {
+            "benchmark": accuracy["benchmark"].map(BENCHMARKS).fillna(accuracy["benchmark"]),
+            "mode": accuracy["mode"].str.replace("_", ", "),
+            "model": accuracy["model"].map(names.spatial_model),
+            "n": accuracy["n"].astype(int),
+            "accuracy (%)": percent["accuracy"].round(1),
+            "95 % interval": [f"{low:.1f} to {high:.1f}" for low, high in bounds],
+            "strict (%)": percent["strict_accuracy"].round(1),
+            "chance (%)": percent["chance"].round(1),
+            "p against chance": accuracy["p_chance"],
+            "one answer always (%)": constant.round(1),
+            "unreadable (%)": percent["invalid_rate"].round(1),
+        }
+    )
+
+
+def _cell(entry: dict, mode: str, measure: str, labels: pd.Series) -> dict:
+    row = BENCHMARKS.get(entry["benchmark"], entry["benchmark"]) + _ROWS[mode, measure]
+    column = roster.printed(entry["model"], "B", labels, names.spatial_model(entry["model"]))
+    own = (mode, measure) == ("generation", "accuracy") and entry["benchmark"] != "kitchen"
+    note = ""
+    if measure != "invalid_rate":
+        note = f"95 % interval {100 * entry['low']:.1f} to {100 * entry['high']:.1f}" if measure == "accuracy" else ""
+    return {"row": row, "column": column, "value": 100 * entry[measure], "n": entry["n"],
+            "status": None if own else "interpretation", "note": note}  # fmt: skip
+
+
+def _chance(entry: dict) -> dict:
+    row = BENCHMARKS.get(entry["benchmark"], entry["benchmark"])
+    row += "" if entry["mode"] == "generation" else _ROWS[entry["mode"], "accuracy"]
+    return {"row": row, "column": "Chance", "value": 100 * entry["chance"], "n": entry["n"],
+            "status": "interpretation", "note": "expected accuracy of drawing an option"}  # fmt: skip
