@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import ChameleonForConditionalGeneration
 
 from visdyn.models.chameleon import ChameleonLM, load_lm
@@ -96,3 +96,27 @@ def test_an_adapter_folder_loads_merged(tiny, tiny_folder, tmp_path, inputs):
         logits = loaded(input_ids=inputs).logits
         torch.testing.assert_close(logits, adapted(input_ids=inputs).logits, atol=1e-4, rtol=0)
         assert (logits - tiny.lm(input_ids=inputs).logits).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
+def test_norms_of_one_vector_for_all_heads_load(tiny, tiny_folder, tmp_path, inputs, dtype):
+    """Folders from before the library's version 4.44."""
+    import shutil
+
+    shutil.copytree(tiny_folder, tmp_path / "old")
+    weights = load_file(tmp_path / "old/model.safetensors")
+    names = [key for key in weights if "_norm." in key and "self_attn" in key]
+    assert len(names) == 8  # of two layers: weight and bias of queries and of keys
+    torch.manual_seed(0)
+    for key in names:
+        weights[key] = torch.rand(weights[key].shape[1]) + 0.5
+    save_file(weights, tmp_path / "old/model.safetensors", {"format": "pt"})
+    loaded = load_lm(tmp_path / "old", dtype=dtype)
+    assert {parameter.dtype for parameter in loaded.parameters()} == {getattr(torch, dtype.replace("auto", "float32"))}
+    state = loaded.state_dict()
+    for key in names:
+        heads = torch.stack([weights[key]] * 2).to(state[key].dtype)
+        assert torch.equal(state[key], heads)
+    others = [key for key in state if key not in names]
+    assert all(torch.equal(state[key], tiny.lm.state_dict()[key].to(state[key].dtype)) for key in others)
+    assert (loaded(input_ids=inputs).logits - tiny.lm(input_ids=inputs).logits).abs().max() > 0.01

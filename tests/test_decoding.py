@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from visdyn.models.decoding import draw, generate_text, sample_images, token_probabilities, uniforms
+from visdyn.models.decoding import GrowingCache, draw, generate_text, sample_images, token_probabilities, uniforms
 from visdyn.models.scoring import score_completions
 from visdyn.models.sequences import TokenSequence
 
@@ -206,3 +206,38 @@ def test_text_score_is_the_teacher_forced_score(tiny, questions):
     ]
     forced = score_completions(tiny.lm, items, slice(0, -1), tiny.layout.pad)
     torch.testing.assert_close(scores, forced.mean, atol=1e-4, rtol=0)
+
+
+def test_half_precision_logits_are_sampled_in_single_precision(tiny, grids):
+    logits = torch.randn(4, 50, generator=torch.Generator().manual_seed(0)).bfloat16()
+    probabilities = token_probabilities(logits, 0.7, 0.9)
+    assert probabilities.dtype == torch.float32
+    torch.testing.assert_close(probabilities.sum(-1), torch.ones(4), atol=1e-6, rtol=0)
+    assert torch.equal(probabilities, token_probabilities(logits.float(), 0.7, 0.9))
+    half = copy.deepcopy(tiny.lm).bfloat16()
+    prompts = [tiny.builder.forward_prompt(grids[row], "open the cup") for row in range(2)]
+    draws = torch.stack([uniforms(3, 16, torch.Generator().manual_seed(row)) for row in range(2)])
+    codes = sample_images(half, tiny.layout, prompts, draws)
+    full = sample_images(tiny.lm, tiny.layout, prompts, draws)
+    assert (codes == full).mean() > 0.5  # the same numbers, so that most draws fall on the same code
+    _, scores = generate_text(half, tiny.layout, [tiny.builder.inverse_prompt(grids[0], grids[1])])
+    assert scores.dtype == torch.float32
+
+
+@torch.inference_mode()
+def test_the_growing_cache_holds_what_the_librarys_does(tiny, grids):
+    from transformers import DynamicCache
+
+    ids = torch.tensor([tiny.builder.forward_prompt(grids[row], "open the cup") for row in range(2)])
+    ours, theirs = (tiny.lm.model(input_ids=ids, use_cache=True).past_key_values for _ in range(2))
+    ours = GrowingCache(ours, 2, ids.shape[1] + 3)
+    assert isinstance(theirs, DynamicCache)
+    theirs.batch_repeat_interleave(2)
+    for step in range(3):
+        token = torch.full((4, 1), 5 + step)
+        states = [
+            tiny.lm.model(input_ids=token, past_key_values=cache, use_cache=True).last_hidden_state
+            for cache in (ours, theirs)
+        ]
+        assert torch.equal(*states)
+    assert ours.get_seq_length() == theirs.get_seq_length() == ids.shape[1] + 3

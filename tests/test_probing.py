@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import build_tiny_model
 from PIL import Image
+from tiny_tokens import tiny_liquid
 
-from visdyn.inference.probing import KINDS, encode_once, preferences, probe
+from visdyn.datasets.aurora import PAPER_SUBSETS, load_bench
+from visdyn.images import load
+from visdyn.inference.probing import KINDS, answered, encode_once, preferences, probe
+from visdyn.paths import shared_data
+from visdyn.quarantine import Quarantine
 from visdyn.trajectory import Trajectory, negatives
 
 COLUMNS = ["model", "definition", "task", "subset", "id", "kind", "log_likelihood", "num_tokens"]
@@ -84,6 +92,37 @@ def test_paths_and_images_in_memory_give_the_same_codes(tiny, items, tmp_path):
     pd.testing.assert_frame_equal(probe(tiny, on_disk, seed=0), probe(tiny, items, seed=0))
 
 
+def test_shared_prefixes_give_the_same_scores_item_by_item(tiny, items, table):
+    told = []
+    model = replace(tiny, shared_prefixes=True, batch_size=3)
+    shared = probe(model, items, seed=0, report=told.append)
+    assert told == [3, 1]
+    keys = ["task", "kind", "id"]
+    left, right = (rows.set_index(keys).sort_index() for rows in (table, shared))
+    np.testing.assert_allclose(left["log_likelihood"], right["log_likelihood"], atol=1e-4)
+    assert left["num_tokens"].equals(right["num_tokens"])
+
+
+def test_more_draws_are_more_random_negatives_of_other_seeds(tiny, items, table):
+    more = probe(tiny, items, seed=0, draws=3)
+    counts = more.groupby(["task", "kind"]).size().unstack(0)
+    assert (counts.loc[["random_action", "random_observation"]] == 12).all(axis=None)
+    assert (counts.loc[["reference", "copy_observation", "inverse_observation"]] == 4).all(axis=None)
+    drawn = _values(more, "fdp", "random_observation").reshape(3, 4)
+    np.testing.assert_allclose(drawn[0], _values(table, "fdp", "random_observation"), atol=1e-4)
+    second = probe(tiny, items, seed=1)
+    np.testing.assert_allclose(drawn[1], _values(second, "fdp", "random_observation"), atol=1e-4)
+    rates = preferences(more).set_index(["task", "kind"])["n"]
+    assert (rates["fdp", "random_action"], rates["fdp", "copy_observation"]) == (12, 4)
+
+
+def test_definitions_are_those_that_a_model_has(tiny):
+    assert answered(tiny, ["auto", "D3", "D1"]) == ("D1",)
+    assert answered(tiny, ["D2"]) == ()
+    with pytest.raises(ValueError, match="unknown definition 'D9' of next-observation likelihood; one of auto, D1, D2"):
+        answered(tiny, ["auto", "D9"])
+
+
 def _likelihoods(kind, values):
     constants = {"model": "m", "definition": "D1", "task": "fdp", "subset": "ag", "kind": kind}
     return pd.DataFrame({**constants, "id": [str(row) for row in range(len(values))], "log_likelihood": values})
@@ -107,3 +146,31 @@ def test_preferences_compare_within_a_model_task_and_item():
     assert rates["preferred"].tolist() == [50, 50, 50]
     assert rates[["model", "task"]].to_numpy().tolist() == [["m", "fdp"], ["m", "idp"], ["n", "fdp"]]
     assert rates["n"].tolist() == [2, 2, 2]
+
+
+BENCH = shared_data() / "data" / "aurora-bench" if shared_data() else None
+
+
+@pytest.mark.skipif(
+    BENCH is None or not (BENCH / "test.json").is_file(), reason="the public AURORA-Bench is not at hand"
+)
+@pytest.mark.parametrize("build", [build_tiny_model, tiny_liquid])
+def test_real_images_of_every_size_are_probed(build):
+    """All five subsets: 480 x 270 and portrait, 1280 x 960, 500 against 1024 pixels within one item."""
+    quarantine = Quarantine()
+    bench = load_bench(BENCH, quarantine=quarantine)
+    assert (len(bench), len(quarantine)) == (248, 2)
+    chosen = [item for row, item in enumerate(bench) if row % 31 == 0] + bench[-3:]
+    chosen += [next(item for item in bench if item.subset == subset and item not in chosen) for subset in PAPER_SUBSETS]
+    sizes = {load(ref).size for item in chosen for ref in (item.source, item.target)}
+    assert len(sizes) > 4
+    model = build()
+    table = probe(model, chosen, seed=0, name="tiny")
+    model.shared_prefixes, model.batch_size = True, 4
+    shared = probe(model, chosen, seed=0, name="tiny")
+    assert len(table) == len(chosen) * len(KINDS) * 2
+    assert set(table["subset"]) == set(PAPER_SUBSETS)
+    keys = ["task", "subset", "id", "kind"]
+    left, right = (rows.set_index(keys)["log_likelihood"].sort_index() for rows in (table, shared))
+    np.testing.assert_allclose(left, right, atol=1e-4)
+    assert preferences(table)["n"].eq(len(chosen)).all()

@@ -10,6 +10,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -25,6 +27,22 @@ class ChameleonLM(ChameleonForConditionalGeneration):
     def __init__(self, config: ChameleonConfig) -> None:
         super().__init__(config)
         self.model.vqmodel = None
+
+    @classmethod
+    def from_pretrained(cls, name_or_path, *args, **options):
+        """Load as the library does, and also folders of before its version 4.44.
+
+        Their query and key norms are one vector for all heads; it is repeated for each head, which is what it meant.
+        """
+        narrow = _narrow_norms(Path(name_or_path)) if Path(name_or_path or "").is_dir() else []
+        if not narrow:
+            return super().from_pretrained(name_or_path, *args, **options)
+        config = options.pop("config", None) or ChameleonConfig.from_pretrained(name_or_path)
+        weights = {key: value for file in _shards(Path(name_or_path)) for key, value in load_file(file).items()}
+        heads = {"q_norm": config.num_attention_heads, "k_norm": config.num_key_value_heads}
+        for key in narrow:
+            weights[key] = weights[key].expand(heads[key.split(".")[-2]], -1).clone()
+        return super().from_pretrained(None, *args, config=config, state_dict=weights, **options)
 
     def forward(
         self,
@@ -46,6 +64,20 @@ class ChameleonLM(ChameleonForConditionalGeneration):
         hidden = outputs.last_hidden_state
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         return CausalLMOutputWithPast(logits=self.lm_head(hidden[:, kept]), past_key_values=outputs.past_key_values)
+
+
+def _shards(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors"))
+
+
+def _narrow_norms(folder: Path) -> list[str]:
+    """Return the query and key norms of a folder that are one vector for all heads."""
+    narrow = []
+    for file in _shards(folder):
+        with safe_open(file, framework="pt") as opened:
+            norms = [key for key in opened.keys() if ".q_norm." in key or ".k_norm." in key]  # noqa: SIM118
+            narrow += [key for key in norms if len(opened.get_slice(key).get_shape()) == 1]
+    return narrow
 
 
 def tiny_config(
