@@ -20,13 +20,10 @@ def main(path: str) -> None:
     import torch
 
     torch.set_num_threads(1)
-    if "WORLD_SIZE" in os.environ:
-        import deepspeed
-
-        # No optional kernels: DeepSpeed would compile one at the first start.
-        deepspeed.ops.__compatible_ops__.update(dict.fromkeys(deepspeed.ops.__compatible_ops__, False))
     from visdyn.training.dynamics import train_dynamics
+    from visdyn.training.worker import without_kernels
 
+    without_kernels()
     for arguments in json.loads(Path(path).read_text()):
         ends, expected = {name: arguments.pop(name, None) for name in ("stop", "kill")}, arguments.pop("expect", None)
         try:

@@ -189,6 +189,7 @@ class Idm:
     """Inverse-dynamics model."""
 
     base: str
+    bert_score: str
     lora: Lora
     limits: IdmLimits
     training: FineTuning

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 
+from visdyn.evaluation.bert_score import bert_score
 from visdyn.evaluation.similarity import ImageTextEncoder
-from visdyn.evaluation.text import text_metrics
+from visdyn.evaluation.text import Metric, text_metrics
+from visdyn.inference.probing import probe
+from visdyn.models import load_model
 from visdyn.models.unified import UnifiedModel
 from visdyn.trajectory import Trajectory
 
@@ -27,10 +31,41 @@ def describe(model: UnifiedModel, trajectories: Sequence[Trajectory], name: str)
     )
 
 
-def text_table(predictions: pd.DataFrame, encoder: ImageTextEncoder, seed: int) -> pd.DataFrame:
-    """Score predictions of every model: columns model, metric, value, n, low, high."""
+def examine(
+    models: Mapping[str, str | Path], trajectories: Sequence[Trajectory], seed: int, device: str = "cpu"
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Load one model after another and return `describe` of all, and their action likelihoods as `probe` has them."""
+    predictions, likelihoods = [], []
+    for name, path in models.items():
+        model = load_model(path, device=device)
+        predictions.append(describe(model, trajectories, name))
+        table = probe(model, trajectories, seed, name)
+        likelihoods.append(table[table["task"] == "idp"])
+    return pd.concat(predictions), pd.concat(likelihoods)
+
+
+def text_table(
+    predictions: pd.DataFrame, encoder: ImageTextEncoder, seed: int, bert_model: str = "", device: str = "cpu"
+) -> pd.DataFrame:
+    """Score predictions of every model: columns model, metric, value, n, low, high.
+
+    Args:
+        bert_model: of BERTScore (`roberta-large`); empty leaves it out. Where the package or the model is missing, its
+            row is empty and a line says what to do.
+    """
     tables = []
     for model, part in predictions.groupby("model"):
-        metrics = text_metrics(part["prediction"].tolist(), part["reference"].tolist(), seed, encoder)
+        texts = part["prediction"].tolist(), part["reference"].tolist()
+        metrics = text_metrics(*texts, seed, encoder)
+        if bert_model:
+            metrics.append(_bert_score(*texts, seed, bert_model, device))
         tables.append(pd.DataFrame([asdict(metric) for metric in metrics]).assign(model=model))
     return pd.concat(tables, ignore_index=True)[["model", "metric", "value", "n", "low", "high"]]
+
+
+def _bert_score(predictions: list[str], references: list[str], seed: int, model: str, device: str) -> Metric:
+    try:
+        return bert_score(predictions, references, seed, model, device=device)
+    except (ImportError, OSError) as error:
+        print(f"no BERTScore: {error}")
+        return Metric("bert_score", float("nan"), 0, float("nan"), float("nan"))
