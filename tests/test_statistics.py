@@ -135,3 +135,25 @@ def test_sign_flip_needs_a_label_for_each_pair():
 def test_unusable_numbers_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+# Darwin's pairs of cross- and self-fertilised plants, differences in eighths of an inch; Fisher, The Design of
+# Experiments (1935), section 21: of 2**15 sign patterns 1,726 have a sum as far from zero as 314.
+DARWIN = [49, -67, 8, 16, 6, 23, 28, 41, 14, 29, 56, 24, 75, 60, -48]
+# Hollander and Wolfe (1973), section 3.1: depression scores of nine patients before and after a tranquilliser.
+BEFORE = [1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30]
+AFTER = [0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29]
+
+
+def test_fisher_s_randomisation_of_darwin_s_plants():
+    test = sign_flip_test(DARWIN, [0] * 15, range(15), seed=0)
+    assert sum(DARWIN) == 314
+    assert (test.exact, test.num_permutations) == (True, 2**15)
+    assert test.pvalue == pytest.approx(1726 / 2**15)
+
+
+def test_wilcoxon_of_hollander_and_wolfe():
+    test = wilcoxon_against(BEFORE, AFTER, alternative="greater")
+    assert test.statistic == 40
+    assert test.pvalue == pytest.approx(0.01953, abs=1e-5)
+    assert wilcoxon_against(BEFORE, AFTER).pvalue == pytest.approx(0.03906, abs=1e-5)

@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from PIL import Image
 
 from visdyn.reporting import items as item_module
-from visdyn.reporting import outputs, provenance, published, tables
+from visdyn.reporting import outputs, provenance, published, roster, tables
 from visdyn.reporting.items import ItemMap
 from visdyn.reporting.outputs import Outcome
 
@@ -156,6 +156,8 @@ def _embedded(png: Path) -> str:
 
 def _notes(frame: pd.DataFrame) -> list[str]:
     """Notes on single cells, equal ones together: `MB / Copy: text`."""
+    # What a system needs stands in the table's roster.
+    frame = frame.assign(note=frame["note"].str.replace(rf"(; )?{roster.NOT_RUN}.*", "", regex=True))
     noted = frame[frame["note"] != ""]
     lines = []
     for note, cells in noted.groupby("note", sort=False):

@@ -20,6 +20,7 @@ from visdyn.reporting.results import Results
 
 SYSTEMS = "evaluation/systems.csv"
 COLUMNS = ["system", "status", "cells", "how", "needs"]
+NOT_RUN = "not run, needs "
 _ORIGINS = {
     "trained": "by this kit",
     "baseline": "by this kit",
@@ -99,7 +100,7 @@ def annotated(frame: pd.DataFrame, axis: str, paper: str, systems: Sequence[Syst
     """Return the frame with what it would take in the note of every printed cell that was not run."""
     needs = {label: system.needs for label in set(frame[axis]) if (system := named(label, paper, systems))}
     missing = frame["value"].isna() & frame["published"].notna() & frame[axis].isin(needs)
-    texts = "not run, needs " + frame[axis].map(needs).fillna("")
+    texts = NOT_RUN + frame[axis].map(needs).fillna("")
     joined = frame["note"].where(frame["note"] == "", frame["note"] + "; ") + texts
     return frame.assign(note=frame["note"].where(~missing, joined))
 
@@ -121,7 +122,8 @@ def _row(
     if not ours:
         return [shown, "not run", f"0 of {len(cells)}", how, needs]
     status = "imported" if origin is not None and origin["origin"] == "imported" else "measured"
-    return [shown, status, f"{ours} of {len(cells)}", how or _ORIGINS["trained"], "" if ours == len(cells) else needs]
+    rest = "" if ours == len(cells) else "; the other cells need what stands above the table"
+    return [shown, status, f"{ours} of {len(cells)}", (how or _ORIGINS["trained"]) + rest, ""]
 
 
 def _origin(shown: str, system: System | None, paper: str, origins: pd.DataFrame | None) -> dict | None:

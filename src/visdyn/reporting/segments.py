@@ -52,12 +52,15 @@ def totals(splits: Iterable[pd.DataFrame]) -> pd.Series:
 
 
 def figure3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
-    """Figure 3: share of each verb, number of verbs, and unique nouns of each verb, beside what the text prints."""
+    """Figure 3: share, number and unique nouns of each verb, and the totals, beside what the text prints."""
     splits = of_split(results, "train")
     cells = _shares(splits)
     for segments in splits:
         nouns = segments.groupby("verb")["noun"].nunique()
-        cells.append(_cell(segments, "(a) number", "actions shown", segments["verb"].nunique()))
+        counts = segments.groupby("verb")["count"].sum()
+        cells.append(_cell(segments, "(a) number", "reversible segments", counts.sum()))
+        cells.append(_cell(segments, "(a) number", "actions shown", len(counts)))
+        cells += [_cell(segments, "(a) segments", verb, counts[verb]) for verb in _order(splits) if verb in counts]
         cells += [_cell(segments, "(b) unique nouns", verb, nouns[verb]) for verb in _order(splits) if verb in nouns]
     return _table(cells, published, status)
 
