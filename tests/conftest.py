@@ -64,3 +64,22 @@ def scenes():
 def grids():
     """Twelve random grids of codes, int64 (12, 4, 4)."""
     return np.random.default_rng(1).integers(0, NUM_CODES, (12, 4, 4))
+
+
+@pytest.fixture
+def serve(monkeypatch):
+    """Start fake endpoints (`fake_endpoint.FakeEndpoint`), and end them after the test; the key is in JUDGE_KEY."""
+    from fake_endpoint import KEY, FakeEndpoint
+
+    servers = []
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+
+    def start(script):
+        servers.append(FakeEndpoint(script))
+        return servers[-1]
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()

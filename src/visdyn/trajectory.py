@@ -21,14 +21,14 @@ class Trajectory:
     Attributes:
         source: image before the action (o_s).
         action: what is done, in words (a).
-        target: image after the action (o_t).
+        target: image after the action (o_t); None for a test item whose target was never published.
         subset: the dataset or subset it comes from.
         id: unique within the subset.
     """
 
     source: ImageRef
     action: str
-    target: ImageRef
+    target: ImageRef | None
     subset: str
     id: str
 

@@ -17,12 +17,15 @@ from visdyn.trajectory import Trajectory
 # The five subsets of AURORA-Bench that the Bootstrapping paper probes and evaluates (section 2).
 PAPER_SUBSETS = ("magicbrush", "ag", "something", "whatsup", "kubric")
 
+NO_TARGET = object()  # in the place of an output that cannot be had
+
 
 def load_bench(
     root: str | Path,
     subsets: Sequence[str] | None = None,
     quarantine: Quarantine | None = None,
     decode: bool = False,
+    targets: str = "required",
 ) -> list[Trajectory]:
     """Read the test triplets of `<root>/test.json`, in its order.
 
@@ -32,6 +35,8 @@ def load_bench(
         quarantine: takes the items without a usable source or target image (of the public files: 2 of 250,
             indices 135 and 147, whose target was never published); a warning counts them where it is None.
         decode: also decode every image, so that a damaged one is set aside here (slower).
+        targets: `required`, or `optional`: an item whose target cannot be had stays, with `target` None (a judge that
+            sees source and edited image alone can still judge it).
 
     Returns:
         Trajectories whose images are paths, whose subset is the task and whose id is the index in test.json.
@@ -48,6 +53,8 @@ def load_bench(
     wanted = set(PAPER_SUBSETS if subsets is None else subsets)
     # A record that is no object belongs to no subset: it is passed on, so that it reaches the quarantine.
     chosen = [(i, item) for i, item in enumerate(items) if not isinstance(item, dict) or item.get("task") in wanted]
+    if targets == "optional":
+        chosen = [(index, _without_bad_target(path.parent, item, decode)) for index, item in chosen]
     return _trajectories(path, chosen, None, quarantine, True, decode)
 
 
@@ -98,7 +105,15 @@ def _trajectories(path, items, subset, quarantine, require_images, decode) -> li
 
 
 def _trajectory(root: Path, item: dict, subset: str, index: int) -> Trajectory:
-    return Trajectory(root / item["input"], _instruction(item), root / item["output"], subset, str(index))
+    target = None if item["output"] is NO_TARGET else root / item["output"]
+    return Trajectory(root / item["input"], _instruction(item), target, subset, str(index))
+
+
+def _without_bad_target(root: Path, item: object, decode: bool) -> object:
+    output = item.get("output") if isinstance(item, dict) else None
+    if not isinstance(item, dict) or (isinstance(output, str) and output and not image_problem(root / output, decode)):
+        return item
+    return {**item, "output": NO_TARGET}
 
 
 def _instruction(item: dict) -> str:
@@ -113,6 +128,8 @@ def _problem(root: Path, item: object, require_images: bool, decode: bool) -> st
     if not _instruction(item):
         return "has no instruction"
     for key in ("input", "output"):
+        if item.get(key) is NO_TARGET:
+            continue
         if not isinstance(item.get(key), str) or not item[key]:
             return f"has no {key} image"
         if require_images and (problem := image_problem(root / item[key], decode)):

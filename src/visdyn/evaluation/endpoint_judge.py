@@ -22,7 +22,8 @@ import pandas as pd
 from visdyn.evaluation.endpoint import Endpoint, EndpointError, EndpointStoppedError
 from visdyn.evaluation.judge_answers import MAX_SCORE, Scores, read_answer
 from visdyn.evaluation.judges import EDIT_PROMPT, EDIT_PROMPT_STATUS, Verdict
-from visdyn.evaluation.reply_store import Prices, Progress, Question, Reply, ReplyStore, reply_key
+from visdyn.evaluation.progress import Prices, Progress
+from visdyn.evaluation.reply_store import Question, Reply, ReplyStore, reply_key
 from visdyn.images import ImageError, ImageRef
 
 DOUNDO_PROMPT = """\

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +17,27 @@ class FlowBackend(Protocol):
 
     def __call__(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
         """Return flow in pixels, float32 (H, W, 2) as (x, y), of two RGB images uint8 (H, W, 3)."""
+
+
+def resolved(name: str) -> str:
+    """Return the backend that `name` stands for here: `auto` is RAFT where torchvision is installed, else Farneback."""
+    if name != "auto":
+        return name
+    return "raft" if importlib.util.find_spec("torchvision") else "farneback"
+
+
+@dataclass(frozen=True)
+class NamedFlow:
+    """A backend by its settings, so that other processes can be handed it; see `get_backend`."""
+
+    name: str
+    weights: str | None = None
+    device: str = "cpu"
+
+    def __call__(self, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+        """See `FlowBackend`."""
+        raft = self.name == "raft"
+        return get_backend(self.name, self.weights if raft else None, self.device if raft else "cpu")(start, end)
 
 
 @lru_cache(maxsize=4)

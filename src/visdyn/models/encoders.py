@@ -33,7 +33,7 @@ class ImageEncoder:
 
         Args:
             path: folder of `save_pretrained`, or hub id.
-            preset: whose preprocessing and pooling: `embedded`, `magicbrush` or `doundo`.
+            preset: whose preprocessing and pooling: `embedded`, `bootstrapping` (= `magicbrush`) or `doundo`.
             device: torch device.
             batch_size: images encoded at once.
 
@@ -95,6 +95,11 @@ class ImageTextEncoder(ImageEncoder):
         Texts longer than the encoder's context are cut (77 tokens in public CLIPs; Do-Undo's long prompts exceed it).
         """
         return self._batched(list(texts), self._text_features)
+
+    def num_cut(self, texts: Sequence[str]) -> int:
+        """Return how many of the texts are longer than the encoder's context, and therefore cut."""
+        longest = self.model.config.text_config.max_position_embeddings
+        return sum(len(ids) > longest for ids in self.tokenizer(list(texts), truncation=False)["input_ids"])
 
     def _image_features(self, pixels: Tensor) -> Tensor:
         return self.model.get_image_features(pixel_values=pixels).pooler_output

@@ -1,0 +1,129 @@
+"""What was scored and with what: systems.csv and measures.csv."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from visdyn.evaluation.editing import PROMPT_METRIC, EditingEvaluation
+from visdyn.evaluation.flow_backends import resolved
+from visdyn.evaluation.forward import ForwardEvaluation
+from visdyn.evaluation.outputs import SystemImages
+from visdyn.params_evaluation import EncoderSet
+from visdyn.stage import Stage
+
+PAPERS = {"aurora": "B", "doundo": "D"}
+SYSTEMS = ["paper", "system", "label", "origin", "model", "expected", "found", "missing", "note"]
+MEASURES = ["paper", "metric", "measured_with", "status", "n", "empty", "note"]
+_REGION = ("editing_success", "minimal_editing", "score", "success", "copied", "returned", "joint")
+_FLOW = {"epe_f": "", "epe_r": "", "epe": "first version's prose, no code released; in pixels",
+         "of_f": "first version's prose, no code released; in pixels", "epe_norm": "epe as a share of the size",
+         "of_f_norm": "of_f as a share of the size"}  # fmt: skip
+_V1 = ("epe", "of_f", "epe_norm", "of_f_norm")
+
+
+def systems_table(stage: Stage, benches: dict[str, tuple[Sequence, Sequence[SystemImages]]]) -> pd.DataFrame:
+    """Return systems.csv: a row for each system, its seeds and prompt lengths together.
+
+    Args:
+        benches: items and systems of `aurora` and of `doundo`.
+    """
+    rows = []
+    for bench, (items, systems) in benches.items():
+        for name in dict.fromkeys(system.name for system in systems):
+            own = [system for system in systems if system.name == name]
+            expected = sum(len(items) * max(1, len(system.images)) for system in own)
+            found = sum(image is not None for system in own for refs in system.images.values() for image in refs)
+            notes = dict.fromkeys(system.note for system in own if system.note)
+            note = "; ".join(notes).replace(f"{stage.root}/", "").replace("\n", " ")
+            model = ", ".join(dict.fromkeys(system.model for system in own if system.model))
+            rows.append([PAPERS[bench], name, name, own[0].origin, model, expected, found, expected - found, note])
+    return pd.DataFrame(rows, columns=SYSTEMS)
+
+
+def measures_table(
+    stage: Stage,
+    forward: ForwardEvaluation,
+    doundo: EditingEvaluation,
+    scores: dict[str, pd.DataFrame],
+) -> pd.DataFrame:
+    """Return measures.csv: for each metric what it was measured with, n, how many values are empty, and why.
+
+    Args:
+        scores: fdm_scores (`aurora`) and doundo_scores (`doundo`).
+    """
+    rows = []
+    for bench, evaluation in (("aurora", forward), ("doundo", doundo)):
+        table = scores[bench]
+        metrics = sorted(table["metric"].unique()) if len(table) else []
+        for metric in metrics:
+            values = table.loc[table["metric"] == metric, "value"]
+            empty = int(values.isna().sum())
+            measured, status, note = _described(stage, bench, metric, evaluation)
+            if empty == len(values):
+                status, note = "not measured", note or _why_empty(stage, metric)
+            elif empty and bench == "aurora":
+                note = "; ".join(filter(None, (note, "items without a published target have no value")))
+            rows.append([PAPERS[bench], metric, measured, status, len(values) - empty, empty, note])
+        rows += [[PAPERS[bench], *row] for row in _absent(stage, metrics)]
+    return pd.DataFrame(rows, columns=MEASURES)
+
+
+def _described(stage: Stage, bench: str, metric: str, evaluation) -> tuple[str, str, str]:
+    """Return what a metric is measured with, its status, and a note."""
+    settings = stage.params
+    encoders: EncoderSet = getattr(settings.encoders, bench)
+    status = "smaller scale" if stage.kitchen or encoders.preset == "embedded" else "reproduced"
+    if metric in _REGION:
+        return "region judge", "interpretation", "stands in for a judge that reads images and instruction"
+    if metric in _FLOW:
+        flow, size = resolved(settings.flow.backend), settings.flow.size
+        note = f"flow by {flow}" + (f" at {size} pixels" if size else " at the images' own size")
+        note += "" if flow == "raft" else "; the authors use RAFT, values do not compare"
+        kept = status if flow == "raft" and metric not in _V1 else "interpretation"
+        return flow, kept, "; ".join(filter(None, (note, _FLOW[metric])))
+    if metric.startswith("l1"):
+        return "pixels", status, ""
+    if metric == "dino":
+        return f"{encoders.dino} ({encoders.preset})", status, ""
+    note = {
+        "clip_t": _caption_note(stage),
+        "clip_t_edited": f"caption of the edited image by {settings.captions.model}",
+    }
+    cut = _cut_note(evaluation) if metric == PROMPT_METRIC else ""
+    kept = "interpretation" if metric.startswith("clip_t") and not stage.kitchen else status
+    return f"{encoders.clip} ({encoders.preset})", kept, note.get(metric, cut)
+
+
+def _caption_note(stage: Stage) -> str:
+    if stage.kitchen:
+        return "caption of the target, written from its known state"
+    captions = stage.params.captions
+    sources = [name for name in (captions.file and "a file", captions.model) if name]
+    return f"caption of the target by {' and '.join(sources)}" if sources else ""
+
+
+def _cut_note(evaluation: EditingEvaluation) -> str:
+    if evaluation.clip is None:
+        return ""
+    prompts = [pair.forward_prompt for pair in evaluation.pairs]
+    cut = evaluation.clip.num_cut(prompts)
+    return f"image with the forward prompt, as in the authors' code; {cut} of {len(prompts)} long prompts are cut"
+
+
+def _why_empty(stage: Stage, metric: str) -> str:
+    if metric in ("success", "copied", "returned", "joint") and not stage.kitchen:
+        return "needs the known end states of the kitchen"
+    if metric in _REGION:
+        return "no judge of kind region in evaluation.judges"
+    if metric == "clip_t":
+        return "no captions; name a file or a model in evaluation.captions"
+    return "no encoder; name one in evaluation.encoders"
+
+
+def _absent(stage: Stage, metrics: Sequence[str]) -> list[list]:
+    if "clip_t_edited" in metrics:
+        return []
+    why = "needs a captioning model; name one in evaluation.captions.model"
+    return [["clip_t_edited", "", "not measured", 0, 0, why]]

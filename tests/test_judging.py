@@ -1,0 +1,196 @@
+"""The evaluation's judging as notebook 08 calls it: both papers' criteria over HTTP, killed, resumed, and counted."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from fake_endpoint import KEY, completion
+
+from visdyn.evaluation.judging import RUNS, SCORES, judge_all, spread
+from visdyn.evaluation.outputs import FORWARD, SystemImages
+from visdyn.params_evaluation import JudgeEntry
+from visdyn.trajectory import ReversiblePair, Trajectory
+
+ITEMS, REPEATS = 5, 2
+TRAJECTORIES = [
+    Trajectory(np.full((8, 8, 3), n, np.uint8), f"open item {n}", None if n == 4 else np.zeros((8, 8, 3), np.uint8),
+               "something", str(n))
+    for n in range(ITEMS)
+]  # fmt: skip
+PAIRS = [
+    ReversiblePair(np.full((8, 8, 3), n, np.uint8), np.full((8, 8, 3), 90 + n, np.uint8), f"open item 1{n} gently",
+                   f"close item 2{n} gently", f"open item 3{n}", f"close item 4{n}", "open", "open", "door", f"P01_{n}")
+    for n in range(ITEMS)
+]  # fmt: skip
+
+
+def shade(base):
+    return [np.full((8, 8, 3), base + n, np.uint8) for n in range(ITEMS)]
+
+
+def systems():
+    one = [SystemImages("aurora", "ours", seed, "trained", "m", {FORWARD: shade(100 + 10 * seed)}) for seed in (0, 1)]
+    one.append(SystemImages("aurora", "absent", 0, "imported", "x", {}, "not run: no folder"))
+    keys = [("long", "forward", ""), ("long", "reverse", "gt"), ("long", "reverse", "generated")]
+    two = [SystemImages("doundo", "ours", 0, "trained", "m", {key: shade(50 + 9 * n) for n, key in enumerate(keys)})]
+    return {"aurora": (TRAJECTORIES, one), "doundo": (PAIRS, two)}
+
+
+def stage(root, url, **changes):
+    entry = {"kind": "endpoint", "name": "tester", "model": "judge-1", "base_url": url, "key_variable": "JUDGE_KEY",
+             "repeats": REPEATS, "concurrency": 3, "backoff_s": 0.01, "max_attempts": 3, "timeout_s": 1.0,
+             "price_in": 1.0, "price_out": 2.0}  # fmt: skip
+    judges = (JudgeEntry("region"), JudgeEntry(**(entry | changes)))
+    return SimpleNamespace(params=SimpleNamespace(judges=judges), root=Path(root), device="cpu")
+
+
+def editing(name, repeat):
+    return completion(json.dumps({"score": [int(name) % 7 + repeat, 8]}), prompt_tokens=1000, completion_tokens=500)
+
+
+def doundo(name, repeat):
+    scores = {"instruction": int(name) % 7 + repeat, "identity": 9, "temporal_coherence": 8, "object_consistency": 7}
+    return completion(json.dumps(scores), prompt_tokens=1000, completion_tokens=500)
+
+
+def answer(server, payload_name, repeat):
+    return editing(payload_name, repeat) if int(payload_name) < 10 else doundo(payload_name, repeat)
+
+
+def test_the_final_table_is_right_whatever_the_endpoint_does(serve, tmp_path, capfd):
+    over = threading.Event()
+    troubles = {
+        "0": lambda nth: (429, {"Retry-After": "0.05"}, "{}") if nth == 1 else None,
+        "1": lambda nth: (500, {}, "") if nth < 3 else None,
+        "2": lambda nth: over.wait(2) and None if nth == 1 else None,  # a time-out
+        "3": lambda nth: completion("I would rather not say."),  # unreadable, every time
+        "4": lambda nth: (200, {"x-cut": "1"}, editing("4", 0)[2]) if nth == 1 else None,  # truncated on the wire
+        "10": lambda nth: (200, {}, '{"choices": [') if nth == 1 else None,  # malformed
+        "11": lambda nth: completion(
+            '{"instruction": 5, "identity": 9, "temporal_coherence": 8, "object_cons', "length"
+        ),
+        "12": lambda nth: (400, {}, '{"error": {"message": "too dark"}}'),  # refused
+    }
+    server = serve(lambda name, nth, repeat: troubles.get(name, lambda n: None)(nth) or answer(server, name, repeat))
+    scores, runs = judge_all(stage(tmp_path, server.url), systems())
+    over.set()
+    assert list(scores.columns) == SCORES
+    assert list(runs.columns) == RUNS
+
+    b = scores[(scores["paper"] == "B") & (scores["criterion"] == "editing_success")]
+    assert len(b) == 2 * ITEMS * REPEATS  # two seeds
+    assert set(b["seed"]) == {0, 1}
+    assert set(b["id"]) == set("01234")  # item 4 has no target, and is judged all the same
+    for row in b.itertuples():
+        assert np.isnan(row.value) if row.id == "3" else row.value == int(row.id) + row.repeat, row
+    d = scores[(scores["paper"] == "D") & (scores["criterion"] == "instruction")].fillna({"reverse_from": ""})
+    assert len(d) == 3 * ITEMS * REPEATS
+    for row in d.itertuples():
+        number = int(row.id.removeprefix("P01_"))
+        name = 10 + number if row.direction == "forward" else 20 + number
+        bad = row.direction == "forward" and number in (1, 2)
+        assert np.isnan(row.value) if bad else row.value == name % 7 + row.repeat, row
+
+    counts = runs.set_index("paper")
+    assert counts["asked"].to_dict() == {"B": 2 * ITEMS * REPEATS, "D": 3 * ITEMS * REPEATS}
+    assert counts["invalid"].to_dict() == {"B": 2 * REPEATS, "D": REPEATS}
+    assert counts["failed"].to_dict() == {"B": 0, "D": REPEATS}
+    # Every readable or unreadable reply that states its tokens costs; item 3's and 11's do not state any.
+    paid = {"B": 2 * (ITEMS - 1) * REPEATS, "D": 3 * ITEMS * REPEATS - 2 * REPEATS}
+    assert counts["cost_usd"].to_dict() == pytest.approx({paper: n * 2000e-6 for paper, n in paid.items()})
+    assert [server.seen["14", repeat] for repeat in range(REPEATS + 1)] == [1] * REPEATS + [0]  # as often as stated
+    assert server.seen["1", 0] == 3 + 1  # two 500s, then each seed's own image
+    assert server.seen["12", 0] == 1
+
+    first = Counter(server.seen)
+    again, reruns = judge_all(stage(tmp_path, server.url), systems())
+    assert again.equals(scores)
+    assert {name for name, _ in server.seen - first} == {"12"}  # only what got no reply
+    assert reruns.set_index("paper")["reused"].to_dict() == {"B": 20, "D": 28}
+    assert runs["reused"].tolist() == [0, 0]
+    means = spread(scores).set_index(["paper", "direction", "reverse_from", "criterion"])
+    assert means.loc[("B", "forward", "", "editing_success"), "sd_repeats"] == pytest.approx(0.5**0.5)
+    assert means.loc[("B", "forward", "", "editing_success"), "n"] == 2 * (ITEMS - 1)
+    assert KEY not in "".join([*capfd.readouterr(), *(p.read_text() for p in tmp_path.rglob("*") if p.is_file())])
+
+
+def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(serve, tmp_path):
+    go_on = threading.Event()
+
+    def script(name, nth, repeat):
+        if sum(server.seen.values()) > 12:
+            go_on.wait(30)
+        return answer(server, name, repeat)
+
+    server, replies = serve(script), tmp_path / ".visdyn/replies/tester/replies.jsonl"
+    code = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_judging as t; "
+    code += f"t.judge_all(t.stage({str(tmp_path)!r}, {server.url!r}, timeout_s=60.0), t.systems())"
+    child = subprocess.Popen([sys.executable, "-c", code])
+    deadline = time.monotonic() + 40
+    while not (replies.is_file() and replies.read_bytes().count(b"\n") == 12 and server.under_way == 3):
+        assert time.monotonic() < deadline, "the first run did not get going"
+        assert child.poll() is None, "the first run ended"
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    first, kept = Counter(server.seen), []
+    for record in map(json.loads, replies.read_text().splitlines()):
+        kept.append((re.search(r"item (\w+)", record["messages"][0]["content"][-1]["text"])[1], record["repeat"]))
+    go_on.set()
+
+    scores, runs = judge_all(stage(tmp_path, server.url, timeout_s=60.0), systems())
+    b_names = [(str(n), r) for n in range(ITEMS) for r in range(REPEATS)] * 2
+    d_names = [(f"1{n}", r) for n in range(ITEMS) for r in range(REPEATS)]
+    d_names += [(f"2{n}", r) for n in range(ITEMS) for r in range(REPEATS)] * 2
+    wanted = Counter(b_names + d_names)
+    assert server.seen - first == wanted - Counter(kept)
+    assert runs["reused"].sum() == len(kept) == 12
+    assert not scores["value"].isna().any()
+    assert len(scores) == len(b_names) * 3 + len(d_names) * 4
+
+
+def test_a_judge_that_cannot_be_asked_leaves_a_note(serve, tmp_path, monkeypatch, capsys):
+    server = serve(lambda name, nth, repeat: answer(server, name, repeat))
+    monkeypatch.delenv("JUDGE_KEY")
+    scores, runs = judge_all(stage(tmp_path, server.url), systems())
+    assert scores.empty
+    assert list(scores.columns) == SCORES
+    assert runs["note"].str.contains("JUDGE_KEY with the endpoint's key is not set").all()
+    assert "not run" in capsys.readouterr().out
+    assert not server.seen
+
+
+def test_systems_and_benches_are_chosen_by_the_entry(serve, tmp_path):
+    server = serve(lambda name, nth, repeat: answer(server, name, repeat))
+    nobody = judge_all(stage(tmp_path, server.url, systems=("another",)), systems())
+    assert nobody[0].empty
+    assert nobody[1].empty
+    scores, _ = judge_all(stage(tmp_path, server.url, benches=("doundo",), repeats=1), systems())
+    assert set(scores["paper"]) == {"D"}
+    chained = [p for p in server.payloads if "item 20" in p["messages"][0]["content"][-1]["text"]]
+    # From the true end, and from the generated image: two different first images.
+    assert len({p["messages"][0]["content"][0]["image_url"]["url"] for p in chained}) == 2
+
+
+def test_bad_entries_are_refused_and_without_judges_there_are_headers(tmp_path):
+    empty = SimpleNamespace(params=SimpleNamespace(judges=(JudgeEntry("region"),)), root=tmp_path, device="cpu")
+    scores, runs = judge_all(empty, systems())
+    assert (list(scores.columns), list(runs.columns), len(scores), len(runs)) == (SCORES, RUNS, 0, 0)
+    assert spread(scores).empty
+    for judges, reason in (([JudgeEntry("oracle", model="m")], "kind 'oracle'"),
+                           ([JudgeEntry("endpoint", model="m")] * 2, "called 'm'")):  # fmt: skip
+        empty.params.judges = tuple(judges)
+        with pytest.raises(ValueError, match=reason):
+            judge_all(empty, systems())
