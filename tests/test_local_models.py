@@ -8,36 +8,43 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from test_transformers_vlm import folder  # noqa: F401  (a LLaVA whose every answer is "!")
+from tiny_vlms import save_tiny
 
 from visdyn.evaluation.captions import Captioner, captions_of, read_captions
 from visdyn.evaluation.endpoint_judge import EDITING, JudgedItem, judge_items
 from visdyn.evaluation.local_judge import LocalEndpoint, LocalSettings
 from visdyn.evaluation.reply_store import Question, ReplyStore
+from visdyn.inference.transformers_vlm import TransformersVLM
 
 PICTURES = [np.full((20, 30, 3), shade, np.uint8) for shade in (10, 90, 200)]
 
 
-def local(folder, **sampling):  # noqa: F811
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return save_tiny("qwen2_vl", tmp_path_factory.mktemp("qwen"))
+
+
+def local(folder, **sampling):
     return LocalEndpoint(LocalSettings(str(folder), {"max_tokens": 4, **sampling}, device="cpu", dtype="float32"))
 
 
-def test_a_local_judge_is_asked_once_and_its_words_are_kept(folder, tmp_path, monkeypatch):  # noqa: F811
+def test_a_local_judge_is_asked_once_and_its_words_are_kept(folder, tmp_path, monkeypatch):
     items = [JudgedItem("ours", str(n), PICTURES[0], PICTURES[n], "open it") for n in (1, 2)]
     with local(folder) as endpoint:
         table = judge_items(items, EDITING, endpoint, ReplyStore(tmp_path), 2, report=lambda line: None)
         assert len(table) == 2 * 2 * 3
-        assert set(table["outcome"]) == {"unparsable"}  # "!!!!" is no score, and no zero
+        assert set(table["outcome"]) == {"unparsable"}  # random words are no score, and no zero
         assert table["value"].isna().all()
         monkeypatch.setattr(endpoint, "ask", None)  # a second run has nothing to ask
         again = judge_items(items, EDITING, endpoint, ReplyStore(tmp_path), 2, report=lambda line: None)
     assert again.equals(table)
 
 
-def test_replies_say_their_length_and_repeats_are_drawn_with_their_own_seed(folder):  # noqa: F811
+def test_replies_say_their_length_and_repeats_are_drawn_with_their_own_seed(folder):
     greedy, drawn = local(folder, temperature=0.0), local(folder, temperature=1.0)
     reply = greedy.ask(Question((PICTURES[0],), "what?"))
-    assert (reply.text, reply.finish_reason, reply.usage.completion_tokens) == ("!!!!", "length", 4)
+    assert reply.text == TransformersVLM(str(folder), 4, dtype="float32").answer_many([((PICTURES[0],), "what?")])[0]
+    assert (reply.finish_reason, reply.usage.completion_tokens) == ("length", 4)
     assert greedy.settings.sampling_of(1) == {"max_tokens": 4, "temperature": 0.0}
     assert drawn.settings.sampling_of(1)["seed"] == 1
     state = torch.random.get_rng_state()

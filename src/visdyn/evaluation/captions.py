@@ -15,6 +15,7 @@ from visdyn.images import ImageRef, load
 from visdyn.mining.answer_cache import CachedVLM
 
 IMAGES = ("target", "start", "end")
+_AT_ONCE = 16
 Captions = dict[tuple[str, str, str], str]  # (image, subset, id) -> caption
 
 
@@ -60,17 +61,24 @@ class Captioner:
         """Return one caption for each image."""
         if self._cached is None:
             self._cached = CachedVLM(self, self.cache) if self.cache else self
-        return [self._cached.answer([image], "") for image in images]
+        return self._cached.answer_many([((image,), "") for image in images])
 
-    def answer(self, images: Sequence[ImageRef], prompt: str = "") -> str:
-        """Return the caption of one image; an empty answer becomes the word `image`, for CLIP needs some text."""
+    def answer_many(self, questions: Sequence[tuple[Sequence[ImageRef], str]]) -> list[str]:
+        """Return the caption of each question's image; an empty one becomes `image`, for CLIP needs some text."""
         import torch
 
-        model, processor = self._load()
-        inputs = processor(images=load(images[0]), return_tensors="pt").to(model.device, dtype=model.dtype)
-        with torch.inference_mode():
-            tokens = model.generate(**inputs, do_sample=False, max_new_tokens=40)
-        return processor.batch_decode(tokens, skip_special_tokens=True)[0].strip() or "image"
+        (model, processor), texts = self._load(), []
+        for start in range(0, len(questions), _AT_ONCE):
+            images = [load(images[0]) for images, _ in questions[start : start + _AT_ONCE]]
+            inputs = processor(images=images, return_tensors="pt").to(model.device, dtype=model.dtype)
+            with torch.inference_mode():
+                tokens = model.generate(**inputs, do_sample=False, max_new_tokens=40)
+            texts += processor.batch_decode(tokens, skip_special_tokens=True)
+        return [text.strip() or "image" for text in texts]
+
+    def release(self) -> None:
+        """Free the weights; a later image loads them again."""
+        self._loaded = None
 
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_loaded": None, "_cached": None}

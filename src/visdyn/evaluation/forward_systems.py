@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from visdyn.evaluation import baselines
@@ -156,23 +155,17 @@ def _made(folder, wanted, by_file, reference: str, device: str, seed: int, ceili
 
 def _sampler(model, by_file: dict[str, Trajectory], seed: int) -> Callable[[list[Wanted]], list[ImageRef]]:
     def make(wanted: list[Wanted]) -> list[ImageRef]:
-        images = generate(model.forward_dynamics, [by_file[one.file] for one in wanted], 1, seed)[0][:, 0]
-        return _restored(model, images, wanted)
+        return list(generate(model.forward_dynamics, [by_file[one.file] for one in wanted], 1, seed)[0][:, 0])
 
     return make
 
 
 def _decoder(model) -> Callable[[list[Wanted]], list[ImageRef]]:
     def make(wanted: list[Wanted]) -> list[ImageRef]:
-        return _restored(model, model.decode(model.encode([one.source for one in wanted])), wanted)
+        squares = model.decode(model.encode([one.source for one in wanted]))
+        return [model.restore(square, one.source) for square, one in zip(squares, wanted, strict=True)]
 
     return make
-
-
-def _restored(model, images: np.ndarray, wanted: list[Wanted]) -> list[ImageRef]:
-    """Bring decoded squares back to their source's shape, where the model's preprocessing allows it."""
-    restore = getattr(model, "restore", None)
-    return [image if restore is None else restore(image, one.source) for image, one in zip(images, wanted, strict=True)]
 
 
 def from_folder(folder: str | Path, name: str, shown: str, items: Sequence[Trajectory]) -> SystemImages:

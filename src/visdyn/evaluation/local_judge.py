@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from visdyn.evaluation.reply_store import Question, Reply, Usage
 from visdyn.images import load
-from visdyn.mining.transformers_vlm import TransformersVLM
+from visdyn.inference.transformers_vlm import TransformersVLM
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class LocalSettings:
     """What decides a local model's answers.
 
     Attributes:
-        model: hub id or folder of any image-text-to-text model of transformers.
+        model: hub id or folder of a family that `visdyn.models.understanding_families` lists.
         sampling: `max_tokens`; `temperature`, 0 being greedy decoding, whose repeats are all alike.
         seed: repeat r is drawn with the seed `seed` + r; no use at temperature 0.
         max_side: larger images are shrunk to this many pixels on the longer side; None shows them as they are.
@@ -26,7 +26,7 @@ class LocalSettings:
     sampling: Mapping[str, object] = field(default_factory=lambda: {"max_tokens": 400, "temperature": 0.0})
     seed: int | None = 0
     max_side: int | None = None
-    device: str | None = None
+    device: str = "cpu"
     dtype: str = "auto"
     base_url: str = ""
     concurrency: int = 1  # one model, one question at a time
@@ -61,20 +61,22 @@ class LocalEndpoint:
         """Return the model's reply; the body has a chat completion's form, so that `ReplyStore` keeps it."""
         import torch
 
-        sampling = self.settings.sampling_of(repeat)
-        model, processor = self._vlm._load()
-        content = [{"type": "image", "image": self._shown(image)} for image in question.images]
-        messages = [{"role": "user", "content": [*content, {"type": "text", "text": question.prompt}]}]
-        inputs = processor.apply_chat_template(
-            messages, tokenize=True, add_generation_prompt=True, return_dict=True, return_tensors="pt"
-        ).to(model.device, dtype=model.dtype)
+        from visdyn.models.understanding_inputs import completed
+
+        sampling, model = self.settings.sampling_of(repeat), self._vlm._load()
+        images = tuple(self._shown(image) for image in question.images)
+        prompt = model.chat.prompt(len(images), question.prompt)
         temperature = float(sampling.get("temperature") or 0)
         drawn = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         with torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(int(sampling.get("seed", 0)))
-            tokens = model.generate(**inputs, **drawn, max_new_tokens=self._vlm.max_new_tokens)
+            inputs, _ = model.inputs([completed(prompt, (), images)], padding_side="left")
+            # Qwen's generation config asks for a repetition penalty, another sampling than was asked for.
+            tokens = model.lm.generate(
+                **inputs, **drawn, repetition_penalty=1.0, max_new_tokens=self._vlm.max_new_tokens
+            )
         answer = tokens[0, inputs["input_ids"].shape[1] :]
-        text = processor.batch_decode([answer], skip_special_tokens=True)[0].strip()
+        text = model.chat.tokenizer.decode(answer, skip_special_tokens=True).strip()
         usage = Usage(inputs["input_ids"].shape[1], len(answer))
         return _reply(text, "length" if len(answer) >= self._vlm.max_new_tokens else "stop", usage)
 
