@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,12 @@ class Execution:
         if self.executor not in EXECUTORS:
             raise ValueError(f"unknown executor {self.executor!r}; one of {', '.join(EXECUTORS)}")
 
+    def tell(self, line: str) -> None:
+        """Append a line to the log, where there is one."""
+        if self.log is not None:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
 
 def compute_rows(
     task: Task,
@@ -71,7 +77,7 @@ def compute_rows(
         raise ValueError(f"{len(items)} {name} have {len(set(identities))} different identities; each needs its own")
     shards = _Shards(Path(folder) / _digest(settings), identities, shard_size)
     waiting = shards.waiting()
-    progress = _Progress(name, len(items), len(items) - len(waiting), execution)
+    progress = Progress(name, len(items), len(items) - len(waiting), execution.tell, execution.log_seconds)
     for place, result in _computed(task, [items[index] for index in waiting], execution):
         row = {"error": result.reason, "lost": True} if isinstance(result, Lost) else result
         shards.add(waiting[place], row)
@@ -180,24 +186,32 @@ def _write_at_once(path: Path, text: str) -> None:
     draft.replace(path)
 
 
-class _Progress:
-    """One line every few seconds: how many, how fast, how long yet, how many unusable."""
+class Progress:
+    """One line every few seconds: how many, how fast, how long yet, how many unusable.
 
-    def __init__(self, name: str, total: int, found: int, execution: Execution) -> None:
-        self.name, self.total, self.found, self.execution = name, total, found, execution
+    Args:
+        found: items that an earlier run has done.
+        tell: gets the lines.
+    """
+
+    def __init__(self, name: str, total: int, found: int, tell: Callable[[str], None], seconds: float = 5.0) -> None:
+        self.name, self.total, self.found, self.tell, self.seconds = name, total, found, tell, seconds
         self.done = self.bad = 0
         self.began = self.told = time.monotonic()
         if found:
-            self._tell(f"{found} of {total} {name} were done by an earlier run")
+            tell(f"{found} of {total} {name} were done by an earlier run")
 
     def step(self, bad: bool) -> None:
+        """Count one more item."""
         self.done, self.bad = self.done + 1, self.bad + bad
-        if time.monotonic() - self.told >= self.execution.log_seconds:
-            self._tell(self._line())
+        if time.monotonic() - self.told >= self.seconds:
+            self.told = time.monotonic()
+            self.tell(self._line())
 
     def end(self) -> None:
+        """Tell the last count, where anything was done."""
         if self.done:
-            self._tell(self._line())
+            self.tell(self._line())
 
     def _line(self) -> str:
         rate = self.done / max(time.monotonic() - self.began, 1e-9)
@@ -206,12 +220,6 @@ class _Progress:
         share = 100 * done / self.total
         text = f"{done} of {self.total} {self.name} ({share:.0f}%), {rate:.1f} a second, {_duration(left)} left"
         return f"{text}, {self.bad} unusable"
-
-    def _tell(self, line: str) -> None:
-        self.told = time.monotonic()
-        if self.execution.log is not None:
-            with self.execution.log.open("a", encoding="utf-8") as file:
-                file.write(line + "\n")
 
 
 def _duration(seconds: float) -> str:

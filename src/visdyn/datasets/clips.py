@@ -115,6 +115,16 @@ def sample_clips(clips: Sequence[Clip], per_dataset: int, seed: int) -> list[Cli
     return [clip for clip in clips if clip.key in drawn]
 
 
+def stated_frames(path: str | Path) -> int:
+    """Return how many frames a video's container states (some only estimate it); 0 where it does not open."""
+    import cv2
+
+    capture = cv2.VideoCapture(str(path))
+    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    capture.release()
+    return max(count, 0)
+
+
 def frame_rate(path: str | Path | Clip, default: float) -> float:
     """Return the frames per second that a video's header states; `default` where it does not, or of a folder."""
     import cv2
