@@ -7,13 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visdyn.training.flow_losses import (
-    consistency_loss,
-    interpolate,
-    predict_clean,
-    rectified_flow_loss,
-    sample_timesteps,
-)
+from visdyn.models.bagel.flow import add_noise, estimate_clean, training_timesteps
+from visdyn.training.flow_losses import Consistency, consistency_loss, rectified_flow_loss
 
 
 def draw(n: int = 5, seed: int = 0):
@@ -24,8 +19,8 @@ def draw(n: int = 5, seed: int = 0):
 
 def test_true_velocity_leads_back_to_the_data_and_costs_nothing():
     clean, noise, _, t = draw()
-    noisy = interpolate(clean, noise, t)
-    torch.testing.assert_close(predict_clean(noisy, noise - clean, t), clean)
+    noisy = add_noise(clean, noise, t)
+    torch.testing.assert_close(estimate_clean(noisy, noise - clean, t), clean)
     assert rectified_flow_loss(noise - clean, clean, noise) == 0
     assert rectified_flow_loss(clean - noise, clean, noise) > 1
 
@@ -53,30 +48,29 @@ def test_flow_loss_refuses_broadcasting_and_empty_weights():
 @given(n=st.integers(1, 6), seed=st.integers(0, 1000))
 def test_latent_consistency_is_a_time_weighted_velocity_loss(n, seed):
     clean, noise, velocity, t = draw(n, seed)
-    loss = consistency_loss(interpolate(clean, noise, t), velocity, t, clean)
+    loss = consistency_loss(add_noise(clean, noise, t), velocity, t, clean)
     identity = (t.view(-1, 1, 1, 1) * (velocity - (noise - clean)).abs()).mean()
     torch.testing.assert_close(loss, identity)
 
 
 @pytest.mark.parametrize(("shift", "share"), [(1.0, 0.50), (3.0, 0.86), (4.0, 0.92)])
 def test_timesteps_are_logit_normal_with_shift(shift, share):
-    t = sample_timesteps(20000, shift, torch.Generator().manual_seed(0))
+    t = training_timesteps(torch.randn(20000, generator=torch.Generator().manual_seed(0)), shift)
     assert t.min() > 0
     assert t.max() < 1
     assert abs((t > 0.5).float().mean().item() - share) < 0.01
 
 
-def test_timesteps_follow_their_generator_and_refuse_a_bad_shift():
-    first, second = (sample_timesteps(4, generator=torch.Generator().manual_seed(3)) for _ in range(2))
-    assert torch.equal(first, second)
-    with pytest.raises(ValueError, match="shift"):
-        sample_timesteps(4, 0.0)
+@pytest.mark.parametrize("wrong", [{"condition": "chained"}, {"space": "fourier"}, {"weight": -1.0}])
+def test_consistency_refuses_what_it_does_not_know(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Consistency(**wrong)
 
 
 def test_gate_averages_over_the_samples_that_pass():
     clean, noise, velocity, _ = draw(4)
     t = torch.tensor([0.1, 0.3, 0.6, 0.9])
-    noisy = interpolate(clean, noise, t)
+    noisy = add_noise(clean, noise, t)
     gated = consistency_loss(noisy, velocity, t, clean, t_gate=0.5)
     torch.testing.assert_close(gated, consistency_loss(noisy[:2], velocity[:2], t[:2], clean[:2]))
     assert consistency_loss(noisy, velocity, t, clean, t_gate=0.05) == 0
@@ -84,7 +78,7 @@ def test_gate_averages_over_the_samples_that_pass():
 
 def test_weight_functions_multiply_each_sample():
     clean, noise, velocity, t = draw(1)
-    noisy = interpolate(clean, noise, t)
+    noisy = add_noise(clean, noise, t)
     plain = consistency_loss(noisy, velocity, t, clean)
     torch.testing.assert_close(
         consistency_loss(noisy, velocity, t, clean, weight_function="one_minus_t"), plain * (1 - t[0])
@@ -98,12 +92,12 @@ def test_weight_functions_multiply_each_sample():
 
 def test_pixel_space_decodes_both_sides_unless_pixels_are_given():
     clean, noise, velocity, t = draw()
-    noisy = interpolate(clean, noise, t)
+    noisy = add_noise(clean, noise, t)
     options = {"space": "pixel", "decode": lambda z: 3 * z + 1}
     plain = consistency_loss(noisy, velocity, t, clean)
     torch.testing.assert_close(consistency_loss(noisy, velocity, t, clean, **options), 3 * plain)
     own = consistency_loss(noisy, velocity, t, clean, **options, target_pixels=torch.zeros_like(clean))
-    torch.testing.assert_close(own, (3 * predict_clean(noisy, velocity, t) + 1).abs().mean())
+    torch.testing.assert_close(own, (3 * estimate_clean(noisy, velocity, t) + 1).abs().mean())
     with pytest.raises(ValueError, match="decoder"):
         consistency_loss(noisy, velocity, t, clean, space="pixel")
     with pytest.raises(ValueError, match="latent, pixel"):

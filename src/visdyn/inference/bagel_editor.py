@@ -38,12 +38,12 @@ class BagelEditor:
         Args:
             model: with its autoencoder, and a tokenizer if prompts are texts.
             batch_size: most items that are sampled together; only items of one size are.
-            settings: where a call says nothing; those of the released Do-Undo script by default (49 evaluations,
-                guidance 4 and 2 in (.4, 1], one norm per image).
+            settings: where a call says nothing; by default those that the checkpoint asks for, else those of the
+                released Do-Undo script (49 evaluations, guidance 4 and 2 in (.4, 1], one norm per image).
             image_size: (height, width) of images generated without a source.
         """
         self.model, self.batch_size = model.eval(), batch_size
-        self.settings, self.image_size = settings or SamplerSettings(), image_size
+        self.settings, self.image_size = settings or model.sampling or SamplerSettings(), image_size
 
     @classmethod
     def from_pretrained(

@@ -1,4 +1,4 @@
-"""Recipe of the embedded editor's autoencoder: L1 + L2 on pixels and a weak KL term, no discriminator.
+"""Recipe of the embedded generator's autoencoder: L1 + L2 on pixels and a weak KL term, no discriminator.
 
 BAGEL uses FLUX's autoencoder as it is; only the embedded profiles train one.
 """
@@ -54,8 +54,8 @@ def train_autoencoder(
 ) -> None:
     """Train a small `AutoencoderKL` and write it to `output` (`save_pretrained`), with `training.csv`.
 
-    Its `shift_factor` and `scaling_factor` are measured on the images after training, so that scaled latents have
-    mean 0 and standard deviation 1. A single level (one entry in `widths`) starts from `patch_start`.
+    After training its channels get one standard deviation, and `shift_factor` and `scaling_factor` are measured on the
+    images, so that scaled latents have mean 0 and standard deviation 1. A single level (one entry in `widths`) starts from `patch_start`.
 
     Args:
         images: .npy file, uint8 (N, H, W, 3).
@@ -72,7 +72,8 @@ def train_autoencoder(
     dataset = ImageDataset(images)
     start_autoencoder(vae, dataset.images)
     history = fit(AutoencoderTraining(vae, kl_weight, rare_colours), dataset, settings, scratch)
-    measure_scale(vae.eval(), dataset.images)
+    equalise_channels(vae.eval(), dataset.images)
+    measure_scale(vae, dataset.images)
     vae.save_pretrained(output)
     history.to_csv(Path(output) / "training.csv", index=False, float_format="%.6g", lineterminator="\n")
 
@@ -91,9 +92,30 @@ def start_autoencoder(vae, images: np.ndarray, log_variance: float = -6.0) -> No
 
 
 @torch.no_grad()
+def equalise_channels(vae, images: np.ndarray, limit: int = 512) -> None:
+    """Give every latent channel standard deviation 1 on up to `limit` images, taken evenly, uint8 (N, H, W, 3).
+
+    BAGEL scales latents by one number and its velocity loss weighs channels alike: after principal components a
+    channel of small deviation would be all noise. The gain goes into the encoder's last convolution and its inverse
+    into the decoder's first, so images are decoded as before.
+    """
+    deviations = latent_means(vae, images, limit).std(dim=(0, 2, 3)).clamp(min=1e-6)
+    out, channels = vae.encoder.conv_out, len(deviations)
+    out.weight[:channels] /= deviations.view(-1, 1, 1, 1)
+    out.bias[:channels] /= deviations
+    out.bias[channels:] -= 2 * deviations.log()
+    vae.decoder.conv_in.weight *= deviations.view(1, -1, 1, 1)
+
+
+@torch.no_grad()
 def measure_scale(vae, images: np.ndarray, limit: int = 512) -> None:
     """Set `shift_factor` and `scaling_factor` from up to `limit` images, taken evenly, uint8 (N, H, W, 3)."""
+    means = latent_means(vae, images, limit)
+    vae.register_to_config(shift_factor=float(means.mean()), scaling_factor=float(1 / means.std()))
+
+
+def latent_means(vae, images: np.ndarray, limit: int) -> Tensor:
+    """Return the posterior means (N, C, h, w) of up to `limit` images, unscaled."""
     chosen = evenly(images, limit)
     parts = np.array_split(chosen, max(1, len(chosen) // 64))
-    means = torch.cat([vae.encode(fold(to_pixels(part), patch_of(vae))).latent_dist.mode() for part in parts])
-    vae.register_to_config(shift_factor=float(means.mean()), scaling_factor=float(1 / means.std()))
+    return torch.cat([vae.encode(fold(to_pixels(part), patch_of(vae))).latent_dist.mode() for part in parts])

@@ -43,6 +43,14 @@ class Caption:
 
 
 @dataclass(frozen=True)
+class FramePair:
+    """A frame and a later one of the same scene; nothing says what happened between them."""
+
+    source: ImageRef
+    target: ImageRef
+
+
+@dataclass(frozen=True)
 class Question:
     """A question about an image, and the answer to learn."""
 
@@ -96,7 +104,7 @@ class BagelMixture(Dataset):
         """Plan the draws.
 
         Args:
-            records: per kind: `edit` Trajectory or ReversiblePair, `undo` ReversiblePair, `text_to_image` Caption,
+            records: per kind: `edit` Trajectory, ReversiblePair or FramePair, `undo` ReversiblePair, `text_to_image` Caption,
                 `understanding` Question.
             weights: relative weights of the kinds; a kind that is absent or weighs 0 is left out.
             encode: text to token ids, without begin and end markers.
@@ -134,7 +142,8 @@ class BagelMixture(Dataset):
             return text_to_image_sample(self.encode(record.text), record.image, self.config)
         if isinstance(record, ReversiblePair):
             record = record.forward(prompts) if kind == "edit" else record.reverse(prompts)
-        return edit_sample([record.source, record.target], [self.encode(record.action)], self.config)
+        text = None if isinstance(record, FramePair) else self.encode(record.action)
+        return edit_sample([record.source, record.target], [text], self.config)
 
     def _draw(self, kind: str, parts: Sample, generator: torch.Generator) -> Example:
         droppable = sum(part.droppable for part in parts)
@@ -159,8 +168,8 @@ def _check(records: Mapping[str, Sequence], weights: Mapping[str, float], long_s
         raise ValueError(f"mixture weights {dict(weights)} must not be negative, and one must be positive")
     if empty := [kind for kind, weight in weights.items() if weight and not len(records.get(kind, ()))]:
         raise ValueError(f"the mixture asks for {', '.join(empty)} but has no such records; give them or weigh them 0")
-    if weights.get("undo") and any(isinstance(record, Trajectory) for record in records["undo"]):
-        raise ValueError("undo needs reversible pairs; a trajectory has no reverse prompt")
+    if weights.get("undo") and any(isinstance(record, Trajectory | FramePair) for record in records["undo"]):
+        raise ValueError("undo needs reversible pairs; a trajectory or a frame pair has no reverse prompt")
     for kind in ("edit", "undo") if long_share < 1 else ():
         name = "forward_short" if kind == "edit" else "reverse_short"
         for pair in records.get(kind, ()) if weights.get(kind) else ():
@@ -245,10 +254,17 @@ class BagelBatch:
         return replace(self, **moved)
 
 
-def collate(examples: Sequence[Example], config: BagelConfig, dropout: Dropout = DROPOUT) -> dict[str, BagelBatch]:
-    """Pack examples into the one argument of `BagelObjective.forward`."""
+def collate(
+    examples: Sequence[Example], config: BagelConfig, dropout: Dropout = DROPOUT, whole: bool = True
+) -> dict[str, BagelBatch]:
+    """Pack examples into the one argument of `BagelObjective.forward`.
+
+    Args:
+        whole: add what a batch lacks (`idle_example`), so that every batch runs the whole model; a single process
+            without DeepSpeed can leave it out.
+    """
     chained = [example for example in examples if example.forward is not None]
-    idle = idle_example(_pack(examples, config, dropout), config)
+    idle = idle_example(_pack(examples, config, dropout), config) if whole else []
     batch = _batch([*examples, *idle], config, dropout)
     return {"batch": replace(batch, chain=_chain(chained, config)) if chained else batch}
 

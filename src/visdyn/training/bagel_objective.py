@@ -18,8 +18,7 @@ from visdyn.models.bagel import Bagel, BagelOutput
 from visdyn.models.bagel.embeddings import unpatchify
 from visdyn.models.bagel.flow import estimate_clean
 from visdyn.training.bagel_data import BagelBatch, pad
-from visdyn.training.flow_losses import consistency_loss
-from visdyn.training.flow_objectives import Consistency
+from visdyn.training.flow_losses import Consistency, consistency_loss
 
 AVERAGE = "average."  # names of the running average in a checkpoint
 
@@ -102,6 +101,7 @@ class BagelObjective(nn.Module):
             posterior_noise=batch.posterior,
             latents=batch.latents,
             timestep_shift=self.timestep_shift,
+            targets_only=True,
         )
 
     def _mse(self, batch: BagelBatch, output: BagelOutput) -> Tensor:

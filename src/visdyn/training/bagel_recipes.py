@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from visdyn.datasets import doundo_bench
-from visdyn.datasets.bad_items import DatasetError, image_problem
 from visdyn.models.adapters import make_portable
 from visdyn.models.bagel import Bagel, Dropout
 from visdyn.models.bagel.checkpoint import load_autoencoder, local_folder
-from visdyn.training.bagel_data import BagelMixture, Caption, Question, collate
+from visdyn.training.bagel_data import BagelMixture, collate
 from visdyn.training.bagel_objective import BagelObjective, RunningAverage
+from visdyn.training.bagel_records import read_records
 from visdyn.training.fit import Recipe, fit
-from visdyn.training.flow_editor import load_pairs
-from visdyn.training.flow_objectives import Consistency
+from visdyn.training.flow_losses import Consistency
 from visdyn.training.sharding import gathered, resolve_hardware, trained_parameters, widen_trained
-from visdyn.trajectory import ReversiblePair
 
 ADAPTERS = ("full", "generation_expert", "lora")
 # The seven linear maps of each layer's generation expert; nothing of the understanding expert, no head, no embedding.
@@ -45,6 +41,7 @@ def train_bagel(
     pairs: str | None = None,
     frames: str | None = None,
     captions: str | None = None,
+    frame_pairs: str | None = None,
     questions: str | None = None,
     adapter: str = "lora",
     lora: dict | None = None,
@@ -76,16 +73,13 @@ def train_bagel(
             keeps what trains in float32 and what is frozen in bfloat16, and saves bfloat16.
         scratch: folder for resume state.
         mixture: relative weights of edit, undo, text_to_image, understanding. Any may be left out.
-        pairs: for edit and undo: annotations of the released benchmark's form (.json, .csv), or `save_pairs`' .npz.
-        frames: EPIC-KITCHENS frames of the annotations.
-        captions: for text_to_image: JSON lines with image and text; relative paths start at the file's folder.
-        questions: for understanding: JSON lines with image, question and answer.
+        pairs, frames, captions, frame_pairs, questions: data files, see `bagel_records.read_records`.
         adapter: `full` (all but the fixed position tables and the autoencoder), `generation_expert`, or `lora` on
             the generation expert's linear maps (r 64: 161 M of 14.6 B parameters).
         lora: settings of `peft.LoraConfig`; r 64, lora_alpha 64 by default.
         mse_weight, ce_weight, reweight_ce, timestep_shift: see `BagelObjective`.
         consistency_weight: lambda of Do-Undo(c), 0.5 in the paper; 0 measures L_c only, None leaves it out.
-        condition, space, t_gate, weight_function, detach: see `flow_objectives.Consistency`.
+        condition, space, t_gate, weight_function, detach: see `flow_losses.Consistency`.
         long_share: share of reversible pairs shown with their long prompts.
         dropout: probabilities for text, vit and vae; .1, .3, .3 by default, as upstream's training code has them.
         average_decay: of the running average (.9999 upstream, .995 in the BAGEL paper's last stage).
@@ -103,7 +97,7 @@ def train_bagel(
     if consistency_weight is not None:
         options = Consistency(consistency_weight, condition, space, t_gate, weight_function, detach)
     _check_sharding(hardware, options, average_decay)
-    records = read_records(pairs, frames, captions, questions)
+    records = read_records(pairs, frames, captions, questions, frame_pairs)
     model = load_base(base, settings)
     torch.manual_seed(settings.seed)
     adapted = apply_adapter(model, adapter, lora)
@@ -132,7 +126,8 @@ def train_bagel(
         consistency=options,
         average=average,
     )
-    together = partial(collate, config=model.config, dropout=drop)
+    whole = "deepspeed" in hardware or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    together = partial(collate, config=model.config, dropout=drop, whole=whole)
     history = fit(objective, data, settings, scratch, together, {**OPTIMISER, **hardware})
     history = history[list(COLUMNS)]  # a resumed run would have them in another order
     if average is not None:
@@ -192,50 +187,6 @@ def _check_sharding(hardware: dict, options: Consistency | None, average_decay: 
         raise ValueError("ZeRO-3 needs the same passes on all ranks, and only some have undos to chain; use ZeRO-2")
 
 
-def read_records(pairs: str | None, frames: str | None, captions: str | None, questions: str | None) -> dict[str, list]:
-    """Read the record lists of a mixture from the files that are given.
-
-    Raises:
-        DatasetError: a file or an image is missing, or a row lacks a field; file and line are named.
-    """
-    records: dict[str, list] = {}
-    if pairs is not None:
-        records["edit"] = records["undo"] = read_pairs(pairs, frames)
-    if captions is not None:
-        records["text_to_image"] = list(_read_lines(Path(captions), Caption, ("text",)))
-    if questions is not None:
-        records["understanding"] = list(_read_lines(Path(questions), Question, ("question", "answer")))
-    return records
-
-
-def read_pairs(path: str, frames: str | None) -> list[ReversiblePair]:
-    """Read reversible pairs of the released benchmark's form, or of `flow_editor.save_pairs`."""
-    if not path.endswith(".npz"):
-        return doundo_bench.load(path, frames or Path(path).parent)
-    start, end, prompts = load_pairs(path)
-    return [_pair(number, *row) for number, row in enumerate(zip(start, end, prompts, strict=True))]
-
-
-def _pair(number: int, start: np.ndarray, end: np.ndarray, prompts: np.ndarray) -> ReversiblePair:
-    (forward_short, reverse_short), (forward, reverse) = prompts.tolist()
-    texts = (forward, reverse, forward_short, reverse_short)
-    return ReversiblePair(start, end, *texts, narration=forward_short, verb="", noun="", id=str(number))
-
-
-def _read_lines(path: Path, kind: type, texts: tuple[str, ...]) -> Iterator:
-    if not path.is_file():
-        raise DatasetError(f"{path} does not exist; give a file of JSON lines with image, {', '.join(texts)}")
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            row = json.loads(line)
-            image, values = path.parent / row["image"], [row[name].strip() for name in texts]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DatasetError(f"{path}, line {number}: expected image, {', '.join(texts)} ({error!r})") from error
-        if problem := image_problem(image) or (None if all(values) else "has an empty text"):
-            raise DatasetError(f"{path}, line {number}: {problem}")
-        yield kind(image, *values)
-
-
 def save(
     output: Path,
     base: str,
@@ -273,5 +224,5 @@ def _write(folder: Path, base: str, model: Bagel, adapted, state: dict[str, Tens
     whole.load_state_dict({name: value.to(dtype) for name, value in state.items()}, assign=True)
     # DeepSpeed converts the autoencoder with the model; the base's file still has it in full precision.
     whole.vae = load_autoencoder(local_folder(base), model.config, torch.device("cpu"))
-    whole.tokenizer = model.tokenizer
+    whole.tokenizer, whole.sampling = model.tokenizer, model.sampling
     whole.save_pretrained(folder)

@@ -7,10 +7,14 @@ v = eps - x_0, hence the one-step estimate x_0^ = x_t - t v^.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from visdyn.models.bagel.flow import estimate_clean
+
+CONDITIONS = ("gt", "generated")
 SPACES = ("latent", "pixel")
 WEIGHT_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "uniform": torch.ones_like,
@@ -18,36 +22,33 @@ WEIGHT_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def sample_timesteps(n: int, shift: float = 1.0, generator: torch.Generator | None = None) -> Tensor:
-    """Draw n logit-normal timesteps, t = sigmoid(N(0, 1)), then t <- s t / (1 + (s - 1) t).
+@dataclass(frozen=True)
+class Consistency:
+    """The Do-Undo consistency loss (`consistency_loss`) and where its prediction comes from.
 
-    Args:
-        n: how many.
-        shift: s; 1 leaves P(t > .5) at .50, 3 moves it to .86 (BAGEL trains with 1 to 4).
-        generator: CPU generator; the global one when absent, which the trainer saves and restores.
-
-    Returns:
-        float32 (n,) in (0, 1), on the CPU.
+    Attributes:
+        weight: lambda; the paper's 0.5. With 0 the loss is only measured.
+        condition: `gt`, the reverse prediction from the true I_F, as the paper trains; or `generated`, from the
+            one-step I_F^ of the forward half, the variant that ties undoing to doing (a further pass).
+        space: `latent` or `pixel`.
+        t_gate, weight_function: see `consistency_loss`.
+        detach: with `generated`, keep the gradient out of the forward half.
     """
-    if shift <= 0:
-        raise ValueError(f"timestep shift must be positive, not {shift}")
-    return shift_timesteps(torch.randn(n, generator=generator).sigmoid(), shift)
 
+    weight: float = 0.5
+    condition: str = "gt"
+    space: str = "latent"
+    t_gate: float | None = None
+    weight_function: str = "uniform"
+    detach: bool = True
 
-def shift_timesteps(t: Tensor, shift: float) -> Tensor:
-    """Map t to s t / (1 + (s - 1) t); 0 and 1 stay where they are."""
-    return shift * t / (1 + (shift - 1) * t)
-
-
-def interpolate(clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """Return x_t = (1 - t) x_0 + t eps; clean and noise are (N, ...), timesteps (N,)."""
-    t = _like(timesteps, clean)
-    return (1 - t) * clean + t * noise
-
-
-def predict_clean(noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
-    """Return the one-step estimate x_0^ = x_t - t v^, of the shape of `noisy` (N, ...)."""
-    return noisy - _like(timesteps, noisy) * velocity
+    def __post_init__(self) -> None:
+        if self.condition not in CONDITIONS:
+            raise ValueError(f"unknown consistency condition {self.condition!r}; one of {', '.join(CONDITIONS)}")
+        if self.space not in SPACES:
+            raise ValueError(f"unknown consistency space {self.space!r}; one of {', '.join(SPACES)}")
+        if self.weight < 0:
+            raise ValueError(f"the consistency weight must not be negative, got {self.weight}")
 
 
 def rectified_flow_loss(velocity: Tensor, clean: Tensor, noise: Tensor, sample_weights: Tensor | None = None) -> Tensor:
@@ -105,7 +106,7 @@ def consistency_loss(
     Raises:
         ValueError: unknown space or weight function, or no `decode` in pixel space.
     """
-    predicted = predict_clean(noisy, velocity, timesteps)
+    predicted = estimate_clean(noisy, velocity, timesteps)
     if space == "pixel":
         if decode is None:
             raise ValueError("consistency in pixel space needs `decode`, the autoencoder's decoder")
@@ -127,7 +128,3 @@ def _weight_function(function: str | Callable[[Tensor], Tensor]) -> Callable[[Te
     if function not in WEIGHT_FUNCTIONS:
         raise ValueError(f"unknown consistency weight function {function!r}; one of {', '.join(WEIGHT_FUNCTIONS)}")
     return WEIGHT_FUNCTIONS[function]
-
-
-def _like(timesteps: Tensor, other: Tensor) -> Tensor:
-    return timesteps.to(other).view(-1, *[1] * (other.dim() - 1))

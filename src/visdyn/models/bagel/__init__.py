@@ -15,6 +15,7 @@ from .config import (
     AutoencoderConfig,
     BagelConfig,
     ConfigError,
+    SamplerSettings,
     SpecialTokens,
     TextConfig,
     TransformConfig,
@@ -23,7 +24,6 @@ from .config import (
 from .model import Bagel
 from .outputs import BagelOutput
 from .packing import Dropout, Pack, pack_samples
-from .sampler import SamplerSettings
 from .samples import Part, edit_sample, text_to_image_sample, understanding_sample
 from .text import Generation
 from .vae import Autoencoder

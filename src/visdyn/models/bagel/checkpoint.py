@@ -13,11 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .config import BagelConfig, SpecialTokens
+from .config import BagelConfig, SamplerSettings, SpecialTokens
 from .vae import Autoencoder
 
 WEIGHT_FILES = ("ema.safetensors", "model.safetensors", "weights.safetensors")
 INDEX_FILE = "model.safetensors.index.json"
+SAMPLING_FILE = "sampler_config.json"
 HUB_NAME = "ByteDance-Seed/BAGEL-7B-MoT"
 TABLES = ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
@@ -54,7 +55,7 @@ def load(kind: type, folder: Path, dtype: torch.dtype | None, device: torch.devi
     for name in TABLES:
         if name in expected:
             getattr(model, name.removesuffix(".pos_embed")).pos_embed.requires_grad_(False)
-    model.tokenizer = tokenizer
+    model.tokenizer, model.sampling = tokenizer, read_sampling(folder)
     model.vae = load_autoencoder(folder, config, device)
     return model.eval()
 
@@ -181,6 +182,14 @@ def read_tensors(stored: dict[str, StoredTensor], dtype: torch.dtype | None, dev
     return state
 
 
+def read_sampling(folder: Path) -> SamplerSettings | None:
+    """Return the settings that a folder asks to be sampled with (`sampler_config.json`); public ones ask for none."""
+    values = _read_json(folder / SAMPLING_FILE, optional=True)
+    if "cfg_interval" in values:
+        values["cfg_interval"] = tuple(values["cfg_interval"])
+    return SamplerSettings(**values) if values else None
+
+
 def load_autoencoder(folder: Path, config: BagelConfig, device: torch.device) -> Autoencoder | None:
     """Return the autoencoder of `ae.safetensors`, in float32, or None without that file."""
     if not (folder / "ae.safetensors").is_file():
@@ -215,6 +224,8 @@ def save(model, folder: Path) -> None:
     general = {**values["bagel_config"], "vae_config": asdict(model.config.autoencoder)}
     general |= {name: values[name] for name in ("special_tokens", "image_transforms")}
     _write_json(folder / "config.json", {"model_type": "bagel", **general})
+    if model.sampling is not None:
+        _write_json(folder / SAMPLING_FILE, asdict(model.sampling))
     if model.tokenizer is not None:
         model.tokenizer.save_pretrained(folder)
 

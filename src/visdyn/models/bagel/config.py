@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
+from math import isqrt
+
+
+RENORMS = ("global", "channel", "text_channel")
 
 
 class ConfigError(ValueError):
@@ -52,7 +56,10 @@ class VisionConfig:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """Shape of the FLUX autoencoder. `norm_groups` is 32 in public weights; smaller ones allow narrower networks."""
+    """Shape of the FLUX autoencoder. `norm_groups` is 32 in public weights; smaller ones allow narrower networks.
+
+    `in_channels` and `out_ch` are 3, or 3 * p * p where p x p pixels are folded into channels.
+    """
 
     ch: int = 128
     ch_mult: tuple[int, ...] = (1, 2, 4, 4)
@@ -64,9 +71,44 @@ class AutoencoderConfig:
     shift_factor: float = 0.1159
     norm_groups: int = 32
 
+    @classmethod
+    def of(cls, values) -> AutoencoderConfig:
+        """Translate the configuration of a `diffusers.AutoencoderKL`.
+
+        Raises:
+            ConfigError: its levels do not widen by whole factors, or it has quant convolutions.
+        """
+        widths = tuple(values["block_out_channels"])
+        if values["use_quant_conv"] or values["use_post_quant_conv"] or any(width % widths[0] for width in widths):
+            raise ConfigError("BAGEL's autoencoder has no quant convolutions, and levels of whole multiples of the first")
+        return cls(
+            ch=widths[0],
+            ch_mult=tuple(width // widths[0] for width in widths),
+            num_res_blocks=values["layers_per_block"],
+            z_channels=values["latent_channels"],
+            in_channels=values["in_channels"],
+            out_ch=values["out_channels"],
+            scale_factor=values["scaling_factor"],
+            shift_factor=values["shift_factor"] or 0.0,
+            norm_groups=values["norm_num_groups"],
+        )
+
+    @property
+    def fold(self) -> int:
+        """Side p of the pixel blocks that are folded into channels.
+
+        Raises:
+            ConfigError: `in_channels` is not 3 * p * p.
+        """
+        side = isqrt(self.in_channels // 3)
+        if 3 * side**2 != self.in_channels:
+            raise ConfigError(f"vae_config.in_channels is {self.in_channels}; expected 3, or 3 * p * p to fold pixels")
+        return side
+
     @property
     def downsample(self) -> int:
-        return 2 ** (len(self.ch_mult) - 1)
+        """Image pixels along one side of a latent."""
+        return self.fold * 2 ** (len(self.ch_mult) - 1)
 
 
 @dataclass(frozen=True)
@@ -87,6 +129,34 @@ class TransformConfig:
     min_image_size: int
     image_stride: int
     max_pixels: int = 14 * 14 * 9 * 1024
+
+
+@dataclass(frozen=True)
+class SamplerSettings:
+    """Sampler settings; the defaults are those of the released Do-Undo inference script.
+
+    Attributes:
+        num_timesteps: points of the schedule; one fewer evaluations.
+        timestep_shift: shift of the schedule towards noise.
+        cfg_text_scale, cfg_img_scale: strength of the branch without text and without images; 1 = off.
+            As in the reference, image guidance has no effect unless text guidance is on.
+        cfg_interval: guidance acts at timesteps lo < t <= hi.
+        cfg_renorm_type: `global` (one norm per image), `channel` (per token), `text_channel` (per token, after
+            text guidance and before image guidance).
+        cfg_renorm_min: smallest factor of the renormalisation.
+    """
+
+    num_timesteps: int = 50
+    timestep_shift: float = 3.0
+    cfg_text_scale: float = 4.0
+    cfg_img_scale: float = 2.0
+    cfg_interval: tuple[float, float] = (0.4, 1.0)
+    cfg_renorm_type: str = "global"
+    cfg_renorm_min: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.cfg_renorm_type not in RENORMS:
+            raise ValueError(f"cfg_renorm_type is {self.cfg_renorm_type!r}; known are {RENORMS}")
 
 
 def _public_transforms() -> dict[str, TransformConfig]:

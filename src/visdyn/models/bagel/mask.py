@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -32,15 +33,38 @@ def attention_mask(
         raise ValueError(f"splits cover {total} tokens in {len(split_modes)} modes, samples {sum(sample_lengths)}")
     if unknown := set(split_modes) - set(MODES):
         raise ValueError(f"unknown split modes {sorted(unknown)}; known are {MODES}")
-    split = _labels(split_lengths, device)
-    sample = _labels(sample_lengths, device)
-    noise = torch.tensor([mode == NOISE for mode in split_modes], dtype=torch.bool, device=device)[split]
-    causal = torch.tensor([mode == CAUSAL for mode in split_modes], dtype=torch.bool, device=device)[split]
-    order = torch.arange(total, device=device)
-    same_split = split[:, None] == split[None, :]
-    earlier = order[None, :] <= order[:, None]
-    allowed = (earlier | (same_split & ~causal[None, :])) & (sample[:, None] == sample[None, :])
-    return allowed & (same_split | ~noise[None, :])
+    labels = TokenLabels.of(split_lengths, split_modes, sample_lengths, device)
+    same_sample = labels.sample[:, None] == labels.sample[None, :]
+    return allowed(labels.order, labels.split, labels.causal, labels.noise) & same_sample
+
+
+@dataclass(frozen=True)
+class TokenLabels:
+    """What the rule must know of each token, int64 or bool (L,): place, split, its split's mode, and sample."""
+
+    order: Tensor
+    split: Tensor
+    causal: Tensor
+    noise: Tensor
+    sample: Tensor
+
+    @classmethod
+    def of(cls, split_lengths, split_modes, sample_lengths, device=None) -> TokenLabels:
+        """Label the tokens of a pack; arguments as in `attention_mask`."""
+        split = _labels(split_lengths, device)
+        modes = {
+            mode: torch.tensor([own == mode for own in split_modes], dtype=torch.bool, device=device)[split]
+            for mode in (CAUSAL, NOISE)
+        }
+        order = torch.arange(len(split), device=device)
+        return cls(order, split, modes[CAUSAL], modes[NOISE], _labels(sample_lengths, device))
+
+
+def allowed(order: Tensor, split: Tensor, causal: Tensor, noise: Tensor) -> Tensor:
+    """Return the rule inside one sample, bool (..., n, n) as [query, key], of labels (..., n)."""
+    same = split[..., :, None] == split[..., None, :]
+    earlier = order[..., None, :] <= order[..., :, None]
+    return (earlier | (same & ~causal[..., None, :])) & (same | ~noise[..., None, :])
 
 
 def _labels(lengths: Sequence[int], device) -> Tensor:

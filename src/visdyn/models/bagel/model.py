@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from . import checkpoint, edit_batch, sampler, text, training
-from .config import BagelConfig
+from .config import BagelConfig, SamplerSettings
 from .decoder import LanguageModel
 from .embeddings import Connector, PositionTable, TimestepEmbedder
 from .outputs import BagelOutput
@@ -29,6 +29,7 @@ class Bagel(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = None
+        self.sampling: SamplerSettings | None = None  # how this checkpoint asks to be sampled
         self.vae = vae
         hidden = config.text.hidden_size
         self.language_model = LanguageModel(config.text)

@@ -14,43 +14,13 @@ from visdyn.images import load
 
 from . import context as contexts
 from . import flow
+from .config import SamplerSettings
 from .context import Context
 from .embeddings import unpatchify
 from .transforms import resize, transform
 
 if TYPE_CHECKING:
     from .model import Bagel
-
-RENORMS = ("global", "channel", "text_channel")
-
-
-@dataclass(frozen=True)
-class SamplerSettings:
-    """Sampler settings; the defaults are those of the released Do-Undo inference script.
-
-    Attributes:
-        num_timesteps: points of the schedule; one fewer evaluations.
-        timestep_shift: shift of the schedule towards noise.
-        cfg_text_scale, cfg_img_scale: strength of the branch without text and without images; 1 = off.
-            As in the reference, image guidance has no effect unless text guidance is on.
-        cfg_interval: guidance acts at timesteps lo < t <= hi.
-        cfg_renorm_type: `global` (one norm per image), `channel` (per token), `text_channel` (per token, after
-            text guidance and before image guidance).
-        cfg_renorm_min: smallest factor of the renormalisation.
-    """
-
-    num_timesteps: int = 50
-    timestep_shift: float = 3.0
-    cfg_text_scale: float = 4.0
-    cfg_img_scale: float = 2.0
-    cfg_interval: tuple[float, float] = (0.4, 1.0)
-    cfg_renorm_type: str = "global"
-    cfg_renorm_min: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.cfg_renorm_type not in RENORMS:
-            raise ValueError(f"cfg_renorm_type is {self.cfg_renorm_type!r}; known are {RENORMS}")
-
 
 @dataclass(frozen=True)
 class Branches:

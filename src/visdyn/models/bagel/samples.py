@@ -35,7 +35,7 @@ class Part:
 Sample = list[Part]
 
 
-def edit_sample(images: Sequence[ImageRef], instructions: Sequence[Sequence[int]], config: BagelConfig) -> Sample:
+def edit_sample(images: Sequence[ImageRef], instructions: Sequence[Sequence[int] | None], config: BagelConfig) -> Sample:
     """Return the plan of an edit, or of a chain of edits.
 
     The first image is a condition, the last a target; a middle one is first the target of one edit, then the
@@ -43,7 +43,7 @@ def edit_sample(images: Sequence[ImageRef], instructions: Sequence[Sequence[int]
 
     Args:
         images: n >= 2 images, in the order in which they arise.
-        instructions: n - 1 lists of token ids.
+        instructions: n - 1 lists of token ids; None where nothing is said between two images.
 
     Raises:
         ValueError: the numbers of images and instructions do not fit.
@@ -52,7 +52,8 @@ def edit_sample(images: Sequence[ImageRef], instructions: Sequence[Sequence[int]
         raise ValueError(f"{len(images)} images need {len(images) - 1} instructions, not {len(instructions)}")
     parts = _condition(images[0], config)
     for index, ids in enumerate(instructions, start=1):
-        parts.append(Part(TEXT, list(ids), droppable=True))
+        if ids is not None:
+            parts.append(Part(TEXT, list(ids), droppable=True))
         parts.append(Part(VAE, transform(images[index], config.transforms["vae"]), loss=True))
         if index < len(instructions):
             parts += _condition(images[index], config)

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import flow
+from . import flow, rows
 from .decoder import Streams
 from .embeddings import patchify
+from .mask import TokenLabels
 from .outputs import BagelOutput
 from .packing import Pack
 
@@ -27,6 +28,7 @@ def forward_pack(
     latents: Tensor | None = None,
     timestep_shift: float | None = None,
     generator: torch.Generator | None = None,
+    targets_only: bool = False,
 ) -> BagelOutput:
     """Return per-element losses of a pack.
 
@@ -36,13 +38,16 @@ def forward_pack(
             `generator` when not given.
         latents: padded latents (m, z, h, w) computed before; the VAE then does not run.
         timestep_shift: shift of the drawn timesteps; the model's own by default.
+        targets_only: where nothing is answered in text, spare the last layer all but the noised tokens; `hidden` is
+            then zero elsewhere.
     """
     pack, latent = pack.to(model.device), None
     if pack.images is not None:
         if latents is None:
             latents = encode_images(model, pack.images, posterior_noise, generator)
         latent = NoisedLatents(model, pack, latents, noise, timestep_shift, generator)
-    hidden = _run(model, pack, latent)
+    targets_only = targets_only and not len(pack.ce_index) and len(pack.mse_index) > 0
+    hidden = _run(model, pack, latent, targets_only)
     output = BagelOutput(hidden=hidden)
     if len(pack.mse_index):
         _add_velocity(model, pack, latent, output)
@@ -94,7 +99,7 @@ def expert_index(pack: Pack) -> tuple[Tensor, Tensor]:
     return torch.cat([pack.text_index, pack.vit_index]), pack.latent_index
 
 
-def _run(model: Bagel, pack: Pack, latent: NoisedLatents | None) -> Tensor:
+def _run(model: Bagel, pack: Pack, latent: NoisedLatents | None, targets_only: bool) -> Tensor:
     """Embed all tokens, run the decoder and return its output (L, hidden) in sequence order."""
     parts = [(pack.text_index, model.language_model.model.embed_tokens(pack.text_ids))]
     if pack.vit_lengths:
@@ -105,10 +110,15 @@ def _run(model: Bagel, pack: Pack, latent: NoisedLatents | None) -> Tensor:
     tokens = torch.cat([tokens for _, tokens in parts])
     sequence = torch.empty_like(tokens).index_copy(0, torch.cat([index for index, _ in parts]), tokens)
     und, gen = expert_index(pack)
+    decoder = model.language_model.model
+    sample = TokenLabels.of(pack.split_lengths, pack.split_modes, pack.sample_lengths, und.device).sample
+    places = [rows.Places.of(index, sample, len(pack.sample_lengths)) for index in (und, gen)]
+    if rows.worthwhile(pack, *places):
+        return rows.run_rows(decoder, sequence, pack, *places, targets_only)
     order = torch.cat([und, gen])
     mask = pack.attention_mask()[order][:, order]
     streams = Streams(sequence[und].unsqueeze(0), sequence[gen].unsqueeze(0))
-    streams, _ = model.language_model.model(streams, pack.position_ids[order].unsqueeze(0), mask)
+    streams, _ = decoder(streams, pack.position_ids[order].unsqueeze(0), mask)
     return torch.empty_like(sequence).index_copy(0, order, streams.joined()[0])
 
 

@@ -7,13 +7,19 @@ import re
 import torch
 from torch import Tensor, nn
 
+from visdyn.models.vqgan_blocks import fold, unfold
+
 from .config import AutoencoderConfig
 
 _ATTENTION_PARTS = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 
 
 class Autoencoder(nn.Module):
-    """Encodes normalised pixels to scaled latents and back; latents are scale * (z - shift)."""
+    """Encodes normalised pixels to scaled latents and back; latents are scale * (z - shift).
+
+    One that reads 3 * p * p channels (`AutoencoderConfig.fold`) folds p x p pixels into channels first: a tiny model
+    on a CPU is then spared the full-resolution levels. The public one reads 3 channels and folds nothing.
+    """
 
     def __init__(self, config: AutoencoderConfig) -> None:
         super().__init__()
@@ -36,6 +42,13 @@ class Autoencoder(nn.Module):
             shift_factor=config.shift_factor,
         )
 
+    @classmethod
+    def of(cls, vae) -> Autoencoder:
+        """Take over a `diffusers.AutoencoderKL` without quant convolutions, with its scaling."""
+        own = cls(AutoencoderConfig.of(vae.config))
+        own.model.load_state_dict(vae.state_dict(), strict=True)
+        return own.requires_grad_(False).eval()
+
     @property
     def dtype(self) -> torch.dtype:
         return next(self.model.parameters()).dtype
@@ -43,7 +56,7 @@ class Autoencoder(nn.Module):
     def moments(self, pixels: Tensor) -> Tensor:
         """Return mean and log-variance, (N, 2 z, H / f, W / f), of pixels (N, 3, H, W) in [-1, 1]."""
         # diffusers' posterior object clamps the log-variance and the reference does not; hence the bare encoder.
-        return self.model.encoder(pixels.to(self.dtype))
+        return self.model.encoder(fold(pixels.to(self.dtype), self.config.fold))
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return latents (N, z, H / f, W / f): the posterior's mean, or a sample when `noise` (same shape) is given."""
@@ -53,7 +66,8 @@ class Autoencoder(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return pixels (N, 3, H, W), nominally in [-1, 1] and not clamped, of scaled latents."""
-        return self.model.decoder(latents.to(self.dtype) / self.config.scale_factor + self.config.shift_factor)
+        z = latents.to(self.dtype) / self.config.scale_factor + self.config.shift_factor
+        return unfold(self.model.decoder(z), self.config.fold)
 
     def load_bfl_state(self, state: dict[str, Tensor]) -> None:
         """Load tensors under BFL names (`ae.safetensors`), strictly; float16 storage is widened to float32."""
