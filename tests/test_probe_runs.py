@@ -1,0 +1,71 @@
+"""Probing many models: what is finished is kept bit for bit, what is absent is listed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from visdyn.inference import probe_runs
+from visdyn.inference.probe_runs import labels, probe_models, read_rows, write_rows
+from visdyn.inference.probing import COLUMNS, preferences, probe
+from visdyn.trajectory import Trajectory
+
+
+@pytest.fixture
+def items(scenes):
+    actions = ["open the cup", "take lamp", "close the red cup"]
+    return [Trajectory(scenes[row], action, scenes[row + 4], "NA", f"0{row}") for row, action in enumerate(actions)]
+
+
+@pytest.fixture
+def stage(tiny_folder, tmp_path):
+    """What `probe_models` asks of a stage."""
+    settings = {"definitions": ("auto",), "draws": 1, "shared_prefixes": False, "batch_size": 64}
+    return SimpleNamespace(
+        params=SimpleNamespace(models=(str(tiny_folder),), **settings),
+        settings=SimpleNamespace(runtime=SimpleNamespace(log_seconds=9.0)),
+        seed=0,
+        device="cpu",
+        reference=lambda name: name,
+        scratch=lambda key: tmp_path,
+    )
+
+
+def test_the_rows_are_those_of_the_probe_and_survive_a_kill(stage, tiny, items, monkeypatch):
+    expected = probe(tiny, items, seed=0)
+    found, missing = probe_models(stage, items)
+    assert missing.empty
+    keys = ["task", "kind", "id"]
+    left, right = (table.sort_values(keys, ignore_index=True) for table in (found, expected))
+    pd.testing.assert_frame_equal(left, right, check_dtype=False, check_exact=True)
+    monkeypatch.setattr(probe_runs, "load_model", lambda *a, **k: pytest.fail("a finished model is loaded again"))
+    again, _ = probe_models(stage, items)
+    pd.testing.assert_frame_equal(again, found)
+
+
+def test_nothing_at_hand_gives_the_empty_table_that_the_notebook_shows(stage, items):
+    stage.params.models = ("models/absent", "org/also-absent")
+    found, missing = probe_models(stage, items)
+    assert list(found) == list(COLUMNS)
+    assert found.empty
+    assert missing["model"].tolist() == ["absent", "also-absent"]
+    assert preferences(found).empty
+
+
+def test_models_of_one_name_are_told_apart():
+    assert labels(("a/base", "b/base", "org/x")) == {"a/base": "a/base", "b/base": "b/base", "x": "org/x"}
+
+
+def test_rows_come_back_bit_for_bit(tmp_path):
+    draw = np.random.default_rng(0)
+    values = np.float32(draw.normal(size=200))
+    table = pd.DataFrame({"id": [f"{row:04d}" for row in range(200)], "subset": "nan", "value": values})
+    table.loc[3, "value"] = np.nan
+    write_rows(table, tmp_path / "rows.csv")
+    again = read_rows(tmp_path / "rows.csv")
+    assert again["id"].tolist() == table["id"].tolist()
+    assert set(again["subset"]) == {"nan"}
+    assert np.array_equal(again["value"], table["value"].astype(float), equal_nan=True)
