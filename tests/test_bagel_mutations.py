@@ -19,7 +19,8 @@ from test_bagel_recompute import (
 from torch import nn
 
 from visdyn.models.bagel import context as contexts
-from visdyn.models.bagel import decoder, embeddings, flow, mask, sampler, training
+from visdyn.models.bagel import decoder, embeddings, flow, mask, rows, sampler, training
+from visdyn.models.bagel.config import RENORMS
 
 pytestmark = needs_golden
 
@@ -36,28 +37,30 @@ def latent_gap(case: str = "edit_global") -> float:
     return differences({name: infer_outputs(case)[name]})[name]
 
 
-def test_unbroken_code_passes_the_same_checks():
+@pytest.fixture(params=["dense", "rows"])
+def path(request, monkeypatch):
+    """Both ways to run a pack: one mask over all of it, or a row for each sample."""
+    monkeypatch.setattr(rows, "MOST_PADDING", {"dense": 0.0, "rows": 100.0}[request.param])
+
+
+def test_unbroken_code_passes_the_same_checks(path):
     assert velocity_gap() < TOLERANCE
     assert latent_gap() < TOLERANCE
 
 
-def test_causal_only_mask(monkeypatch):
-    def causal(split_lengths, split_modes, sample_lengths, device=None):
-        return torch.ones(sum(split_lengths), sum(split_lengths), dtype=torch.bool).tril()
+def test_causal_only_mask(monkeypatch, path):
+    def causal(order, split, causal, noise):
+        return order[..., None, :] <= order[..., :, None]
 
-    monkeypatch.setattr(mask, "attention_mask", causal)
+    monkeypatch.setattr(mask, "allowed", causal)
     assert differences(pack_outputs("edit"))["pack.edit.attention_mask"] > 0
     assert velocity_gap() > 0.1
 
 
-def test_noised_image_visible_to_later_splits(monkeypatch):
-    right = mask.attention_mask
-
-    def without_noise(split_lengths, split_modes, sample_lengths, device=None):
-        modes = ["full" if mode == "noise" else mode for mode in split_modes]
-        return right(split_lengths, modes, sample_lengths, device)
-
-    monkeypatch.setattr(mask, "attention_mask", without_noise)
+def test_noised_image_visible_to_later_splits(monkeypatch, path):
+    right = mask.allowed
+    # As if every noised image were a full one.
+    monkeypatch.setattr(mask, "allowed", lambda *labels: right(*labels[:3], torch.zeros_like(labels[3])))
     assert velocity_gap() > 0.1
 
 
@@ -125,7 +128,7 @@ def test_rotary_embedding_left_out(monkeypatch):
     assert differences(understand_outputs("main"))["understand.main.logits"] > 0.1
 
 
-@pytest.mark.parametrize(("right", "wrong"), list(permutations(sampler.RENORMS, 2)))
+@pytest.mark.parametrize(("right", "wrong"), list(permutations(RENORMS, 2)))
 def test_renormalisations_are_told_apart(monkeypatch, right, wrong):
     guide = sampler.guide
     settings = sampler.SamplerSettings(cfg_renorm_type=wrong)

@@ -15,7 +15,7 @@ from visdyn.training.bagel_recipes import (
     apply_adapter,
     trained_parameters,
 )
-from visdyn.training.flow_objectives import Consistency
+from visdyn.training.flow_losses import Consistency
 
 
 @pytest.mark.parametrize("weights", MIXTURES, ids=lambda weights: "+".join(weights))

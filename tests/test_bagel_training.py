@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from test_bagel_model import picture, small_model
-from toy_bagel import pairs, words
+from toy_bagel import pairs, save_annotations, words
 from transformers import TrainingArguments
 
 from visdyn.datasets.bad_items import DatasetError
@@ -23,12 +23,11 @@ from visdyn.training.bagel_objective import BagelObjective
 from visdyn.training.bagel_recipes import (
     apply_adapter,
     is_generation,
-    read_records,
     resolve_hardware,
     train_bagel,
     trained_parameters,
 )
-from visdyn.training.flow_editor import save_pairs
+from visdyn.training.bagel_records import read_records
 from visdyn.training.launch import Hardware
 
 
@@ -39,12 +38,12 @@ def world(tmp_path_factory) -> dict[str, str]:
     model = small_model()
     model.tokenizer = words()
     model.save_pretrained(root / "base")
-    save_pairs(root / "pairs.npz", pairs())
+    save_annotations(root / "pairs.json", pairs())
     picture(16, 16, 30).save(root / "a.png")
     (root / "captions.jsonl").write_text(json.dumps({"image": "a.png", "text": "open it"}) + "\n")
     row = {"image": "a.png", "question": "what", "answer": "close it"}
     (root / "questions.jsonl").write_text(json.dumps(row) + "\n")
-    files = {"pairs": "pairs.npz", "captions": "captions.jsonl", "questions": "questions.jsonl", "base": "base"}
+    files = {"pairs": "pairs.json", "captions": "captions.jsonl", "questions": "questions.jsonl", "base": "base"}
     return {name: str(root / file) for name, file in files.items()}
 
 

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visdyn.models.bagel.flow import add_noise, estimate_clean, training_timesteps
-from visdyn.training.flow_losses import Consistency, consistency_loss, rectified_flow_loss
+from visdyn.models.bagel.flow import add_noise, training_timesteps
+from visdyn.training.flow_losses import Consistency, consistency_loss, predict_clean, rectified_flow_loss
 
 
 def draw(n: int = 5, seed: int = 0):
@@ -20,7 +20,7 @@ def draw(n: int = 5, seed: int = 0):
 def test_true_velocity_leads_back_to_the_data_and_costs_nothing():
     clean, noise, _, t = draw()
     noisy = add_noise(clean, noise, t)
-    torch.testing.assert_close(estimate_clean(noisy, noise - clean, t), clean)
+    torch.testing.assert_close(predict_clean(noisy, noise - clean, t), clean)
     assert rectified_flow_loss(noise - clean, clean, noise) == 0
     assert rectified_flow_loss(clean - noise, clean, noise) > 1
 
@@ -97,7 +97,7 @@ def test_pixel_space_decodes_both_sides_unless_pixels_are_given():
     plain = consistency_loss(noisy, velocity, t, clean)
     torch.testing.assert_close(consistency_loss(noisy, velocity, t, clean, **options), 3 * plain)
     own = consistency_loss(noisy, velocity, t, clean, **options, target_pixels=torch.zeros_like(clean))
-    torch.testing.assert_close(own, (3 * estimate_clean(noisy, velocity, t) + 1).abs().mean())
+    torch.testing.assert_close(own, (3 * predict_clean(noisy, velocity, t) + 1).abs().mean())
     with pytest.raises(ValueError, match="decoder"):
         consistency_loss(noisy, velocity, t, clean, space="pixel")
     with pytest.raises(ValueError, match="latent, pixel"):

@@ -35,8 +35,8 @@ def test_an_unknown_task_is_refused_before_loading(tmp_path):
 
 
 def test_another_family_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "flow_editor"}))
-    with pytest.raises(ValueError, match="family 'flow_editor'"):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bagel"}))
+    with pytest.raises(ValueError, match="family 'bagel'"):
         load_model(tmp_path)
 
 

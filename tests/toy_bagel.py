@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import numpy as np
 import torch
+from PIL import Image
 from test_bagel_model import picture, small_config
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -32,6 +36,19 @@ def pairs(n: int = 3) -> list[ReversiblePair]:
     images = [[np.asarray(picture(24, 16, 2 * i + k)) for k in (0, 1)] for i in range(n)]
     texts = ("open it it", "close it it", "open it", "close it")
     return [ReversiblePair(*both, *texts, "open it", "open", "it", f"p{i}") for i, both in enumerate(images)]
+
+
+def save_annotations(path: Path, given: list[ReversiblePair]) -> None:
+    """Write pairs as annotations of the benchmark's form, their images beside them."""
+    names = ("forward_prompt", "reverse_prompt", "forward_short", "reverse_short", "narration", "verb", "noun")
+    rows = []
+    for pair in given:
+        images = {end: path.parent / f"{pair.id}-{end}.png" for end in ("start", "end")}
+        for end, file in images.items():
+            Image.fromarray(getattr(pair, end)).save(file)
+        overrides = {f"{end}_img": str(file) for end, file in images.items()}
+        rows.append({"narration_id": pair.id, **{name: getattr(pair, name) for name in names}, **overrides})
+    path.write_text(json.dumps(rows))
 
 
 RECORDS = {

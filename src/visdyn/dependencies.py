@@ -27,6 +27,7 @@ PLUMBING = frozenset(
         "executed",
         "notebooks",
         "params",
+        "params_doundo",
         "params_evaluation",
         "paths",
         "pipeline",

@@ -13,6 +13,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
+from visdyn.params_doundo import Doundo, GeneratorModel
 from visdyn.params_evaluation import Evaluation
 from visdyn.paths import profile_root
 
@@ -37,12 +38,14 @@ class Runtime:
 
 @dataclass(frozen=True)
 class Data:
-    """Roots of the public layouts: folders in the profile or absolute paths."""
+    """Roots of the public layouts: folders in the profile or absolute paths; the last two are files or empty."""
 
     aurora: str
     epic: str
     clips: str
     doundo: str
+    captions: str
+    questions: str
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,7 @@ class BaseModels:
     references: References
     tokenizer_model: TokenizerModel
     base_model: BaseModel
+    generator_model: GeneratorModel
     tokenizer: Training
     autoencoder: Training
     base: Training
@@ -220,19 +224,6 @@ class Fdm:
     lora: Lora
     limits: Limits
     training: FineTuning
-
-
-@dataclass(frozen=True)
-class Doundo:
-    """Do-Undo fine-tuning, with and without the consistency loss."""
-
-    base: str
-    variants: tuple[str, ...]
-    seeds: tuple[int, ...]
-    consistency_weight: float
-    condition: str
-    space: str
-    training: Training
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,6 @@ def load_editor(
         from visdyn.inference.diffusion_editors import DiffusersEditor
 
         return DiffusersEditor.from_pretrained(name_or_path, device=device, dtype=dtype, **options)
-    if kind == "latent":
-        from visdyn.inference.editing import LatentEditor
-
-        return LatentEditor.from_pretrained(name_or_path, device, **options)
     if kind == "adapter":
         if adapter is not None:
             raise ValueError(f"{name_or_path} is an adapter itself; give its base first, or leave `adapter` out")
@@ -59,7 +55,7 @@ def load_editor(
 
 
 def _kind(name_or_path: str | Path) -> str:
-    """Tell what a folder, or a repository of the hub, holds: adapter, diffusers, bagel or latent."""
+    """Tell what a folder, or a repository of the hub, holds: adapter, diffusers or bagel."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         return _kind_on_hub(str(name_or_path))
@@ -71,8 +67,6 @@ def _kind(name_or_path: str | Path) -> str:
     family = json.loads(described.read_text()).get("model_type") if described.is_file() else None
     if family == "bagel" or any((folder / name).is_file() for name in BAGEL_FILES):
         return "bagel"
-    if family == "visdyn_flow_editor":
-        return "latent"
     raise ValueError(
         f"{folder} holds no editor: expected {PIPELINE} (diffusers), {SETTINGS} (a LoRA of BAGEL), or BAGEL's "
         f"{' and '.join(BAGEL_FILES)}; found model type {family!r}"

@@ -1,8 +1,8 @@
-"""The continuous autoencoder of the embedded Do-Undo editor: diffusers' `AutoencoderKL` in the layout of FLUX.
+"""The continuous autoencoder of the embedded BAGEL: diffusers' `AutoencoderKL` in the layout of FLUX.
 
-Latents are scaled as in FLUX: z = (mean - shift_factor) * scaling_factor. A model whose `in_channels` is 3 * p**2
-reads pixels with p x p of them folded into channels (p = 1 for the public FLUX autoencoder): a tiny CPU model is
-then spared the full-resolution levels, and its folder needs no file beside the public ones.
+Latents are scaled as in FLUX, z = (mean - shift_factor) * scaling_factor (`models.bagel.vae`). A model whose
+`in_channels` is 3 * p**2 reads pixels with p x p of them folded into channels (p = 1 for the public FLUX autoencoder):
+a tiny CPU model is then spared the full-resolution levels, and its folder needs no file beside the public ones.
 """
 
 from __future__ import annotations
@@ -11,10 +11,7 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
-from visdyn.models.vqgan_blocks import fold, unfold
+from visdyn.models.bagel import Autoencoder
 
 
 def tiny_autoencoder(latent_channels: int = 16, widths: Sequence[int] = (64,), patch: int = 8, norm_groups: int = 1):
@@ -60,55 +57,14 @@ def patch_of(vae) -> int:
     return patch
 
 
-def encode_latents(vae, pixels: Tensor, sample: bool = False) -> Tensor:
-    """Encode pixels float (N, 3, H, W) in [-1, 1] to scaled latents (N, C, h, w).
-
-    Args:
-        vae: a `diffusers.AutoencoderKL`.
-        sample: draw from the posterior (global random state) instead of taking its mean.
-    """
-    posterior = vae.encode(fold(pixels.to(vae.device, vae.dtype), patch_of(vae))).latent_dist
-    latents = posterior.sample() if sample else posterior.mode()
-    return (latents - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
-
-
-def decode_latents(vae, latents: Tensor) -> Tensor:
-    """Decode scaled latents (N, C, h, w) to pixels (N, 3, H, W), not clamped; differentiable."""
-    unscaled = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor + (vae.config.shift_factor or 0.0)
-    return unfold(vae.decode(unscaled).sample, patch_of(vae))
-
-
-class LatentAutoencoder(nn.Module):
-    """An `AutoencoderKL` with the two conversions as methods; its folder is the plain `AutoencoderKL`'s."""
-
-    def __init__(self, vae) -> None:
-        super().__init__()
-        self.vae = vae
-
-    @torch.no_grad()
-    def encode_latents(self, pixels: Tensor, sample: bool = False) -> Tensor:
-        """See `encode_latents`; no gradient reaches the weights."""
-        return encode_latents(self.vae, pixels, sample)
-
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """See `decode_latents`."""
-        return decode_latents(self.vae, latents)
-
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and diffusion_pytorch_model.safetensors."""
-        self.vae.save_pretrained(folder)
-
-
-def load_autoencoder(path: str | Path) -> LatentAutoencoder:
-    """Load an `AutoencoderKL` (a folder of `save_pretrained`, or a hub id), frozen and in evaluation mode.
+def load_autoencoder(folder: str | Path) -> Autoencoder:
+    """Load a folder of `AutoencoderKL.save_pretrained` as BAGEL's autoencoder, frozen.
 
     Raises:
-        FileNotFoundError: `path` looks like a folder but holds no autoencoder.
+        FileNotFoundError: the folder holds no autoencoder.
     """
     from diffusers import AutoencoderKL
 
-    local = Path(path).is_absolute() or Path(path).exists()
-    if local and not (Path(path) / "config.json").is_file():
-        raise FileNotFoundError(f"no autoencoder in {path}: config.json is missing")
-    vae = AutoencoderKL.from_pretrained(path, local_files_only=local)
-    return LatentAutoencoder(vae.requires_grad_(False).eval())
+    if not (Path(folder) / "config.json").is_file():
+        raise FileNotFoundError(f"no autoencoder in {folder}: config.json is missing")
+    return Autoencoder.of(AutoencoderKL.from_pretrained(folder, local_files_only=True))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from visdyn.images import to_pixels
-from visdyn.models.autoencoder import fold, patch_of, tiny_autoencoder, unfold
+from visdyn.models.autoencoder import patch_of, tiny_autoencoder
+from visdyn.models.vqgan_blocks import fold, unfold
 from visdyn.training.fit import Recipe, fit
 from visdyn.training.patch_start import evenly, start_from_patches
 from visdyn.training.tokenizer import ImageDataset, rare_colour_weights
@@ -55,7 +56,8 @@ def train_autoencoder(
     """Train a small `AutoencoderKL` and write it to `output` (`save_pretrained`), with `training.csv`.
 
     After training its channels get one standard deviation, and `shift_factor` and `scaling_factor` are measured on the
-    images, so that scaled latents have mean 0 and standard deviation 1. A single level (one entry in `widths`) starts from `patch_start`.
+    images, so that scaled latents have mean 0 and standard deviation 1. A single level (one entry in `widths`) starts
+    from `patch_start`.
 
     Args:
         images: .npy file, uint8 (N, H, W, 3).

@@ -104,8 +104,8 @@ class BagelMixture(Dataset):
         """Plan the draws.
 
         Args:
-            records: per kind: `edit` Trajectory, ReversiblePair or FramePair, `undo` ReversiblePair, `text_to_image` Caption,
-                `understanding` Question.
+            records: per kind: `edit` Trajectory, ReversiblePair or FramePair, `undo` ReversiblePair, `text_to_image`
+                Caption, `understanding` Question.
             weights: relative weights of the kinds; a kind that is absent or weighs 0 is left out.
             encode: text to token ids, without begin and end markers.
             length: how many items, usually steps x batch size.
@@ -261,7 +261,7 @@ def collate(
 
     Args:
         whole: add what a batch lacks (`idle_example`), so that every batch runs the whole model; a single process
-            without DeepSpeed can leave it out.
+            without DeepSpeed can leave it out, as long as every batch has an image to generate.
     """
     chained = [example for example in examples if example.forward is not None]
     idle = idle_example(_pack(examples, config, dropout), config) if whole else []

@@ -105,10 +105,14 @@ class BagelObjective(nn.Module):
         )
 
     def _mse(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
+        if output.mse is None:  # only without other ranks, which would wait: see `bagel_data.idle_example`
+            return output.hidden.new_zeros((), dtype=torch.float32)
         count = sum(h * w for _, (h, w) in batch.targets)
         return global_mean(output.mse[:count].mean(-1).sum(), count)  # the idle sample's token stands at the end
 
     def _ce(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
+        if output.ce is None:
+            return output.hidden.new_zeros((), dtype=torch.float32)
         losses, weights = output.ce[: batch.answer_tokens], output.ce_weights[: batch.answer_tokens]
         weights = weights if self.reweight_ce else torch.ones_like(weights)
         return global_mean((losses * weights).sum(), float(weights.sum()))

@@ -126,7 +126,8 @@ def train_bagel(
         consistency=options,
         average=average,
     )
-    whole = "deepspeed" in hardware or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    ranks = "deepspeed" in hardware or int(os.environ.get("WORLD_SIZE", "1")) > 1
+    whole = ranks or mixture.get("understanding", 0) > 0
     together = partial(collate, config=model.config, dropout=drop, whole=whole)
     history = fit(objective, data, settings, scratch, together, {**OPTIMISER, **hardware})
     history = history[list(COLUMNS)]  # a resumed run would have them in another order

@@ -48,8 +48,7 @@ def read_records(
 
 def _read_captions(path: Path) -> list[Caption]:
     images = path.parent / "images.npy"
-    first = json.loads(next(iter(_lines(path, ("text",))), "{}"))
-    if "image" in first or not images.is_file():
+    if not images.is_file() or '"image"' in next(iter(_lines(path, ("text",))), ""):
         return list(_read_lines(path, Caption, ("text",)))
     texts = [json.loads(line)["caption"] for line in _lines(path, ("caption",))]
     pixels = np.load(images, mmap_mode="r")

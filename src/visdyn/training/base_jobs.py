@@ -6,6 +6,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
+from visdyn.datasets.kitchen.state import NOUNS
 from visdyn.datasets.kitchen.text import vocabulary
 from visdyn.models.references import write_reference
 from visdyn.stage import Stage
@@ -42,14 +43,14 @@ def base_jobs(stage: Stage) -> list[Job]:
     def job(name: str, function: str, after: tuple[str, ...] = (), **arguments) -> Job:
         recipe = {**asdict(getattr(params, name)), "seed": seed}
         arguments = {"output": str(stage.path(f"models/{name}")), "recipe": recipe, **arguments}
-        return Job(name, f"visdyn.training.{function}", arguments, after)
+        return Job(name, function, arguments, after)
 
     jobs = [
-        job("tokenizer", "tokenizer:train_tokenizer", images=images, output=tokenizer, model=sizes),
-        job("autoencoder", "autoencoder:train_autoencoder", images=images),
+        job("tokenizer", "visdyn.training.tokenizer:train_tokenizer", images=images, output=tokenizer, model=sizes),
+        job("autoencoder", "visdyn.training.autoencoder:train_autoencoder", images=images),
         job(
             "base",
-            "base_model:train_base",
+            "visdyn.training.base_model:train_base",
             ("tokenizer",),
             images=images,
             captions=texts,
@@ -60,15 +61,17 @@ def base_jobs(stage: Stage) -> list[Job]:
         ),
         job(
             "generator",
-            "flow_editor:train_base_generator",
+            "visdyn.training.generator:train_generator",
             ("autoencoder",),
-            images=images,
             captions=texts,
-            pairs=pairs,
+            frame_pairs=pairs,
+            prompts=str(stage.path("data/kitchen/doundo/annotations_train.json")),
             autoencoder=str(stage.path("models/autoencoder")),
+            model=asdict(params.generator_model),
+            whole=list(NOUNS),
         ),
-        job("clip", "encoders:train_clip", images=images, captions=texts, extra_texts=words),
-        job("dino", "encoders:train_dino", images=images),
+        job("clip", "visdyn.training.encoders:train_clip", images=images, captions=texts, extra_texts=words),
+        job("dino", "visdyn.training.encoders:train_dino", images=images),
     ]
     return [job for job in jobs if job.name in left or (job.name == "tokenizer" and "base" in left)]
 

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from visdyn.models.bagel.flow import estimate_clean
-
 CONDITIONS = ("gt", "generated")
 SPACES = ("latent", "pixel")
 WEIGHT_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -49,6 +47,11 @@ class Consistency:
             raise ValueError(f"unknown consistency space {self.space!r}; one of {', '.join(SPACES)}")
         if self.weight < 0:
             raise ValueError(f"the consistency weight must not be negative, got {self.weight}")
+
+
+def predict_clean(noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
+    """Return the one-step estimate x_0^ = x_t - t v^, of the shape of `noisy` (N, ...); timesteps are (N,)."""
+    return noisy - timesteps.to(noisy).view(-1, *[1] * (noisy.dim() - 1)) * velocity
 
 
 def rectified_flow_loss(velocity: Tensor, clean: Tensor, noise: Tensor, sample_weights: Tensor | None = None) -> Tensor:
@@ -106,7 +109,7 @@ def consistency_loss(
     Raises:
         ValueError: unknown space or weight function, or no `decode` in pixel space.
     """
-    predicted = estimate_clean(noisy, velocity, timesteps)
+    predicted = predict_clean(noisy, velocity, timesteps)
     if space == "pixel":
         if decode is None:
             raise ValueError("consistency in pixel space needs `decode`, the autoencoder's decoder")

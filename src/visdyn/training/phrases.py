@@ -1,8 +1,8 @@
 """The tokenizer of the embedded BAGEL: byte-pair merges over a small corpus that may cross spaces.
 
-A public BAGEL has Qwen2.5's tokenizer. Here a prompt of fifty words is mostly turns of phrase that come again and again;
-with merges that cross spaces they become a dozen tokens, and a training step costs a third. Nouns stay whole tokens
-of their own, so that what a prompt is about never hides inside a longer token.
+A public BAGEL has Qwen2.5's tokenizer. Here a prompt of fifty words is mostly turns of phrase that come again
+and again; with merges that cross spaces they become a dozen tokens, and a training step costs a third. Nouns stay
+whole tokens of their own, so that what a prompt is about never hides inside a longer token.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ LETTERS = " .,'-abcdefghijklmnopqrstuvwxyz0123456789"
 def phrase_tokenizer(texts: Iterable[str], vocab_size: int, whole: Sequence[str] = ()):
     """Learn a tokenizer, a `transformers.PreTrainedTokenizerFast` with BAGEL's four markers.
 
-    Texts are lower-cased. Any text of `LETTERS` can be read, letter by letter if need be; other characters are left out.
+    Texts are lower-cased. Any text of `LETTERS` can be read, letter by letter if need be; other characters are left
+    out.
 
     Args:
         texts: the corpus; each text begins with a space, as words inside a text do.

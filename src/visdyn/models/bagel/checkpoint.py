@@ -204,9 +204,14 @@ def load_tokenizer(folder: Path):
     """Return the folder's tokenizer, or None when it has no tokenizer files."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, logging
 
-    return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns that config.json is of a family it does not know
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    finally:
+        logging.set_verbosity(verbosity)
 
 
 def save(model, folder: Path) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from math import isqrt
 
-
 RENORMS = ("global", "channel", "text_channel")
 
 
@@ -80,7 +79,7 @@ class AutoencoderConfig:
         """
         widths = tuple(values["block_out_channels"])
         if values["use_quant_conv"] or values["use_post_quant_conv"] or any(width % widths[0] for width in widths):
-            raise ConfigError("BAGEL's autoencoder has no quant convolutions, and levels of whole multiples of the first")
+            raise ConfigError("BAGEL's autoencoder has no quant convolutions, and each level a multiple of the first")
         return cls(
             ch=widths[0],
             ch_mult=tuple(width // widths[0] for width in widths),

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from . import mask as masks
 from .decoder import Decoder, Streams
-from .mask import TokenLabels, allowed
 from .packing import Pack
 
 # Rows waste their padding: above this many times the pack's tokens, the dense mask over the pack is used.
@@ -79,7 +79,7 @@ def _wanted(pack: Pack, gen: Places) -> int:
 
 def _mask(pack: Pack, und: Places, gen: Places) -> Tensor:
     """Return the attention rule, bool (rows, 1, U + G, U + G); a padded token sees itself alone."""
-    labels = TokenLabels.of(pack.split_lengths, pack.split_modes, pack.sample_lengths, pack.position_ids.device)
+    labels = masks.TokenLabels.of(pack.split_lengths, pack.split_modes, pack.sample_lengths, pack.position_ids.device)
     rows = len(pack.sample_lengths)
     names = ("order", "split", "causal", "noise")
     fills = {"order": -1, "split": -1}  # padding is in no split, and not earlier than anything that matters
@@ -88,6 +88,6 @@ def _mask(pack: Pack, und: Places, gen: Places) -> Tensor:
         for name in names
     }
     real = spread["split"] >= 0
-    seen = allowed(*(spread[name] for name in names)) & real[:, None, :]
+    seen = masks.allowed(*(spread[name] for name in names)) & real[:, None, :]
     itself = torch.eye(real.shape[1], dtype=torch.bool, device=real.device)
     return (seen | (itself & ~real[:, :, None])).unsqueeze(1)

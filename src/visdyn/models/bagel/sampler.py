@@ -22,6 +22,7 @@ from .transforms import resize, transform
 if TYPE_CHECKING:
     from .model import Bagel
 
+
 @dataclass(frozen=True)
 class Branches:
     """Contexts of the three velocity branches: everything, all before the last text, texts only."""

@@ -35,7 +35,9 @@ class Part:
 Sample = list[Part]
 
 
-def edit_sample(images: Sequence[ImageRef], instructions: Sequence[Sequence[int] | None], config: BagelConfig) -> Sample:
+def edit_sample(
+    images: Sequence[ImageRef], instructions: Sequence[Sequence[int] | None], config: BagelConfig
+) -> Sample:
     """Return the plan of an edit, or of a chain of edits.
 
     The first image is a condition, the last a target; a middle one is first the target of one edit, then the
