@@ -124,3 +124,10 @@ def test_the_device_is_the_accelerator_where_there_is_one(external, monkeypatch,
 
     monkeypatch.setattr(torch, "cuda", SimpleNamespace(is_available=lambda: available))
     assert open_stage("world").device == expected
+
+
+def test_a_named_folder_of_the_profile_is_found_there(external):
+    write_reference(external / "models/base", "weights/liquid")
+    assert open_stage("idm").reference("models/base") == "weights/liquid"
+    (external / "weights/liquid").mkdir(parents=True)
+    assert open_stage("idm").reference("models/base") == str(external / "weights/liquid")

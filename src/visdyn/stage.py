@@ -97,14 +97,16 @@ class Stage:
     def reference(self, name_or_path: str) -> str:
         """Return what `from_pretrained` takes: the profile's own folder where it exists, else the name (hub id).
 
-        A folder that holds a `reference.json` (stage base_models, `base_models.references`) stands for what it names.
+        A folder that holds a `reference.json` (stage base_models, `base_models.references`) stands for what it names: a
+        hub id, or a folder, in the profile where there is one of that name.
         """
         inside = self.root / name_or_path
         if not inside.exists():
             return name_or_path
         pointer = inside / REFERENCE
         if pointer.is_file():
-            return json.loads(pointer.read_text())["name_or_path"]
+            name = json.loads(pointer.read_text())["name_or_path"]
+            return str(self.root / name) if (self.root / name).is_dir() else name
         return str(inside)
 
     def results(self, name: str | None = None) -> Path:
