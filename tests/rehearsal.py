@@ -174,6 +174,8 @@ def shrink(values: dict, places: dict[str, str], data: Path) -> dict:
     values["probing"]["models"] = [places[FAMILIES[model]] for model in values["probing"]["models"]]
     for stage in ("idm", "fdm", "doundo"):
         values[stage]["training"] |= {"steps": 3, "warmup_steps": 1, "batch_size": 4}
+    for stage in ("idm", "fdm"):
+        values[stage]["training"]["epochs"] = 0  # the paper's 10 and 40 would decide instead of the steps
     values["mining"]["min_interval"] = 4
     values["verification"] |= {"candidates": [1, 2], "items_per_subset": 1}
     values["evaluation"] |= {"flow_steps": 2, "gallery": 2}
