@@ -90,7 +90,7 @@ def test_strips_order_columns_and_limit_rows():
     figure = figures_shared.image_strips(arrays, max_rows=2)
     assert len(figure.axes) == 10
     heads = [axes.get_xlabel() for axes in figure.axes[-5:]]
-    assert heads == ["Input", "Ground truth", "Base\nforward", "Base\nreverse", "Do-Undo\nforward"]
+    assert heads == ["Input", "Ground truth", "Bagel (base)\nforward", "Bagel (base)\nreverse", "Do-Undo\nforward"]
 
 
 def test_other_plots_draw(results):

@@ -133,7 +133,7 @@ def test_table4_differences_have_the_papers_sign(results):
     scores = results.read("evaluation/fdm_scores.csv")
     means = scores[scores["metric"] == "score"].groupby(["system", "subset"])["value"].mean()
     expected = (means["synthetic"] - means["synthetic_weighted"]).mean()
-    assert cell(frame, row="All", column="w/o LW", panel="")["value"] == pytest.approx(expected)
+    assert cell(frame, row="All", column="w/o LW", panel="region judge")["value"] == pytest.approx(expected)
     assert {"Copy", "Oracle (target)", "Shuffled target"} <= set(frame["column"])
 
 
@@ -211,10 +211,10 @@ def test_doundo_tables_split_prompts_and_chaining(results):
 
 def test_judge_tables_hold_our_judge_as_interpretation(results):
     frame = built(results, "d_table3")
-    mine = cell(frame, row="Do-Undo", column="Instruction (IF)", panel="")
+    mine = cell(frame, row="Do-Undo", column="Instruction (IF)", panel="region judge")
     assert (mine["status"], mine["published"]) == ("interpretation", 8.05)
     assert "open" in set(built(results, "d_table4")["column"])
-    assert np.isfinite(cell(built(results, "d_table6"), row="Copy", column="IF-F", panel="")["value"])
+    assert np.isfinite(cell(built(results, "d_table6"), row="Copy", column="IF-F", panel="region judge")["value"])
 
 
 def test_no_judge_scores_is_said(results, tmp_path):

@@ -135,7 +135,9 @@ FIGURES: dict[str, FigureBuilder] = {
     "b_figure7": _scatter("probing/likelihoods.csv", "chameleon-7b"),
     "b_figure8": _scatter("idm/likelihoods.csv", "idm"),
     "b_figure9": lambda results: figures_bootstrapping.score_distributions(results.read("annotation/pairs.csv")),
-    "b_figure11": lambda results: figures_bootstrapping.judge_distributions(results.read("evaluation/fdm_scores.csv")),
+    "b_figure11": lambda results: figures_bootstrapping.judge_distributions(
+        {name or "region judge": scores for name, scores in tables_bootstrapping.judges(results, "")}
+    ),
     "d_figure3": _segments(figures_doundo.action_counts),
     "d_figure4": _benchmark_set,
     "d_figure6": _strip("doundo_examples"),

@@ -175,27 +175,34 @@ def score_distributions(pairs: pd.DataFrame) -> Figure:
 
 
 @styled
-def judge_distributions(scores: pd.DataFrame) -> Figure:
-    """Figure 11: distribution of editing success and minimal editing, standard loss against recognition-weighted loss.
+def judge_distributions(judges: Mapping[str, pd.DataFrame]) -> Figure:
+    """Figure 11: distribution of editing success and minimal editing, standard against recognition-weighted loss.
 
     Args:
-        scores: `evaluation/fdm_scores.csv`; systems `synthetic` (standard) and `synthetic_weighted` are drawn.
+        judges: judge -> its scores (system, metric, value), one row of panels each; the systems `synthetic` (standard)
+            and `synthetic_weighted` are drawn.
     """
-    systems = {"synthetic": "standard loss (C-FDM w/o LW)", "synthetic_weighted": "weighted loss (C-FDM)"}
     metrics = {"editing_success": "editing success (ES)", "minimal_editing": "minimal editing (ME)"}
-    figure = Figure(figsize=(7.4, 2.9))
-    edges = np.arange(-0.5, 11.0, 1.0)
-    for axes, (metric, label) in zip(figure.subplots(1, 2, sharey=True), metrics.items(), strict=True):
-        for place, (system, legend) in enumerate(systems.items()):
-            values = scores[(scores["metric"] == metric) & (scores["system"] == system)]["value"].dropna()
-            share = np.histogram(values, edges)[0] / max(len(values), 1) * 100
-            mean = f"mean {values.mean():.2f}" if len(values) else "no scores"
-            axes.bar(np.arange(11) + 0.4 * place - 0.2, share, 0.4, label=f"{legend}: {mean}", **bar_style(place))
-        axes.set(xlabel=label, xticks=range(0, 11, 2))
-        axes.grid(axis="x", visible=False)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.24), fontsize=7.5)
-    figure.axes[0].set_ylabel("share of images (%)")
+    figure = Figure(figsize=(7.4, 2.9 * len(judges)))
+    grid = figure.subplots(len(judges), 2, sharey="row", squeeze=False)
+    for row, (judge, scores) in zip(grid, judges.items(), strict=True):
+        for axes, (metric, label) in zip(row, metrics.items(), strict=True):
+            _distribution(axes, scores[scores["metric"] == metric])
+            axes.set(xlabel=label, xticks=range(0, 11, 2))
+        row[0].set_ylabel("share of images (%)" + (f"\n{judge}" if len(judges) > 1 else ""))
     return figure
+
+
+def _distribution(axes, scores: pd.DataFrame) -> None:
+    systems = {"synthetic": "standard loss (C-FDM w/o LW)", "synthetic_weighted": "weighted loss (C-FDM)"}
+    edges = np.arange(-0.5, 11.0, 1.0)
+    for place, (system, legend) in enumerate(systems.items()):
+        values = scores[scores["system"] == system]["value"].dropna()
+        share = np.histogram(values, edges)[0] / max(len(values), 1) * 100
+        mean = f"mean {values.mean():.2f}" if len(values) else "no scores"
+        axes.bar(np.arange(11) + 0.4 * place - 0.2, share, 0.4, label=f"{legend}: {mean}", **bar_style(place))
+    axes.grid(axis="x", visible=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.24), fontsize=7.5)
 
 
 def _preferred(pairs: pd.DataFrame) -> str:

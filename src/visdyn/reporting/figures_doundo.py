@@ -61,13 +61,14 @@ def benchmark_set(
 
 @styled
 def action_bars(scores: pd.DataFrame) -> Figure:
-    """Figure 7: DINO and CLIP-text similarity by action, forward and reverse, for base, Do-Undo and Do-Undo(c).
+    """Figure 7: DINO and CLIP-text similarity by action, forward and reverse, for every system but oracle and shuffled.
 
     Args:
         scores: `evaluation/doundo_scores.csv`, long prompts, reversed from the ground truth.
     """
     scores = scores[scores["prompt"].isin(["long", ""]) & (scores["reverse_from"] != "generated")]
-    systems = {name: names.DOUNDO_SYSTEMS[name] for name in ("base", "doundo", "doundo_c", "copy")}
+    shown = names.system_order(set(scores["system"]) - {"oracle", "shuffled"}, names.DOUNDO_SYSTEMS)
+    systems = {name: names.DOUNDO_SYSTEMS.get(name, name) for name in shown} | {"base": "Bagel (base)"}
     verbs = sorted(scores["verb"].unique())
     figure = Figure(figsize=(max(6.4, 0.62 * len(verbs) + 1.2), 4.6))
     grid = figure.subplots(2, 2, sharex=True)

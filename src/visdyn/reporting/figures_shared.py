@@ -24,7 +24,7 @@ STRIP_ORDER = (
     "doundo_c",
 )
 HEADS = {"source": "Input", "target": "Ground truth", **names.FDM_SYSTEMS, **names.DOUNDO_SYSTEMS}
-HEADS["base"] = "Base"  # in the papers' columns it is Bagel; these pictures are our own base's
+HEADS["base"] = "Bagel (base)"  # before fine-tuning: a tiny one trained here, the public one in the paper profile
 
 
 @styled

@@ -14,12 +14,13 @@ from visdyn.reporting.results import Results
 from visdyn.reporting.summaries import verification_curves
 
 START, END = "<!-- results: python -m visdyn.reporting.readme -->", "<!-- end of results -->"
-EDITORS = {"base": "base", "doundo": "Do-Undo", "doundo_c": "Do-Undo(c)"}
+EDITORS = {"base": "Bagel (tiny, trained here)", "doundo": "Do-Undo", "doundo_c": "Do-Undo(c)"}
 
 
 def block(results: Results) -> str:
     """Return the Markdown table of the embedded default's results."""
-    rows = [*_learned(results), *_forward(results), _verification(results), *_doundo(results), _aurora(results)]
+    rows = [*_learned(results), *_forward(results), _verification(results), *_spatial(results), *_doundo(results)]
+    rows.append(_aurora(results))
     head = "| what (kitchen world, held-out scenes, unless it says otherwise) | value |\n| --- | --- |\n"
     return head + "".join(f"| {what} | {value} |\n" for what, value in rows)
 
@@ -80,6 +81,17 @@ def _verification(results: Results) -> tuple[str, str]:
     chosen = [curves["random", 1], *(curves[name, most] for name in ("idm", "likelihood", "oracle"))]
     what = f"verification, K = 1 / best of {most} by the IDM / by the FDM itself / by an oracle"
     return what, " / ".join(f"{value:.2f}" for value in chosen)
+
+
+def _spatial(results: Results) -> list[tuple[str, str]]:
+    accuracy = results.read_or_none("spatial/accuracy.csv")
+    if accuracy is None:
+        return []
+    own = accuracy[(accuracy["benchmark"] == "kitchen") & (accuracy["mode"] == "likelihood_sum")].set_index("model")
+    shown = [name for name in ("zero_shot", "idm", "supervised", "synthetic_weighted") if name in own.index]
+    labels = " / ".join(names.spatial_model(name) for name in shown)
+    what = f"spatial questions by likelihood: {labels} / chance (n = {int(own['n'].iloc[0])})"
+    return [(what, " / ".join(f"{value:.2f}" for value in [*own.loc[shown, "accuracy"], own["chance"].iloc[0]]))]
 
 
 def _doundo(results: Results) -> list[tuple[str, str]]:

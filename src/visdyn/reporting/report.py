@@ -185,7 +185,8 @@ def _printed(outcome: Outcome, repository: Path) -> list[str]:
 def _plain_table(frame: pd.DataFrame) -> dict:
     return {
         "heads": list(frame.columns),
-        "rows": [[_text(value) for value in row] for row in frame.itertuples(index=False)],
+        "rows": [[(_text(value), isinstance(value, str)) for value in row] for row in frame.itertuples(index=False)],
+        "left": [bool(len(frame)) and all(isinstance(value, str) for value in frame[name]) for name in frame.columns],
     }
 
 

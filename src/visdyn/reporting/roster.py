@@ -123,7 +123,7 @@ def _row(
         return [shown, "not run", f"0 of {len(cells)}", how, needs]
     status = "imported" if origin is not None and origin["origin"] == "imported" else "measured"
     rest = "" if ours == len(cells) else "; the other cells need what stands above the table"
-    return [shown, status, f"{ours} of {len(cells)}", (how or _ORIGINS["trained"]) + rest, ""]
+    return [shown, status, f"{ours} of {len(cells)}", (how or "ours") + rest, ""]
 
 
 def _origin(shown: str, system: System | None, paper: str, origins: pd.DataFrame | None) -> dict | None:

@@ -70,11 +70,12 @@ def table2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
         _by_subset(scores[scores["metric"] == "score"], True, "AURORA-BENCH Avg.", published["column"]).assign(
             panel=name
         )
-        for name, scores in _judges(results, panel)
+        for name, scores in judges(results, panel)
     ]
     numbers = tables_judges.beside(published, _asked(results), "B", panel)
     spatial = tables_spatial.cells(results, published)
-    return compare(_concat([*parts, spatial], SCORES, "a judge's score"), numbers, status)
+    frame = compare(_concat([*parts, spatial], SCORES, "a judge's score"), numbers, status)
+    return tables_spatial.with_digits(frame)
 
 
 def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -82,13 +83,13 @@ def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
     The published row `GPT4o` stands in the row `Avg.` as columns `Weighted score` and `Standard score`.
     """
-    parts = [cells.assign(panel=name) for name, scores in _judges(results, "") for cells in _losses(scores)]
+    parts = [cells.assign(panel=name) for name, scores in judges(results, "") for cells in _losses(scores)]
     moved = published["row"] == "GPT4o"
     published = published.assign(
         row=published["row"].mask(moved, "Avg."), column=published["column"].mask(moved, published["column"] + " score")
     )
     numbers = tables_judges.beside(published, _asked(results), "B", "")
-    return compare(_concat(parts, SCORES, "the systems of Table 3"), numbers, status)
+    return tables_judges.with_names(compare(_concat(parts, SCORES, "the systems of Table 3"), numbers, status))
 
 
 def _losses(scores: pd.DataFrame) -> list[pd.DataFrame]:
@@ -117,11 +118,11 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     """
     parts = [
         cells.assign(panel=name)
-        for name, scores in _judges(results, "")
+        for name, scores in judges(results, "")
         for cells in _ablation(scores[scores["metric"] == "score"])
     ]
     numbers = tables_judges.beside(published, _asked(results), "B", "")
-    return compare(_concat(parts, SCORES, "the arm synthetic_weighted"), numbers, status)
+    return tables_judges.with_names(compare(_concat(parts, SCORES, "the arm synthetic_weighted"), numbers, status))
 
 
 def _ablation(scores: pd.DataFrame) -> list[pd.DataFrame]:
@@ -193,7 +194,7 @@ def _definition(rates: pd.DataFrame) -> pd.Series:
     return (" (" + rates["definition"] + ")").where(several, "")
 
 
-def _judges(results: Results, region: str) -> list[tuple[str, pd.DataFrame]]:
+def judges(results: Results, region: str) -> list[tuple[str, pd.DataFrame]]:
     """Return (panel, scores) of the region judge (in panel `region`), then of each judge that answers in words."""
     found = [(region, results.read(SCORES).dropna(subset=["value"]))]
     asked = tables_judges.of_paper(results, "B")

@@ -41,7 +41,7 @@ def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
         .assign(panel=panel)
         for panel, scores in _judges(results)
     ]  # fmt: skip
-    return compare(pd.concat(parts), _beside(results, published), status)
+    return tables_judges.with_names(compare(pd.concat(parts), _beside(results, published), status))
 
 
 def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -73,7 +73,7 @@ def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     for panel, scores in _judges(results):
         column = scores["criterion"] + "-" + scores["direction"].str[0].str.upper()
         parts.append(_cells(scores.assign(column=column), ["column"], order, published).assign(panel=panel))
-    return compare(pd.concat(parts), _beside(results, published), status)
+    return tables_judges.with_names(compare(pd.concat(parts), _beside(results, published), status))
 
 
 def _similarity(

@@ -48,3 +48,9 @@ def beside(published: pd.DataFrame, judges: list[str], paper: str, source: str) 
 
 def _runs(scores: pd.DataFrame) -> pd.Series:
     return scores["seed"].astype(str) + "." + scores["repeat"].astype(str)
+
+
+def with_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a comparison frame whose nameless panel is called the region judge's where other judges are beside it."""
+    several = frame["panel"].str.startswith("judge ").any()
+    return frame.assign(panel=frame["panel"].mask(frame["panel"] == "", "region judge")) if several else frame

@@ -25,7 +25,7 @@ _ROWS = {
 
 
 def cells(results: Results, published: pd.DataFrame) -> pd.DataFrame:
-    """Return our cells of the panel: rows are benchmarks and protocols, columns models and `Chance`; empty if not run.
+    """Return our cells of the panel: rows are benchmarks, protocols and chance, columns models; empty if not run.
 
     Accuracies by the paper's own protocol on its own benchmarks keep the item's status; all else is ours to interpret.
     """
@@ -38,7 +38,7 @@ def cells(results: Results, published: pd.DataFrame) -> pd.DataFrame:
         for (mode, measure) in _ROWS
         for entry in accuracy[accuracy["mode"] == mode].to_dict("records")
     ]
-    found += [_chance(entry) for entry in accuracy.drop_duplicates("benchmark").to_dict("records")]
+    found += [_chance(entry, labels) for entry in accuracy.drop_duplicates(["benchmark", "model"]).to_dict("records")]
     return pd.DataFrame(found).assign(panel=PANEL)
 
 
@@ -65,19 +65,29 @@ def accuracy_table(results: Results) -> pd.DataFrame:
     )
 
 
+def with_digits(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a comparison frame whose accuracies that the paper lacks have one decimal, as the printed ones do."""
+    ours = (frame["panel"] == PANEL) & frame["published"].isna()
+    return frame.assign(digits=frame["digits"].where(~ours, 1))
+
+
 def _cell(entry: dict, mode: str, measure: str, labels: pd.Series) -> dict:
-    row = BENCHMARKS.get(entry["benchmark"], entry["benchmark"]) + _ROWS[mode, measure]
-    column = roster.printed(entry["model"], "B", labels, names.spatial_model(entry["model"]))
     own = (mode, measure) == ("generation", "accuracy") and entry["benchmark"] != "kitchen"
-    note = ""
-    if measure != "invalid_rate":
-        note = f"95 % interval {100 * entry['low']:.1f} to {100 * entry['high']:.1f}" if measure == "accuracy" else ""
-    return {"row": row, "column": column, "value": 100 * entry[measure], "n": entry["n"],
-            "status": None if own else "interpretation", "note": note}  # fmt: skip
+    note = f"95 % interval {100 * entry['low']:.1f} to {100 * entry['high']:.1f}" if measure == "accuracy" else ""
+    where = {"row": _benchmark(entry) + _ROWS[mode, measure], "column": _column(entry, labels)}
+    return where | {"value": 100 * entry[measure], "n": entry["n"], "status": None if own else "interpretation",
+                    "note": note}  # fmt: skip
 
 
-def _chance(entry: dict) -> dict:
-    row = BENCHMARKS.get(entry["benchmark"], entry["benchmark"])
-    row += "" if entry["mode"] == "generation" else _ROWS[entry["mode"], "accuracy"]
-    return {"row": row, "column": "Chance", "value": 100 * entry["chance"], "n": entry["n"],
-            "status": "interpretation", "note": "expected accuracy of drawing an option"}  # fmt: skip
+def _chance(entry: dict, labels: pd.Series) -> dict:
+    where = {"row": f"{_benchmark(entry)}, chance", "column": _column(entry, labels)}
+    return where | {"value": 100 * entry["chance"], "n": entry["n"], "status": "interpretation",
+                    "note": "expected accuracy of drawing an option"}  # fmt: skip
+
+
+def _benchmark(entry: dict) -> str:
+    return BENCHMARKS.get(entry["benchmark"], entry["benchmark"])
+
+
+def _column(entry: dict, labels: pd.Series) -> str:
+    return roster.printed(entry["model"], "B", labels, names.spatial_model(entry["model"]))
