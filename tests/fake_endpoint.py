@@ -34,7 +34,7 @@ def fine(name, repeat):
 
 
 class FakeEndpoint(ThreadingHTTPServer):
-    """`script(name, nth, repeat)` gives (status, headers, text) for the nth request for "item <name>".
+    """`script(name, nth, repeat)` gives (status, headers, text) for the nth request for "item <name>" (or any text).
 
     Header `x-cut` sends half the text and hangs up; `x-drip` sends a byte at a time.
     """
@@ -60,7 +60,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         server, payload = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        name = re.search(r"item (\w+)", payload["messages"][0]["content"][-1]["text"])[1]
+        text = payload["messages"][0]["content"][-1]["text"]
+        name = found[1] if (found := re.search(r"item (\w+)", text)) else text
         repeat = payload.get("seed", 0)
         with server.lock:
             server.seen[name, repeat] += 1

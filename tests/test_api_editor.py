@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
                 parts[name] = part.get_payload(decode=True)
         image = np.asarray(Image.open(io.BytesIO(parts.pop("image"))))
         fields = {name: value.decode() for name, value in parts.items()}
-        item = re.search(r"item (\w+)", fields["prompt"])[1]
+        item = found[1] if (found := re.search(r"item (\w+)", fields["prompt"])) else fields["prompt"]
         with self.server.lock:
             self.server.seen[item] += 1
             self.server.fields.append({**fields, "path": self.path})
