@@ -178,5 +178,13 @@ def shrink(values: dict, places: dict[str, str], data: Path) -> dict:
         values[stage]["training"]["epochs"] = 0  # the paper's 10 and 40 would decide instead of the steps
     values["mining"]["min_interval"] = 4
     values["verification"] |= {"candidates": [1, 2], "items_per_subset": 1}
-    values["evaluation"] |= {"flow_steps": 2, "gallery": 2}
+    encoders = {name: places[name] for name in ("clip", "dino")}
+    values["evaluation"] |= {
+        "encoders": {"aurora": {"preset": "bootstrapping", **encoders}, "doundo": {"preset": "doundo", **encoders}},
+        "captions": {"file": "", "model": ""},
+        "flow": {"backend": "farneback", "size": 64, "weights": ""},
+        "prompts": ["long"],
+        "flow_steps": 2,
+        "gallery": 2,
+    }
     return values
