@@ -14,17 +14,19 @@ from unittest.mock import patch
 def main(path: str) -> None:
     """Train every job of a JSON list of arguments of `train_dynamics`.
 
-    A job may also have `stop` or `kill` (the forward pass that fails, or ends the process) and `expect` (a part of the
-    error's text).
+    A job may also have `chunk` (logits that exist at one time), `stop` or `kill` (the forward pass that fails, or ends
+    the process) and `expect` (a part of the error's text).
     """
     import torch
 
     torch.set_num_threads(1)
+    from visdyn.training import chunked_cross_entropy
     from visdyn.training.dynamics import train_dynamics
     from visdyn.training.worker import without_kernels
 
     without_kernels()
     for arguments in json.loads(Path(path).read_text()):
+        chunked_cross_entropy.CHUNK_ELEMENTS = arguments.pop("chunk", 2**25)
         ends, expected = {name: arguments.pop(name, None) for name in ("stop", "kill")}, arguments.pop("expect", None)
         try:
             with ending(**ends):

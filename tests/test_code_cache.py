@@ -92,6 +92,16 @@ def test_codes_are_computed_once(files, arrays, tmp_path, encoder, identity):
     assert _records(again) == 40
 
 
+def test_progress_counts_shards(files, tmp_path, encoder):
+    said = []
+    cache = CodeCache(tmp_path / "cache", encoder, report=lambda *counts: said.append(counts))
+    cache.fill(files)
+    assert [done for done, _ in said] == list(range(len(said)))
+    assert {total for _, total in said} == {len(said)}
+    cache.fill(files)
+    assert len(said) == said[0][1]
+
+
 def test_equal_files_share_a_record_by_content_and_not_by_stat(files, tmp_path):
     twin = tmp_path / "twin.png"
     twin.write_bytes(files[0].read_bytes())

@@ -105,7 +105,8 @@ def test_two_ranks_train_like_one_process_and_resume(world, whole, tmp_path, sta
     hardware = {"deepspeed": f"hardware/deepspeed/zero{stage}.json"}
     jobs = []
     for name in RUNS if stage > 1 else ["chameleon-idm-lora"]:
-        job = arguments(world, name, tmp_path, hardware=hardware)
+        # The head is used outside its module, whole for an IDM and in chunks of 5 or 9 rows for an FDM.
+        job = arguments(world, name, tmp_path, hardware=hardware, chunk=400 if "fdm" in name else 2**25)
         if "lora" in name:
             jobs.append({**job, "stop": 4, "expect": "stopped"})
             jobs.append({**job, "recipe": {**RECIPE, "batch_size": 8}, "expect": "different batch_size"})

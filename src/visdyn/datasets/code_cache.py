@@ -139,19 +139,27 @@ class CodeCache:
             file and fails to notice a file that was changed under the same three. Images in memory go by their pixels.
         batch_size: images or pairs encoded at a time.
         threads: images read and preprocessed side by side.
+        report: is told, now and then, how many of how many shards that lacked something are done.
 
     Raises:
         ValueError: an unknown identity, or a codebook too large for uint16.
     """
 
     def __init__(
-        self, root: str | Path, encoder, identity: str = "content", batch_size: int = 64, threads: int = 1
+        self,
+        root: str | Path,
+        encoder,
+        identity: str = "content",
+        batch_size: int = 64,
+        threads: int = 1,
+        report: Callable[[int, int], None] | None = None,
     ) -> None:
         if identity not in ("content", "stat"):
             raise ValueError(f"unknown identity {identity!r}; one of content, stat")
         if not 0 < encoder.num_codes <= 2**16:
             raise ValueError(f"codes are kept as uint16, which a codebook of {encoder.num_codes} does not fit")
         self.encoder, self.identity, self.batch_size, self.threads = encoder, identity, batch_size, threads
+        self.report = report or (lambda done, total: None)
         self.damages: list[Damage] = []
         self.folder = _folder(Path(root), encoder)
         grid = ("<u2", tuple(encoder.grid))
@@ -215,11 +223,13 @@ class CodeCache:
                 keys[-1] = self._key(item)
                 by_shard[_shard(keys[-1])][keys[-1]] = item
         waiting = [shard for shard, wanted in by_shard.items() if not wanted.keys() <= shards.read(shard).keys()]
+        total = len(waiting)
         for wait in (False, True):  # shards that another process holds come last
             busy = []
             for shard in waiting:
                 with shards.lock(shard, wait) as held:
                     if held:
+                        self.report(total - len(waiting) + waiting.index(shard), total)
                         computed += self._fill_shard(shards, shard, by_shard[shard], quarantine)
                     else:
                         busy.append(shard)

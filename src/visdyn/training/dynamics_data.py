@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from visdyn.models import load_model
 from visdyn.parallel import cores
 from visdyn.quarantine import Quarantine
 from visdyn.stage import Stage
+from visdyn.training.launch import say
 from visdyn.training.triplets import save_triplets
 from visdyn.trajectory import Trajectory
 
@@ -96,8 +98,19 @@ class DynamicsData:
 
     def _cache(self) -> CodeCache:
         # By path, size and time: reading 300,000 files to learn that they are known takes hours on a shared disk.
-        root = code_folder(self.stage)
-        return CodeCache(root, ModelEncoder(self._loaded()), identity="stat", batch_size=32, threads=cores())
+        options = {"identity": "stat", "batch_size": 32, "threads": cores(), "report": self._progress()}
+        return CodeCache(code_folder(self.stage), ModelEncoder(self._loaded()), **options)
+
+    def _progress(self) -> Callable[[int, int], None]:
+        """Return a function that writes a line to the stage's log every few seconds."""
+        every, last = self.stage.settings.runtime.log_seconds, [time.monotonic()]
+
+        def report(done: int, total: int) -> None:
+            if time.monotonic() - last[0] > every:
+                last[0] = time.monotonic()
+                say(f"encoding images: {done} of {total} shards")
+
+        return report
 
     def _loaded(self):
         """Load the base for its image tokenizer; the decoder is given up again."""

@@ -140,7 +140,7 @@ def run_jobs(
                 waiting.remove(job)
                 if _is_complete(job, scratch):
                     _promote(job, scratch)
-                    _say(f"{job.name}: already trained")
+                    say(f"{job.name}: already trained")
                 else:
                     running[job.name] = (job, _start(job, scratch, hardware), time.monotonic())
             _reap(running, seconds, scratch, every)
@@ -193,15 +193,15 @@ def _reap(running: dict, seconds: dict, scratch: Path, every: float) -> None:
             seconds[name] = time.monotonic() - started
             (scratch / job.name / "done").write_text(_digest(job))
             _promote(job, scratch)
-            _say(f"{name}: trained in {seconds[name]:.0f} s")
+            say(f"{name}: trained in {seconds[name]:.0f} s")
             return
         if time.monotonic() - said > every:
             said = time.monotonic()
-            _say(" | ".join(f"{name}: {_tail(_log(scratch, job), 1)}" for name, (job, _, _) in running.items()))
+            say(" | ".join(f"{name}: {_tail(_log(scratch, job), 1)}" for name, (job, _, _) in running.items()))
         time.sleep(0.2)
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
     """Write progress to the stage's log, where the runner shows it: times in a notebook would change its hash."""
     if log := os.environ.get("VISDYN_LOG"):
         with open(log, "a") as file:
