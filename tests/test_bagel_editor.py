@@ -11,6 +11,9 @@ from toy_bagel import words
 from visdyn.inference.bagel_editor import BagelEditor, sampler_settings
 from visdyn.inference.editing import Guidance, do_and_undo
 from visdyn.models.bagel import SamplerSettings
+from visdyn.models.bagel import context as contexts
+from visdyn.models.bagel.text import continue_text
+from visdyn.models.bagel.transforms import to_normalised, transform
 from visdyn.training.bagel_recipes import apply_adapter
 from visdyn.trajectory import ReversiblePair
 
@@ -134,3 +137,49 @@ def test_loading_melts_an_adapter_in(tmp_path):
     assert not any("lora" in name for name in melted.model.state_dict())
     assert close(melted.edit([picture(24, 16)], ["open it"], [0])[0], own)
     assert not close(base.edit([picture(24, 16)], ["open it"], [0])[0], own)
+
+
+def test_think_mode_puts_the_prompt_first_and_shows_the_plan_to_one_branch_only(monkeypatch):
+    """The facts: a system prompt first in the full and the image-free branch, the plan appended to the full one."""
+    ours = editor(think="close it", most_thoughts=4)
+    model, image = ours.model, ours._resized(picture(24, 16))
+    branches = ours._read([image], ["open it"])
+    first = contexts.add_text(model, contexts.new_context(model), model.encode_text("close it"))
+    seen = contexts.add_vae_image(model, first, model.vae.encode(to_normalised(image).unsqueeze(0)))
+    seen = contexts.add_vit_image(model, seen, transform(image, model.config.transforms["vit"]).unsqueeze(0))
+    told = contexts.add_text(model, seen, model.encode_text("open it"))
+    plan = continue_text(model, told, 4)
+    assert len(plan.ids) > 0
+    expected = {
+        "gen": contexts.add_text(model, told, plan.ids),
+        "cfg_text": seen,
+        "cfg_img": contexts.add_text(model, first, model.encode_text("open it")),
+    }
+    for name, context in expected.items():
+        own = getattr(branches, name)
+        torch.testing.assert_close(own.position, context.position)
+        for left, right in zip(own.layers, context.layers, strict=True):
+            torch.testing.assert_close(left.keys, right.keys, atol=1e-5, rtol=1e-5)
+            torch.testing.assert_close(left.values, right.values, atol=1e-5, rtol=1e-5)
+
+
+def test_plans_are_kept_and_change_the_image_whatever_the_batch():
+    sources, prompts = [picture(24, 16), picture(24, 16, 1)], ["open it", "close"]
+    thinking = editor(think=True, most_thoughts=4)
+    images = thinking.edit(sources, prompts, [0, 1])
+    assert set(thinking.thoughts) == {0, 1}
+    assert all(isinstance(plan, str) for plan in thinking.thoughts.values())
+    plain = editor().edit(sources, prompts, [0, 1])
+    assert not any(close(*both) for both in zip(images, plain, strict=True))
+    assert close(thinking.edit(sources[1:], prompts[1:], [1])[0], images[1])
+
+
+def test_as_many_items_go_together_as_their_tokens_allow(monkeypatch):
+    from visdyn.inference import bagel_editor
+
+    ours = editor(batch_size=None)
+    assert ours._batch_size(picture(24, 16)) == 64
+    monkeypatch.setattr(bagel_editor, "MOST_TOKENS", 48)
+    assert ours._batch_size(picture(24, 16)) == 2
+    assert ours._batch_size(picture(60, 40)) == 1
+    assert editor(batch_size=5)._batch_size(picture(60, 40)) == 5

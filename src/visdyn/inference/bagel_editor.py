@@ -17,7 +17,16 @@ from visdyn.models.bagel import Bagel, SamplerSettings
 from visdyn.models.bagel import context as contexts
 from visdyn.models.bagel.embeddings import unpatchify
 from visdyn.models.bagel.sampler import Branches, decode_images, sample_latents
+from visdyn.models.bagel.text import continue_text
 from visdyn.models.bagel.transforms import resize, to_normalised, transform
+
+# BAGEL's think mode puts a system prompt first; upstream's wording is not at hand, so this one is ours.
+THINK_PROMPT = (
+    "Before an image is generated, write down a plan between <think> and </think>: what the picture shows, what the "
+    "instruction changes in it, and what stays as it is."
+)
+# Latent tokens that are sampled together where no batch size is given: 8 images of 912 x 512.
+MOST_TOKENS = 8 * 1824
 
 
 class BagelEditor:
@@ -29,20 +38,28 @@ class BagelEditor:
     def __init__(
         self,
         model: Bagel,
-        batch_size: int = 8,
+        batch_size: int | None = None,
         settings: SamplerSettings | None = None,
         image_size: tuple[int, int] | None = None,
+        think: str | bool = False,
+        most_thoughts: int = 512,
     ) -> None:
         """Wrap a model.
 
         Args:
             model: with its autoencoder, and a tokenizer if prompts are texts.
-            batch_size: most items that are sampled together; only items of one size are.
+            batch_size: most items that are sampled together; only items of one size are. None takes as many as
+                `MOST_TOKENS` allows, 64 at most.
             settings: where a call says nothing; by default those that the checkpoint asks for, else those of the
                 released Do-Undo script (49 evaluations, guidance 4 and 2 in (.4, 1], one norm per image).
             image_size: (height, width) of images generated without a source.
+            think: let the model write a plan before each image (BAGEL's think mode), by `THINK_PROMPT` or a system
+                prompt of your own; `thoughts` then holds the plans of the last call. Items go one at a time.
+            most_thoughts: most tokens of a plan.
         """
         self.model, self.batch_size = model.eval(), batch_size
+        self.think = THINK_PROMPT if think is True else think
+        self.most_thoughts, self.thoughts = most_thoughts, {}
         self.settings, self.image_size = settings or model.sampling or SamplerSettings(), image_size
 
     @classmethod
@@ -81,22 +98,36 @@ class BagelEditor:
             raise ValueError(f"{len(sources)} sources, {len(prompts)} prompts and {len(seeds)} seeds must be as many")
         settings = sampler_settings(steps, guidance, self.settings)
         images = [None if source is None else self._resized(source) for source in sources]
+        self.thoughts = {}
         groups = defaultdict(list)
         for index, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
             groups[image and image.size, prompt is None].append(index)
         edited: dict[int, np.ndarray] = {}
         for members in groups.values():
-            for first in range(0, len(members), self.batch_size):
-                part = members[first : first + self.batch_size]
+            size = self._batch_size(images[members[0]])
+            for first in range(0, len(members), size):
+                part = members[first : first + size]
                 chosen = ([values[i] for i in part] for values in (images, prompts, seeds))
                 edited.update(zip(part, self._edit_batch(*chosen, settings), strict=True))
+                if self.think:
+                    self.thoughts[part[0]] = self._thought
         return [edited[index] for index in range(len(sources))]
 
     def _resized(self, source: ImageRef):
         return resize(load(source), self.model.config.transforms["vae"])
 
+    def _batch_size(self, image) -> int:
+        if self.think:
+            return 1
+        if self.batch_size is not None:
+            return self.batch_size
+        width, height = (self._size_without_source()[::-1]) if image is None else image.size
+        tokens = (width // self.model.config.latent_downsample) * (height // self.model.config.latent_downsample)
+        return max(1, min(64, MOST_TOKENS // tokens))
+
     def _edit_batch(self, images, prompts, seeds, settings: SamplerSettings) -> list[np.ndarray]:
         """Sample items of one layout: sources of one size or none, all with a prompt or all without."""
+        self._thought = ""
         size = self._size_without_source() if images[0] is None else images[0].size[::-1]
         step, dim = self.model.config.latent_downsample, self.model.config.latent_dim
         grid = (size[0] // step, size[1] // step)
@@ -118,7 +149,10 @@ class BagelEditor:
     def _read(self, images, prompts) -> Branches:
         """Read sources (VAE, then ViT) and prompts into the branches: all, without text, without image."""
         model = self.model
-        empty = source = contexts.new_context(model, len(prompts))
+        empty = contexts.new_context(model, len(prompts))
+        if self.think:
+            empty = contexts.add_text(model, empty, model.encode_text(self.think))
+        source = empty
         if images[0] is not None:
             pixels = torch.stack([to_normalised(image) for image in images]).to(model.device)
             source = contexts.add_vae_image(model, empty, model.require_vae().encode(pixels))
@@ -129,11 +163,18 @@ class BagelEditor:
         if prompts[0] is None:
             return Branches(gen=source, cfg_text=source, cfg_img=empty)
         ids, lengths = self._encode(prompts)
+        gen = contexts.add_text(model, source, ids, lengths)
         return Branches(
-            gen=contexts.add_text(model, source, ids, lengths),
+            gen=self._with_thought(gen) if self.think else gen,
             cfg_text=source,
             cfg_img=contexts.add_text(model, empty, ids, lengths),
         )
+
+    def _with_thought(self, context: contexts.Context) -> contexts.Context:
+        """Let the model write its plan and read it back; the guidance branches never see it."""
+        plan = continue_text(self.model, context, self.most_thoughts)
+        self._thought = plan.text if plan.text is not None else plan.ids
+        return contexts.add_text(self.model, context, plan.ids)
 
     def _encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Return padded token ids (B, n), and their lengths where they differ."""

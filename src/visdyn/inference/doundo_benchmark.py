@@ -46,6 +46,7 @@ class Protocol:
         prompts: `long` or `short`.
         seed: of the run; each image's seed follows from it, the item and the direction.
         steps, guidance: see `ImageEditor.edit`; None is the editor's own (for BAGEL the authors' settings).
+        think: system prompt of BAGEL's think mode, for the folder's record; empty where it is off, as in the paper.
     """
 
     editor: str
@@ -54,6 +55,7 @@ class Protocol:
     seed: int = 0
     steps: int | None = None
     guidance: Guidance | None = None
+    think: str = ""
 
     def __post_init__(self) -> None:
         if self.reverse_from not in REVERSE_FROM:
@@ -200,9 +202,9 @@ def _write(image: np.ndarray, path: Path, rank: int) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the benchmark with a BAGEL."""
-    parser = argparse.ArgumentParser(description="Generate the images of the Do-Undo benchmark with a BAGEL.")
-    parser.add_argument("model", help="folder of a BAGEL checkpoint")
+    """Run the benchmark with any editor."""
+    parser = argparse.ArgumentParser(description="Generate the images of the Do-Undo benchmark.")
+    parser.add_argument("model", help="folder or hub id: a BAGEL, a LoRA folder of one, or a diffusers pipeline")
     parser.add_argument("annotations", help="annotations_test.json")
     parser.add_argument("frames", help="root of the EPIC-KITCHENS frames")
     parser.add_argument("output", help="folder of the images")
@@ -211,30 +213,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--prompts", default="long", choices=("long", "short"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, help="network evaluations; 49 by default")
+    parser.add_argument("--think", action="store_true", help="BAGEL writes a plan before each image")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cpu", help="cpu or cuda; on cuda the weights are bfloat16")
     options = parser.parse_args(arguments)
     editor = _editor(options)
+    think = getattr(editor, "think", "") or ""
     name = f"{options.model}+{options.adapter}" if options.adapter else options.model
-    protocol = Protocol(name, options.reverse_from, options.prompts, options.seed, options.steps)
+    protocol = Protocol(name, options.reverse_from, options.prompts, options.seed, options.steps, think=think)
     outcome = run(editor, options.annotations, options.frames, options.output, protocol, batch_size=options.batch_size)
     print(f"{outcome.generated} images made, {outcome.finished_before} were there; {outcome.quarantine.summary()}")
 
 
 def _editor(options: argparse.Namespace) -> ImageEditor:
-    import torch
-
-    from visdyn.inference.bagel_editor import BagelEditor
+    from visdyn.inference.editors import load_editor
 
     on_gpu = options.device == "cuda"
     device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}" if on_gpu else options.device
-    return BagelEditor.from_pretrained(
-        options.model,
-        options.adapter,
-        device,
-        torch.bfloat16 if on_gpu else None,
-        batch_size=options.batch_size,
-    )
+    given = {"think": True} if options.think else {}
+    return load_editor(options.model, options.adapter, device, "bfloat16" if on_gpu else None, **given)
 
 
 if __name__ == "__main__":

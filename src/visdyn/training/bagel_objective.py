@@ -123,8 +123,11 @@ class BagelObjective(nn.Module):
         if self.consistency is None:
             return zero
         with torch.set_grad_enabled(self.consistency.weight > 0 and torch.is_grad_enabled()):
-            losses = [self._one_consistency(*undo) for undo in self._undos(batch, output)]
-            return global_mean(torch.stack([zero, *losses]).sum(), len(losses))
+            undos = self._undos(batch, output)
+            # Pixels one image after another: the decoder's activations of a batch would not fit.
+            groups = [[undo] for undo in undos] if self.consistency.space == "pixel" else _by_size(undos)
+            losses = [len(group) * self._mean_consistency(group) for group in groups]
+            return global_mean(torch.stack([zero, *losses]).sum(), len(undos))
 
     def _undos(self, batch: BagelBatch, output: BagelOutput) -> list[tuple[Tensor, ...]]:
         """Return (noised, velocity, clean) maps (1, z, H, W) and t (1,) of the undos below the gate."""
@@ -139,7 +142,8 @@ class BagelObjective(nn.Module):
         undos = [maps for is_undo, *maps in target_maps(self.model, found, targets) if is_undo]
         return [maps for maps in undos if gate is None or float(maps[-1]) < gate]
 
-    def _one_consistency(self, noised: Tensor, velocity: Tensor, clean: Tensor, t: Tensor) -> Tensor:
+    def _mean_consistency(self, undos: list[list[Tensor]]) -> Tensor:
+        noised, velocity, clean, t = (torch.cat(parts) for parts in zip(*undos, strict=True))
         options = self.consistency
         decode = self._decode if options.space == "pixel" else None
         return consistency_loss(
@@ -162,6 +166,14 @@ class BagelObjective(nn.Module):
         return self.model(
             batch.chain.undo, latents=latents, noise=batch.chain.undo_noise, timestep_shift=self.timestep_shift
         )
+
+
+def _by_size(undos: list[list[Tensor]]) -> list[list[list[Tensor]]]:
+    """Group undos whose maps have one size."""
+    groups: dict[torch.Size, list[list[Tensor]]] = {}
+    for undo in undos:
+        groups.setdefault(undo[0].shape, []).append(undo)
+    return list(groups.values())
 
 
 def target_maps(model: Bagel, output: BagelOutput, targets: list[tuple[bool, tuple[int, int]]]) -> Iterator[tuple]:

@@ -49,6 +49,12 @@ def generate_text(model: Bagel, inputs: Sequence, *, max_length: int = 512) -> G
     context = contexts.new_context(model)
     for item in inputs:
         context = _read(model, context, item)
+    return continue_text(model, context, max_length)
+
+
+@torch.no_grad()
+def continue_text(model: Bagel, context: Context, max_length: int = 512) -> Generation:
+    """Answer greedily what a context of one sample holds; arguments as in `generate_text`."""
     special = model.config.special_tokens
     tokens, logits, stopped = [special.bos_token_id], [], False
     while len(logits) < max_length and not stopped:
