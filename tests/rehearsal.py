@@ -95,6 +95,7 @@ def save_bagel(folder: Path, words: list[str]) -> Path:
         TransformConfig,
         VisionConfig,
     )
+    from visdyn.models.bagel.checkpoint import special_tokens_of
 
     names = ["<unk>", "<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", *words]
     tokenizer = Tokenizer(models.WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))
@@ -104,6 +105,7 @@ def save_bagel(folder: Path, words: list[str]) -> Path:
         text=TextConfig(len(names), 32, 48, 2, 4, 2),
         vision=VisionConfig(16, 24, 2, 2, image_size=56),
         autoencoder=AutoencoderConfig(ch=8, ch_mult=(1, 2), num_res_blocks=1, z_channels=4, norm_groups=4),
+        special_tokens=special_tokens_of(PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>")),
         max_latent_size=8,
         vit_max_num_patch_per_side=4,
         transforms={
