@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from pathlib import Path
 
 import pytest
 import slow_clips
+from PIL import Image
 from test_clip_mining import _moving
 from test_clips import write_video
 
-from visdyn.ray_executor import BLOCK
+from visdyn.inference.annotation import Decoding, Labeller, annotate_pairs
+from visdyn.mining.output import ImagePair
+from visdyn.quarantine import Quarantine
+from visdyn.sharded import Execution
 
-CLIPS = 5 * BLOCK
+CLIPS = 32
 
 
 def test_without_ray_one_sentence_says_what_to_do(monkeypatch, tmp_path):
@@ -30,9 +35,16 @@ def cluster():
     import ray
     from ray.cluster_utils import Cluster
 
-    cluster = _started(Cluster)
-    cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
-    ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+    with pytest.MonkeyPatch.context() as patch:
+        # Ray's workers find what is installed; the tests' own modules they find so.
+        places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))
+        cluster = _started(Cluster)
+        cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
+    # Ray takes a loopback address for the machine's own, on which this cluster does not listen.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ray._private.services, "resolve_ip_for_localhost", lambda host: host)
+        ray.init(address=cluster.address, _node_ip_address="127.0.0.1", logging_level="ERROR", log_to_driver=False)
     yield cluster
     ray.shutdown()
     cluster.shutdown()
@@ -74,6 +86,24 @@ def test_a_node_killed_in_the_middle_loses_no_row(cluster, root, tmp_path):
     assert len(lines) == len(set(lines)) == CLIPS + 1
     images = [_images(tmp_path / name) for name in ("plain", "ray")]
     assert images[0] == images[1]
+
+
+def test_labels_on_ray_are_those_of_one_process(cluster, tiny_folder, scenes, tmp_path):
+    """Runs on what the kill has left of the cluster."""
+    pairs = []
+    for index in range(6):
+        source, target = tmp_path / f"{index}a.png", tmp_path / f"{index}b.png"
+        Image.fromarray(scenes[index]).save(source)
+        Image.fromarray(scenes[index + 1]).save(target)
+        pairs.append(ImagePair(str(source), str(target), "d", "c", f"v{index}", 0, 9))
+    (tmp_path / "3b.png").write_bytes(b"no image")
+    labeller = Labeller(str(tiny_folder), decoding=Decoding("sample", max_new_tokens=4))
+    bad = Quarantine(), Quarantine()
+    alone = annotate_pairs(labeller, pairs, tmp_path / "one", 2, quarantine=bad[0])
+    spread = annotate_pairs(labeller, pairs, tmp_path / "ray", 2, Execution("ray"), quarantine=bad[1])
+    assert spread == alone
+    assert len(alone) == 5
+    assert list(bad[0]) == list(bad[1])
 
 
 def _kill_after(cluster, node, notes: Path, count: int) -> None:

@@ -140,6 +140,7 @@ class Mining:
     modes: tuple[str, ...]
     mode: str
     flow: str
+    flow_size: int
     vocabulary: str
     executor: str
     clip_timeout: float

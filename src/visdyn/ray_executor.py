@@ -13,7 +13,7 @@ from typing import Any
 
 from visdyn.workers import Task, each
 
-BLOCK = 8  # items that travel and fail together
+LARGEST_BLOCK = 64  # items that travel and fail together; starting a process that can be killed costs seconds
 
 
 def each_on_ray(task: Task, items: Sequence, timeout: float = 0.0, gpus: float = 0.0) -> Iterator[tuple[int, Any]]:
@@ -28,9 +28,11 @@ def each_on_ray(task: Task, items: Sequence, timeout: float = 0.0, gpus: float =
         RuntimeError: Ray is not installed, or an item never came back.
     """
     ray = _ray()
+    cores = ray.cluster_resources().get("CPU", 1)
+    block = 1 if task.setup is not None else int(min(LARGEST_BLOCK, max(1, len(items) // (4 * cores))))
     rows = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
-    dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // BLOCK))
-    options = {"batch_size": BLOCK if task.setup is None else 1, "batch_format": "numpy", "num_gpus": gpus or None}
+    dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // block))
+    options = {"batch_size": block, "batch_format": "numpy", "num_gpus": gpus or None}
     if task.setup is None:
         call = {"fn": _Block(task, timeout)}
     else:

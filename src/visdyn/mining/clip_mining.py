@@ -18,7 +18,7 @@ import pandas as pd
 from PIL import Image
 
 from visdyn.datasets.clips import Clip, ClipError, frame_rate, frames_at, stream_frames
-from visdyn.mining.flow_profile import flow_profiles
+from visdyn.mining.flow_profile import SHORT_SIDE, flow_profiles
 from visdyn.mining.keyframes import (
     STATISTIC_OF,
     KeyframePair,
@@ -45,6 +45,7 @@ class ClipSettings:
         modes: key-frame selections; the flow is computed once for all.
         frame_rate: frames per second of clips that do not say (folders of frames).
         write_mode: the mode whose key-frames are written as images, where it gives at least one pair; "" writes none.
+        short_side: pixels to which frames are shrunk before the flow; the images keep their size.
     """
 
     top_k: int = 6
@@ -53,6 +54,7 @@ class ClipSettings:
     flow: str = "farneback"
     frame_rate: float = 25.0
     write_mode: str = ""
+    short_side: int = SHORT_SIDE
 
     def __post_init__(self) -> None:
         if not self.modes:
@@ -135,7 +137,9 @@ def mine_clip(shared: tuple[ClipSettings, Path | None], clip: Clip) -> dict:
     settings, folder = shared
     try:
         kept = _Kept()
-        profiles = flow_profiles(kept.passing(stream_frames(clip)), settings.flow, settings.statistics)
+        profiles = flow_profiles(
+            kept.passing(stream_frames(clip)), settings.flow, settings.statistics, settings.short_side
+        )
         count = len(next(iter(profiles.values())))
         if count < 2:
             return {"error": f"clip {clip.path} has {count} frame; motion needs two"}

@@ -30,9 +30,8 @@ def mine_stage(
         settled: known settled ranges of clips, to count clean pairs; None for real data.
     """
     params = stage.params
-    settings = ClipSettings(
-        params.top_k, params.min_interval, params.modes, params.flow, params.frame_rate, write_mode=params.mode
-    )
+    selection = (params.top_k, params.min_interval, params.modes, params.flow)
+    settings = ClipSettings(*selection, params.frame_rate, params.mode, params.flow_size)
     clips = find_clips(stage.data("clips"), quarantine) if stage.settings.data.clips else []
     work = stage.path(f".visdyn/scratch/{stage.name}") / f"clips-{_digest_of_code()}"
     runtime = stage.settings.runtime

@@ -21,13 +21,16 @@ def flow_profile(frames: Iterable[np.ndarray], flow: str = "farneback", statisti
 
 
 def flow_profiles(
-    frames: Iterable[np.ndarray], flow: str = "farneback", statistics: Sequence[str] = ("mean",)
+    frames: Iterable[np.ndarray],
+    flow: str = "farneback",
+    statistics: Sequence[str] = ("mean",),
+    short_side: int = SHORT_SIDE,
 ) -> dict[str, np.ndarray]:
     """Return the motion of each frame, in pixels per frame at the size at which it is measured.
 
     The paper gives neither algorithm, resolution nor statistic ("optical flow to quantify the dynamics per frame",
-    section 3.2). Here: grey frames, shrunk to a short side of 256 pixels where larger, frame t scored by the flow
-    from t-1 to t; frame 0 scores 0. The statistics of a flow field:
+    section 3.2). Here: grey frames, shrunk to a short side of 256 pixels (`short_side`) where larger, frame t scored
+    by the flow from t-1 to t; frame 0 scores 0. The statistics of a flow field:
 
     - "mean": mean magnitude, the plain reading of the paper;
     - "local": the camera's motion (the median flow) is taken away, then the mean magnitude of the fastest tenth of the
@@ -36,6 +39,7 @@ def flow_profiles(
     Args:
         frames: uint8 arrays (H, W, 3) RGB or (H, W) grey, all of one size; an iterator is consumed frame by frame.
         flow: "farneback" (Farneback 2003) or "dis" (dense inverse search, Kroeger 2016).
+        short_side: larger frames are shrunk to it, in pixels.
 
     Returns:
         For each statistic a float64 array (number of frames,), values >= 0.
@@ -47,15 +51,15 @@ def flow_profiles(
         raise ValueError(f"unknown flow {flow!r}; one of {', '.join(FLOWS)}")
     if unknown := [name for name in statistics if name not in STATISTICS]:
         raise ValueError(f"unknown statistic {unknown[0]!r}; one of {', '.join(STATISTICS)}")
-    measured = [[STATISTICS[name](field) for name in statistics] for field in _fields(frames, flow)]
+    measured = [[STATISTICS[name](field) for name in statistics] for field in _fields(frames, flow, short_side)]
     columns = np.asarray(measured, dtype=np.float64).reshape(-1, len(statistics))
     return {name: columns[:, index] for index, name in enumerate(statistics)}
 
 
-def _fields(frames: Iterable[np.ndarray], flow: str) -> Iterator[np.ndarray]:
+def _fields(frames: Iterable[np.ndarray], flow: str, short_side: int) -> Iterator[np.ndarray]:
     """Yield the flow field (H, W, 2) that leads to each frame; zeros for the first."""
     previous, estimate = None, None
-    for index, frame in enumerate(_grey(frames)):
+    for index, frame in enumerate(_grey(frames, short_side)):
         if previous is None:
             estimate = _estimator(flow, min(frame.shape))
             yield np.zeros((*frame.shape, 2), np.float32)
@@ -66,10 +70,10 @@ def _fields(frames: Iterable[np.ndarray], flow: str) -> Iterator[np.ndarray]:
         previous = frame
 
 
-def _grey(frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+def _grey(frames: Iterable[np.ndarray], short_side: int) -> Iterator[np.ndarray]:
     for frame in frames:
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) if frame.ndim == 3 else frame
-        scale = SHORT_SIDE / min(grey.shape)
+        scale = short_side / min(grey.shape)
         if scale < 1:
             size = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
             grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
