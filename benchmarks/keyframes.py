@@ -60,8 +60,8 @@ def against_decoding(name: str, clip: Clip, flow: str, side: int) -> str:
         mining = seconds(lambda: mine_clip((settings, Path(folder)), clip), time.process_time)
     size = f"{shape[1]} x {shape[0]}"
     return (
-        f"{name:<20} {size:>11} {count:4d} frames  {flow:<9} at {side}  "
-        f"decoding {1000 * decoding / count:6.2f} ms a frame   mining {1000 * mining / count:6.2f} ms   {mining / decoding:5.1f} times decoding"
+        f"{name:<22} {size:>9} {count:4d} frames  {flow:<9} at {side}  decoding {1000 * decoding / count:5.2f} ms a frame"
+        f"   mining {1000 * mining / count:5.2f} ms   {mining / decoding:5.1f} times"
     )
 
 
