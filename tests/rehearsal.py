@@ -174,19 +174,22 @@ def shrink(values: dict, places: dict[str, str], data: Path) -> dict:
     references = {"base": "anole", "autoencoder": "bagel", "generator": "bagel", "clip": "clip", "dino": "dino"}
     values["base_models"]["references"] = {key: places[place] for key, place in references.items()}
     values["probing"]["models"] = [places[FAMILIES[model]] for model in values["probing"]["models"]]
-    for stage in ("idm", "fdm", "doundo"):
-        values[stage]["training"] |= {"steps": 3, "warmup_steps": 1, "batch_size": 4}
     for stage in ("idm", "fdm"):
-        values[stage]["training"]["epochs"] = 0  # the paper's 10 and 40 would decide instead of the steps
-    values["mining"]["min_interval"] = 4
+        values[stage]["training"] |= {"steps": 3, "epochs": 0, "warmup_steps": 1, "batch_size": 4, "precision": "fp32"}
+        values[stage]["limits"] |= {"kubric": 3}
+    values["idm"]["bert_score"] = ""
+    values["doundo"]["training"] |= {"steps": 2, "warmup_steps": 1, "batch_size": 4, "precision": "fp32"}
+    # What a tiny random VLM answers cannot be read: every pair would fail the filter.
+    values["mining"] |= {"min_interval": 4, "curator": "annotations", "filter_model": "", "expansion_model": ""}
+    values["annotation"] |= {"max_new_tokens": 4}
     values["verification"] |= {"candidates": [1, 2], "items_per_subset": 1}
-    encoders = {name: places[name] for name in ("clip", "dino")}
-    values["evaluation"] |= {
-        "encoders": {"aurora": {"preset": "bootstrapping", **encoders}, "doundo": {"preset": "doundo", **encoders}},
-        "captions": {"file": "", "model": ""},
-        "flow": {"backend": "farneback", "size": 64, "weights": ""},
-        "prompts": ["long"],
-        "flow_steps": 2,
-        "gallery": 2,
-    }
+    evaluation = values["evaluation"]
+    evaluation |= {"editors": [], "flow_steps": 2, "gallery": 2, "items_per_subset": 2}
+    evaluation["captions"] |= {"model": ""}
+    evaluation["flow"] |= {"backend": "farneback", "size": 32}
+    for encoders in evaluation["encoders"].values():
+        encoders |= {name: places[name] for name in ("clip", "dino")}
+    spatial = values["spatial"]
+    spatial["models"] = [name for name in spatial["models"] if name.startswith("models/")]
+    spatial |= dict.fromkeys(("spatialmqa", "spatialmqa_images", "embspatial"), "")
     return values
