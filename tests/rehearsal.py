@@ -43,7 +43,19 @@ def write_data(root: Path) -> Path:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for path in sorted([*root.glob("aurora/data/*/images/**/*.png"), *root.glob("epic/frames/**/*.jpg")]):
         _resize(path)
+    _write_lines(root)
     return root
+
+
+def _write_lines(root: Path) -> None:
+    """Write the captions and questions that BAGEL's mixture takes beside reversible pairs."""
+    frames = sorted(root.glob("epic/frames/**/*.jpg"))[:4]
+    rows = {
+        "captions": [{"image": str(frame), "text": "open red drawer"} for frame in frames],
+        "questions": [{"image": str(frame), "question": "open drawer", "answer": "red"} for frame in frames],
+    }
+    for name, lines in rows.items():
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _resize(path: Path) -> None:
@@ -171,6 +183,7 @@ def shrink(values: dict, places: dict[str, str], data: Path) -> dict:
     values = json.loads(json.dumps(values))
     values["runtime"] |= {"hardware": "cpu", "device": "cpu", "threads": 1, "offline": True}
     values["data"] |= {key: str(data / key) for key in ("aurora", "epic", "clips", "doundo")}
+    values["data"] |= {key: str(data / f"{key}.jsonl") for key in ("captions", "questions")}
     references = {"base": "anole", "autoencoder": "bagel", "generator": "bagel", "clip": "clip", "dino": "dino"}
     values["base_models"]["references"] = {key: places[place] for key, place in references.items()}
     values["probing"]["models"] = [places[FAMILIES[model]] for model in values["probing"]["models"]]

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from visdyn.datasets.inventory import ANNOTATIONS
-from visdyn.doctor import DESCRIPTIONS, examine, find_checkpoint, main, named_checkpoints, render
+from visdyn.doctor import BENCHMARKS, DESCRIPTIONS, examine, find_checkpoint, main, named_checkpoints, render
 from visdyn.params import load_params
 from visdyn.paths import repository_root
 
@@ -49,7 +49,9 @@ def test_the_paper_profile_lacks_data_and_weights_here_and_says_how_to_get_them(
     assert "Chameleon Research License" in anole.licence
     page = render(list(checks.values()))
     assert "$ hf download leloy/Anole-7b-v0.1-hf" in page
-    assert "probing" in page.splitlines()[-1]
+    assert {"probing", "idm", "mining", "spatial"} <= set(page.splitlines()[-1].replace(",", "").split())
+    assert checks["model", "roberta-large"].command == "hf download roberta-large"
+    assert "wget http://images.cocodataset.org" in checks["data", "spatial.spatialmqa_images"].command
     assert main(["--profile", "profiles/paper", "--json"]) == 1
 
 
@@ -60,7 +62,7 @@ def test_every_checkpoint_of_the_paper_profile_is_described():
 
 def test_every_data_set_has_a_description_with_command_size_and_licence():
     assert set(DESCRIPTIONS) == set(ANNOTATIONS)
-    for files in DESCRIPTIONS.values():
+    for files in [*DESCRIPTIONS.values(), BENCHMARKS.values()]:
         for name in files:
             entry = yaml.safe_load((EXTERNAL / f"{name}.yaml").read_text())
             assert all(entry[key] for key in ("command", "size", "licence", "used_by"))

@@ -12,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 
@@ -29,7 +29,11 @@ DESCRIPTIONS = {
     "epic": ("epic_kitchens_100",),
     "clips": ("moments_in_time", "ucf_101", "kinetics_700"),
     "doundo": ("doundo_bench",),
+    "captions": ("bagel_mixture",),
+    "questions": ("bagel_mixture",),
 }
+# Description files of the benchmarks in section `spatial`: key -> file.
+BENCHMARKS = {"spatialmqa": "spatialmqa", "spatialmqa_images": "coco_test2017", "embspatial": "embspatial_bench"}
 # Libraries outside the lock: module -> (what for, command).
 EXTRAS = {
     "torchvision": ("RAFT optical flow", 'pip install -e ".[flow]"'),
@@ -66,7 +70,14 @@ class Check:
 def examine(profile: str = ".") -> list[Check]:
     """Check everything that a profile's parameters ask for."""
     params, external = load_params(profile), repository_root() / "data/external"
-    checks = [*_hardware(params), *_models(params, profile, external), *_keys(params), *_libraries(), _disk(profile)]
+    checks = [
+        *_benchmarks(params, external),
+        *_hardware(params),
+        *_models(params, profile, external),
+        *_keys(params),
+        *_libraries(),
+        _disk(profile),
+    ]
     if params.world.kind == "external":
         checks = [*_data(profile, params, external), *checks]
     return checks
@@ -74,17 +85,14 @@ def examine(profile: str = ".") -> list[Check]:
 
 def _data(profile: str, params: Params, external: Path) -> Iterator[Check]:
     for name in ANNOTATIONS:
-        described = [yaml.safe_load((external / f"{file}.yaml").read_text()) for file in DESCRIPTIONS[name]]
-        facts = {
-            "stages": tuple(dict.fromkeys(stage for entry in described for stage in entry["used_by"])),
-            "command": "\n".join(entry["command"].strip() for entry in described),
-            "size": "; ".join(f"{entry['name']}: {entry['size']}" for entry in described),
-            "licence": "; ".join(f"{entry['name']}: {entry['licence']}" for entry in described),
-        }
+        facts = _facts(external, DESCRIPTIONS[name])
         try:
             root = open_stage("doctor", profile).data(name) if getattr(params.data, name) else None
         except StageError as error:
             yield Check("data", name, False, str(error).partition("; ")[0], **facts)
+            continue
+        if root is None:
+            yield Check("data", name, None, "not named in section data", **facts)
             continue
         parts = take_inventory({name: root})
         missing = [part.part for part in parts if not part.found]
@@ -95,10 +103,29 @@ def _data(profile: str, params: Params, external: Path) -> Iterator[Check]:
             yield Check("data", name, True, f"{root}: {counted} files", facts["stages"])
 
 
+def _facts(external: Path, files: Sequence[str]) -> dict:
+    """Return who needs the data that the files describe, and how they are fetched."""
+    described = [yaml.safe_load((external / f"{file}.yaml").read_text()) for file in files]
+    return {
+        "stages": tuple(dict.fromkeys(stage for entry in described for stage in entry["used_by"])),
+        "command": "\n".join(entry["command"].strip() for entry in described),
+        "size": "; ".join(f"{entry['name']}: {entry['size']}" for entry in described),
+        "licence": "; ".join(f"{entry['name']}: {entry['licence']}" for entry in described),
+    }
+
+
+def _benchmarks(params: Params, external: Path) -> Iterator[Check]:
+    for key, file in BENCHMARKS.items():
+        given = getattr(params.spatial, key)
+        if given:
+            path = Path(os.path.expanduser(os.path.expandvars(given)))
+            yield Check("data", f"spatial.{key}", path.exists(), str(path), **_facts(external, (file,)))
+
+
 def _models(params: Params, profile: str, external: Path) -> Iterator[Check]:
     known = {entry["id"]: entry for entry in yaml.safe_load((external / "models.yaml").read_text())["models"]}
     command = yaml.safe_load((external / "models.yaml").read_text())["command"]
-    for name, stages in named_checkpoints(params).items():
+    for name, stages in named_checkpoints(params, known).items():
         entry = known.get(name, {})
         # A checkpoint that stage base_models only names is needed where it is used.
         stages = (
@@ -115,14 +142,18 @@ def _models(params: Params, profile: str, external: Path) -> Iterator[Check]:
         yield Check("model", name, False, detail, stages, fetch, entry.get("size", ""), entry.get("licence", ""))
 
 
-def named_checkpoints(params: Params) -> dict[str, tuple[str, ...]]:
-    """Return every hub id and absolute path among the parameters, with the sections that name it."""
+def named_checkpoints(params: Params, known: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Return every hub id and absolute path among the parameters, with the sections that name it.
+
+    Args:
+        known: further names that are checkpoints, such as `roberta-large`, which does not look like a hub id.
+    """
     found: dict[str, list[str]] = {}
     for section in fields(params):
         if section.name in ("root", "seed", "runtime", "data"):
             continue
         for text in _texts(getattr(params, section.name)):
-            if _is_checkpoint(text) and section.name not in found.setdefault(text, []):
+            if (text in known or _is_checkpoint(text)) and section.name not in found.setdefault(text, []):
                 found[text].append(section.name)
     return {name: tuple(stages) for name, stages in found.items()}
 

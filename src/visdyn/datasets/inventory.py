@@ -29,6 +29,8 @@ ANNOTATIONS = {
     "epic": ("EPIC_100_train.csv", "EPIC_100_validation.csv"),
     "clips": (),
     "doundo": ("annotations_train.json", "annotations_test.json"),
+    "captions": (".",),  # these two are files themselves
+    "questions": (".",),
 }
 # Folders whose files are counted: images, frames, videos.
 COUNTED = {"aurora": "data", "epic": "frames", "clips": ".", "doundo": "."}
@@ -79,6 +81,8 @@ def write_inventory(folder: str | Path, roots: Mapping[str, Path | None]) -> pd.
 
 def _parts(name: str, root: Path | None) -> list[Part]:
     listed = [_annotation(name, root, file) for file in ANNOTATIONS[name]]
+    if name not in COUNTED:
+        return listed
     folder = COUNTED[name]
     count = 0 if root is None else _count(root / folder)
     return [*listed, Part(name, "**" if folder == "." else f"{folder}/**", count > 0, count)]
