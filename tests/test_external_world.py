@@ -96,6 +96,18 @@ def test_named_checkpoints_are_linked_and_nothing_is_trained(external):
     assert training_curves(stage).empty
 
 
+def test_a_checkpoint_inside_the_profile_is_found_from_any_working_directory(external):
+    values = yaml.safe_load((external / "params.yaml").read_text())
+    values["base_models"]["references"]["base"] = "weights/mine"
+    (external / "params.yaml").write_text(yaml.safe_dump(values))
+    (external / "weights/mine").mkdir(parents=True)
+    (external / "weights/mine/config.json").write_text("{}")
+    stage = open_stage("base_models")
+    link_references(stage)
+    assert stage.reference("models/base") == str(external / "weights/mine")
+    assert "config_sha256" in (external / "models/base/reference.json").read_text()
+
+
 def test_a_model_that_is_neither_named_nor_trainable_is_refused(external):
     values = yaml.safe_load((external / "params.yaml").read_text())
     values["base_models"]["references"]["dino"] = ""

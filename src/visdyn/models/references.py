@@ -9,7 +9,7 @@ from pathlib import Path
 from visdyn.stage import REFERENCE
 
 
-def write_reference(folder: str | Path, name_or_path: str) -> dict[str, str]:
+def write_reference(folder: str | Path, name_or_path: str, root: str | Path = ".") -> dict[str, str]:
     """Write `<folder>/reference.json`, which `Stage.reference` follows, and return its content.
 
     The digest of a local checkpoint's config.json is kept beside the name: DVC sees a checkpoint of another shape under
@@ -17,12 +17,13 @@ def write_reference(folder: str | Path, name_or_path: str) -> dict[str, str]:
 
     Args:
         name_or_path: hub id or local folder.
+        root: where a relative folder starts: the profile.
 
     Raises:
         FileNotFoundError: an absolute path that does not exist.
     """
-    path = Path(name_or_path)
-    if path.is_absolute() and not path.exists():
+    path = Path(root) / name_or_path
+    if Path(name_or_path).is_absolute() and not path.exists():
         raise FileNotFoundError(f"base_models.references names {name_or_path}, which does not exist; fetch it first")
     content = {"name_or_path": name_or_path}
     configs = [path / name for name in ("config.json", "llm_config.json", "model_index.json")]

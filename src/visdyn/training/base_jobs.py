@@ -17,7 +17,7 @@ def link_references(stage: Stage) -> dict[str, str]:
     """Write a model folder for each checkpoint that `base_models.references` names; return name -> checkpoint."""
     named = {name: value for name, value in asdict(stage.params.references).items() if value}
     for name, value in named.items():
-        write_reference(stage.path(f"models/{name}"), value)
+        write_reference(stage.path(f"models/{name}"), value, stage.root)
     return named
 
 
