@@ -60,7 +60,7 @@ def against_decoding(name: str, clip: Clip, flow: str, side: int) -> str:
         mining = seconds(lambda: mine_clip((settings, Path(folder)), clip), time.process_time)
     size = f"{shape[1]} x {shape[0]}"
     return (
-        f"{name:<22} {size:>9} {count:3d} frames {flow:<9} at {side}  decoding {1000 * decoding / count:5.2f} ms a frame"
+        f"{name:<22} {size:>9} {count:3d} frames {flow:<9} at {side} decoding {1000 * decoding / count:5.2f} ms a frame"
         f"   mining {1000 * mining / count:5.2f} ms   {mining / decoding:5.1f} times"
     )
 
