@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -156,3 +157,17 @@ def test_a_leaderboard_shows_what_decides(results, tmp_path):
     board.to_csv(other.path("evaluation/leaderboard.csv"), index=False)
     with pytest.raises(ResultError, match="none of the metrics"):
         built(other, "k_leaderboard")
+
+
+def test_a_profile_of_liquid_fills_liquid_s_columns(results, tmp_path):
+    other = _copied(results, tmp_path)
+    (other.profile / "params.yaml").write_text("base_models: {references: {base: weights/liquid}}\n")
+    assert roster.family_of(results.profile) == "chameleon"
+    family = roster.family_of(other.profile)
+    frame = built(replace(other, family=family), "b_table2")
+    mine = cell(frame, panel=PANEL, row="AG", column="L-FT")
+    assert mine["value"] == cell(built(results, "b_table2"), panel=PANEL, row="AG", column="C-FT")["value"]
+    assert mine["published"] == 2.59
+    assert np.isnan(cell(frame, panel=PANEL, row="AG", column="C-FT")["value"])
+    assert {"Copy", "L-FDM w/o LW", "SE"} <= set(frame.loc[frame["value"].notna(), "column"])
+    assert cell(built(replace(other, family=family), "b_table1"), row="Liquid IDM", column="R-1")["published"] == 0.41

@@ -47,12 +47,14 @@ class Results:
         allowed: files that may be read through this view; None = all. A builder gets the view of its item,
             so that the map of items and what is really read cannot drift apart.
         repository: checkout that holds `external/...` (default: the profile itself).
+        family: which unified model the profile's arms are of, `chameleon` or `liquid`; decides their printed names.
     """
 
     profile: Path
     columns: Mapping[str, list[str]]
     allowed: frozenset[str] | None = None
     repository: Path | None = None
+    family: str = "chameleon"
 
     def path(self, name: str) -> Path:
         """Return where a result (`stage/name.csv`) or generated file (`stage/name.npz`) lies."""

@@ -63,13 +63,27 @@ def named(label: str, paper: str, systems: Sequence[System]) -> System | None:
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
-def printed(name: str, paper: str, labels: Iterable[str], fallback: str) -> str:
-    """Return how a table that has `labels` prints the system that results call `name`; `fallback` where it does not."""
+def printed(name: str, paper: str, labels: Iterable[str], fallback: str, family: str = "chameleon") -> str:
+    """Return how a table that has `labels` prints the system that results call `name`; `fallback` where it does not.
+
+    Args:
+        family: of the profile's arms; those of `liquid` are `liquid_<arm>` in systems.yaml, and a fallback begins L-.
+    """
     labels = set(labels)
+    if family != "chameleon" and (fallback.startswith("C-") or name == "idm"):
+        name, fallback = f"{family}_{name}", re.sub("^C-", f"{family[0].upper()}-", fallback)
     for system in load():
         if system.paper == paper and _plain(name) in map(_plain, system.kit):
             return next((spelling for spelling in system.spellings if spelling in labels), fallback)
     return fallback
+
+
+def family_of(profile: str | Path) -> str:
+    """Return the family of a profile's unified model: `liquid` where the base it names is one, else `chameleon`."""
+    path = Path(profile) / "params.yaml"
+    content = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+    base = (content.get("base_models", {}).get("references") or {}).get("base", "")
+    return "liquid" if "liquid" in base.lower() else "chameleon"
 
 
 def of_table(

@@ -53,11 +53,20 @@ def table1(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     """Table 1: text metrics of the IDM. The interval over items is in the note; `BS` is our embedding similarity."""
     metrics = results.read("idm/text_metrics.csv")
     ours = metrics.assign(
-        row=metrics["model"].map(names.IDM_MODELS).fillna(metrics["model"]),
+        row=[_idm(model, published["row"], results.family) for model in metrics["model"]],
         column=metrics["metric"].map(names.TEXT_METRICS).fillna(metrics["metric"]),
         note=[_interval(entry) for entry in metrics.itertuples()],
     )
     return compare(ours, published, status)
+
+
+def _idm(model: str, labels: pd.Series, family: str) -> str:
+    label = names.IDM_MODELS.get(model, model)
+    return (
+        label
+        if family == "chameleon"
+        else roster.printed(model, "B", labels, label.replace("Chameleon", "Liquid"), family)
+    )
 
 
 def table2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -65,11 +74,9 @@ def table2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
     The region judge stands in the paper's panel; judges that answer in words have panels of their own.
     """
-    panel = published["panel"].iloc[0]
+    panel, labels, average = published["panel"].iloc[0], published["column"], "AURORA-BENCH Avg."
     parts = [
-        _by_subset(scores[scores["metric"] == "score"], True, "AURORA-BENCH Avg.", published["column"]).assign(
-            panel=name
-        )
+        _by_subset(scores[scores["metric"] == "score"], average, labels, results.family).assign(panel=name)
         for name, scores in judges(results, panel)
     ]
     numbers = tables_judges.beside(published, _asked(results), "B", panel)
@@ -150,7 +157,7 @@ def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     asked = tables_judges.of_paper(results, "B")
     if asked is not None:
         for judge, scores in asked[asked["metric"] == "score"].groupby("judge", sort=True):
-            parts.append(_laid_out(scores, {"score": tables_judges.panel(judge)}, published["column"]))
+            parts.append(_laid_out(scores, {"score": tables_judges.panel(judge)}, published["column"], results.family))
     ours = _concat(
         [part for part in parts if part is not None], SCORES, f"neither it nor {COPY} holds a metric of Table 6"
     )
@@ -222,11 +229,11 @@ def _subset_cells(scores: pd.DataFrame, average: str, long_names: bool) -> pd.Da
     return pd.concat([each, mean], ignore_index=True)[["row", "value", "spread", "n", "seeds"]]
 
 
-def _by_subset(scores: pd.DataFrame, long_names: bool, average: str, labels: pd.Series) -> pd.DataFrame:
+def _by_subset(scores: pd.DataFrame, average: str, labels: pd.Series, family: str) -> pd.DataFrame:
     order = names.system_order(scores["system"], names.FDM_SYSTEMS)
     parts = [
-        _subset_cells(scores[scores["system"] == system], average, long_names).assign(
-            column=roster.printed(system, "B", labels, names.fdm_system(system))
+        _subset_cells(scores[scores["system"] == system], average, long_names=True).assign(
+            column=roster.printed(system, "B", labels, names.fdm_system(system), family)
         )
         for system in order
     ]
@@ -268,10 +275,10 @@ def _copy_note(paper: bool, same: bool, n: float) -> str:
 
 def _metric_cells(results: Results, labels: pd.Series) -> pd.DataFrame | None:
     scores = results.read_or_none(SCORES)
-    return None if scores is None else _laid_out(scores, TABLE6_METRICS, labels)
+    return None if scores is None else _laid_out(scores, TABLE6_METRICS, labels, results.family)
 
 
-def _laid_out(scores: pd.DataFrame, metrics: dict[str, str], labels: pd.Series) -> pd.DataFrame:
+def _laid_out(scores: pd.DataFrame, metrics: dict[str, str], labels: pd.Series, family: str) -> pd.DataFrame:
     scores = scores[scores["metric"].isin(metrics)]
     each = summaries.over_seeds(scores, ["system", "subset", "metric"])
     every = summaries.macro_over_seeds(scores, ["system", "metric"]).assign(subset="All")
@@ -283,13 +290,14 @@ def _laid_out(scores: pd.DataFrame, metrics: dict[str, str], labels: pd.Series) 
     return cells.assign(
         panel=[_subset_name(subset, long_names=True) for subset in cells["subset"]],
         row=cells["metric"].map(metrics),
-        column=[_column6(system, labels) for system in cells["system"]],
+        column=[_column6(system, labels, family) for system in cells["system"]],
     ).drop(columns=["_subset", "_metric"])
 
 
-def _column6(system: str, labels: pd.Series) -> str:
+def _column6(system: str, labels: pd.Series, family: str) -> str:
     # The column Copy is AURORA-Bench's own, recomputed; the kitchen's stands beside it.
-    return "Copy (kitchen)" if system == "copy" else roster.printed(system, "B", labels, names.fdm_system(system))
+    label = names.fdm_system(system)
+    return "Copy (kitchen)" if system == "copy" else roster.printed(system, "B", labels, label, family)
 
 
 def _interval(entry) -> str:

@@ -15,9 +15,10 @@ OVERALL = "overall"
 def table5(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 5: best minus worst by subset; each gap to C-FDM with its p-values in the note."""
     scores = _of_one_study(results.read(BEST_WORST))
+    labels, family = published["column"], results.family
     ours = scores.assign(
         row=[names.SUBSETS.get(subset, (subset, subset))[1] for subset in scores["subset"]],
-        column=[roster.printed(name, "B", published["column"], names.fdm_system(name)) for name in scores["system"]],
+        column=[roster.printed(name, "B", labels, names.fdm_system(name), family) for name in scores["system"]],
         value=scores["score"],
         note=[_tests(entry) for entry in scores.to_dict("records")],
     )
