@@ -39,7 +39,9 @@ def cluster():
         # Ray's workers find what is installed; the tests' own modules they find so.
         places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, places)))
-        cluster = _started(Cluster)
+        patch.setattr(ray._private.services, "get_node", _patient(ray._private.services.get_node))
+        head = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
+        cluster = Cluster(initialize_head=True, head_node_args=head)
         cluster.add_node(num_cpus=1, node_ip_address="127.0.0.1")
     # Ray takes a loopback address for the machine's own, on which this cluster does not listen.
     with pytest.MonkeyPatch.context() as patch:
@@ -50,15 +52,18 @@ def cluster():
     cluster.shutdown()
 
 
-def _started(kind):
-    """Ray gives a node 30 seconds to start, which a busy machine may exceed."""
-    head = {"num_cpus": 1, "node_ip_address": "127.0.0.1", "include_dashboard": False}
-    for attempt in range(3):
-        try:
-            return kind(initialize_head=True, head_node_args=head)
-        except Exception:
-            if attempt == 2:
-                raise
+def _patient(get_node):
+    """Ray gives a node 30 seconds to register, which a busy machine exceeds: ask for three minutes."""
+
+    def get(*arguments):
+        for _ in range(18):
+            try:
+                return get_node(*arguments)
+            except RuntimeError:
+                time.sleep(1)
+        return get_node(*arguments)
+
+    return get
 
 
 @pytest.fixture(scope="module")

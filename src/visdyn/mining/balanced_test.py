@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from visdyn.mining.reversible import OUT_OF_DISTRIBUTION
 from visdyn.trajectory import ReversiblePair
 
 SPLITS = ("all", "v1", "v2")
@@ -50,7 +51,7 @@ def wanted_counts(available: Counter, split: str, per_verb: int = 0) -> dict[str
         return dict(available)
     if split == "v2":
         return dict(V2_COUNTS)
-    seen = {verb: count for verb, count in available.items() if verb not in UNSEEN_VERBS}
+    seen = {verb: count for verb, count in available.items() if verb not in OUT_OF_DISTRIBUTION}
     top = sorted(seen, key=lambda verb: (-seen[verb], verb))[:TOP]
     each = per_verb or min((seen[verb] for verb in top), default=0)
     return dict.fromkeys((*top, *UNSEEN_VERBS), each)

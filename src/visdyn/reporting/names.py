@@ -50,6 +50,8 @@ SEGMENT_SOURCES = {
     "kitchen-train": "kitchen, training",
     "kitchen-test": "kitchen, test",
     "epic-100-validation": "EPIC-100, validation",
+    "epic-100-train": "EPIC-100, training",
+    "epic-100-test": "EPIC-100, test",
 }
 
 TEXT_METRICS = {
