@@ -74,8 +74,9 @@ def test_a_killed_run_ends_with_the_same_adapter(world, tmp_path, family, task):
 def test_the_folder_of_an_adapter_holds_the_adapter_alone(world, tmp_path, family):
     train_dynamics(**job(world, family, tmp_path, recipe={**RECIPE, "steps": 1}))
     files = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert files == {"adapter_config.json", "adapter_model.safetensors", "README.md", "dynamics.json", "training.csv"}
+    assert files == {"adapter_config.json", "adapter_model.safetensors", "dynamics.json", "training.csv"}
     assert len(names_in(tmp_path / "out/adapter_model.safetensors")) == 2 * 2 * 7  # A and B, layers, linear maps
+    assert all(str(tmp_path.parent) not in path.read_text() for path in (tmp_path / "out").glob("*.json"))
     base, adapted = load_model(world[family][0]), load_model(tmp_path / "out")
     moved = {
         name for name, value in adapted.lm.state_dict().items() if not torch.equal(value, base.lm.state_dict()[name])
@@ -114,10 +115,11 @@ def test_in_bf16_the_base_is_narrow_and_the_adapter_wide(world, tmp_path, monkey
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(CompletionLoss, "forward", looking)
-    train_dynamics(**job(world, "chameleon", tmp_path, recipe={**RECIPE, "precision": "bf16", "steps": 2}))
+    changes = {"recipe": {**RECIPE, "precision": "bf16", "steps": 2}, "lora": {**LORA, "modules_to_save": ["lm_head"]}}
+    train_dynamics(**job(world, "chameleon", tmp_path, **changes))
     assert {dtype for dtype, trained in seen.values() if trained} == {torch.float32}
     assert {dtype for dtype, trained in seen.values() if not trained} == {torch.bfloat16}
-    assert sum(trained for _, trained in seen.values()) == 28
+    assert sum(trained for _, trained in seen.values()) == 28 + 1
     assert load_model(tmp_path / "out").vqgan.quant_conv.weight.dtype == torch.float32
 
 

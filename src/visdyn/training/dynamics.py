@@ -88,6 +88,7 @@ def train_dynamics(
     fit_and_save(model, data, recipe, output, scratch, hardware)
     if _first_rank():
         make_portable(Path(output), base)
+        (Path(output) / "README.md").unlink(missing_ok=True)  # peft's empty model card, with this machine's paths
 
 
 def add_adapter(model: UnifiedModel, base: str, lora: dict) -> None:
