@@ -29,7 +29,8 @@ NUMERIC = frozenset([
 
 _EMPTY = {
     "human_study": "no answers were exported; ask people with `make human-study STUDY=folder`, then name the exported "
-    "CSV in human_study.exports"
+    "CSV in human_study.exports",
+    "evaluation/judge_runs.csv": "no judge that answers in words was asked; name one in evaluation.judges",
 }
 
 
@@ -95,9 +96,8 @@ class Results:
         if missing := [column for column in self.columns.get(name, []) if column not in frame.columns]:
             raise ResultError(f"{name} lacks the columns {', '.join(missing)}; see docs/architecture.md")
         if frame.empty:
-            raise ResultError(
-                f"{name} has no rows: {_EMPTY.get(Path(name).parts[0], 'its stage had nothing to measure')}"
-            )
+            why = _EMPTY.get(name) or _EMPTY.get(Path(name).parts[0]) or "its stage had nothing to measure"
+            raise ResultError(f"{name} has no rows: {why}")
         for column in NUMERIC.intersection(frame.columns):
             try:
                 frame[column] = pd.to_numeric(frame[column].where(frame[column] != ""))
