@@ -19,6 +19,7 @@ from toy_liquid import save_tiny_liquid
 
 from visdyn.models import load_model
 from visdyn.training.dynamics import train_dynamics
+from visdyn.training.fit import ScratchError
 from visdyn.training.triplets import save_triplets
 
 LORA = {"adapter": "lora", "lora": {"r": 2, "lora_alpha": 4}}
@@ -115,6 +116,16 @@ def test_two_ranks_train_like_one_process_and_resume(world, whole, tmp_path, sta
     for job in jobs:
         name = Path(job["output"]).name
         assert_equal_runs(whole / name, tmp_path / name)
+
+
+@pytest.mark.slow
+def test_what_two_ranks_left_is_refused_by_one_process(world, tmp_path):
+    """About 8 s a rank."""
+    job = arguments(world, "chameleon-fdm-full", tmp_path)
+    hardware = {"deepspeed": "hardware/deepspeed/zero2.json"}
+    launch([{**job, "hardware": hardware, "stop": 4, "expect": "stopped"}], tmp_path)
+    with pytest.raises(ScratchError, match=r"unfinished state of another run \(different world_size\)"):
+        train_dynamics(**job)
 
 
 @pytest.mark.slow
