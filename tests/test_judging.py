@@ -134,7 +134,7 @@ def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(serve, tmp_path)
             go_on.wait(30)
         return answer(server, name, repeat)
 
-    server, replies = serve(script), tmp_path / ".visdyn/replies/tester/replies.jsonl"
+    server, replies = serve(script), tmp_path / "data/kept/replies/tester/replies.jsonl"
     code = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_judging as t; "
     code += f"t.judge_all(t.stage({str(tmp_path)!r}, {server.url!r}, timeout_s=60.0), t.systems())"
     child = subprocess.Popen([sys.executable, "-c", code])

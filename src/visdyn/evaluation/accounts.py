@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pandas as pd
 
@@ -20,26 +21,40 @@ _REGION = ("editing_success", "minimal_editing", "score", "success", "copied", "
 _FLOW = {"epe_f": "", "epe_r": "", "epe": "first version's prose, no code released; in pixels",
          "of_f": "first version's prose, no code released; in pixels", "epe_norm": "epe as a share of the size",
          "of_f_norm": "of_f as a share of the size"}  # fmt: skip
+# The checkpoints (CLIP, DINO) that a preset's paper compares with, by the last part of their names.
+PUBLISHED = {"bootstrapping": ("clip-vit-base-patch32", "dino-vits16"),
+             "magicbrush": ("clip-vit-base-patch32", "dino-vits16"),
+             "doundo": ("CLIP-ViT-B-32-laion2B-s34B-b79K", "dinov2-large")}  # fmt: skip
 _V1 = ("epe", "of_f", "epe_norm", "of_f_norm")
 
 
-def systems_table(stage: Stage, benches: dict[str, tuple[Sequence, Sequence[SystemImages]]]) -> pd.DataFrame:
+def systems_table(
+    stage: Stage, benches: dict[str, tuple[Sequence, Sequence[SystemImages]]], scores: pd.DataFrame
+) -> pd.DataFrame:
     """Return systems.csv: a row for each system, its seeds and prompt lengths together.
 
     Args:
         benches: items and systems of `aurora` and of `doundo`.
+        scores: fdm_scores, which also has the verified systems of stage `verification`.
     """
-    rows = []
+    kinds = {"aurora": 1, "doundo": len(stage.params.prompts) * (1 + len(stage.params.reverse_from))}
+    known = {system.name for system in benches["aurora"][1]}
+    rows = [_verified(name, group) for name, group in scores.groupby("system") if name not in known]
     for bench, (items, systems) in benches.items():
         for name in dict.fromkeys(system.name for system in systems):
             own = [system for system in systems if system.name == name]
-            expected = sum(len(items) * max(1, len(system.images)) for system in own)
+            expected = sum(len(items) * (len(system.images) or kinds[bench]) for system in own)
             found = sum(image is not None for system in own for refs in system.images.values() for image in refs)
             notes = dict.fromkeys(system.note for system in own if system.note)
             note = "; ".join(notes).replace(f"{stage.root}/", "").replace("\n", " ")
             model = ", ".join(dict.fromkeys(system.model for system in own if system.model))
             rows.append([PAPERS[bench], name, name, own[0].origin, model, expected, found, expected - found, note])
     return pd.DataFrame(rows, columns=SYSTEMS)
+
+
+def _verified(name: str, scores: pd.DataFrame) -> list:
+    count = len(scores[["seed", "subset", "id"]].drop_duplicates())
+    return ["B", name, name, "trained", "verification/candidates.csv", count, count, 0, "scores of stage verification"]
 
 
 def measures_table(
@@ -62,7 +77,7 @@ def measures_table(
             empty = int(values.isna().sum())
             measured, status, note = _described(stage, bench, metric, evaluation)
             if empty == len(values):
-                status, note = "not measured", note or _why_empty(stage, metric)
+                status, note = "not measured", _why_empty(stage, metric)
             elif empty and bench == "aurora":
                 note = "; ".join(filter(None, (note, "items without a published target have no value")))
             rows.append([PAPERS[bench], metric, measured, status, len(values) - empty, empty, note])
@@ -75,6 +90,7 @@ def _described(stage: Stage, bench: str, metric: str, evaluation) -> tuple[str, 
     settings = stage.params
     encoders: EncoderSet = getattr(settings.encoders, bench)
     status = "smaller scale" if stage.kitchen or encoders.preset == "embedded" else "reproduced"
+    of_paper, other = PUBLISHED.get(encoders.preset, ("", "")), f"not the checkpoint of the {encoders.preset} preset"
     if metric in _REGION:
         return "region judge", "interpretation", "stands in for a judge that reads images and instruction"
     if metric in _FLOW:
@@ -86,14 +102,17 @@ def _described(stage: Stage, bench: str, metric: str, evaluation) -> tuple[str, 
     if metric.startswith("l1"):
         return "pixels", status, ""
     if metric == "dino":
-        return f"{encoders.dino} ({encoders.preset})", status, ""
+        ours = status != "reproduced" or Path(encoders.dino).name == of_paper[1]
+        return f"{encoders.dino} ({encoders.preset})", status if ours else "interpretation", "" if ours else other
     note = {
         "clip_t": _caption_note(stage),
         "clip_t_edited": f"caption of the edited image by {settings.captions.model}",
     }
     cut = _cut_note(evaluation) if metric == PROMPT_METRIC else ""
-    kept = "interpretation" if metric.startswith("clip_t") and not stage.kitchen else status
-    return f"{encoders.clip} ({encoders.preset})", kept, note.get(metric, cut)
+    ours = status != "reproduced" or Path(encoders.clip).name == of_paper[0]
+    read = metric.startswith("clip_t") and not stage.kitchen  # the papers do not say whose captions
+    notes = filter(None, (note.get(metric, cut), "" if ours else other))
+    return f"{encoders.clip} ({encoders.preset})", status if ours and not read else "interpretation", "; ".join(notes)
 
 
 def _caption_note(stage: Stage) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -42,6 +43,7 @@ def doundo_systems(stage: Stage, evaluation: EditingEvaluation) -> list[SystemIm
         images: Images = {}
         for prompt in stage.params.prompts:
             images |= done_and_undone(pairs, prompt, sources, stage.seed, editor.images)
+        editor.release()
         systems.append(SystemImages(BENCH, editor.name, 0, editor.origin, editor.model, images, editor.note))
     imported = [entry for entry in stage.params.imported if entry.bench == BENCH]
     return systems + [
@@ -134,7 +136,10 @@ def _own(stage: Stage, pairs: Sequence[ReversiblePair]) -> list[SystemImages]:
     runs = [("base", 0, located(stage, doundo.base), doundo.base)]
     there = runs_in(stage.path("models/doundo"))
     runs += [(name, seed, str(folder), f"models/doundo/{folder.name}") for name, seed, folder in there]
-    jobs = [(run, prompt) for run in runs for prompt in stage.params.prompts]
+    prompts = stage.params.prompts
+    # Processes share the prompt lengths; on a GPU, where there is one process, each checkpoint is loaded once.
+    shares = [prompts] if stage.device == "cuda" else [(prompt,) for prompt in prompts]
+    jobs = [(run, share) for run in runs for share in shares]
     shared = (list(pairs), outputs_root(stage, BENCH), stage.device, stage.params.reverse_from,
               stage.params.flow_steps or None, stage.seed)  # fmt: skip
     systems: dict[tuple[str, int], SystemImages] = {}
@@ -155,8 +160,8 @@ def _absent(stage: Stage, there: set[tuple[str, int]]) -> list[SystemImages]:
 
 
 def _edited(shared: tuple, job: tuple) -> SystemImages:
-    """Do and undo, or find again, one run's images for one prompt length; a worker process runs this."""
-    (pairs, parent, device, sources, steps, base_seed), ((name, seed, reference, shown), prompt) = shared, job
+    """Do and undo, or find again, one run's images for some prompt lengths; a worker process runs this."""
+    (pairs, parent, device, sources, steps, base_seed), ((name, seed, reference, shown), prompts) = shared, job
     noise = base_seed if name == "base" else seed
     recipe = {"model": model_digest(reference), "code": code_digest(*_CODE), "steps": steps, "noise_seed": noise}
     folder, loaded = OutputFolder.named(parent, name, seed, recipe), []
@@ -164,11 +169,14 @@ def _edited(shared: tuple, job: tuple) -> SystemImages:
     def make(wanted: list[Wanted]) -> Sequence[ImageRef]:
         if not loaded:
             loaded.append(load_editor(reference, device=device))
-        starts, prompts = [one.source for one in wanted], [one.prompt for one in wanted]
-        return loaded[0].edit(starts, prompts, [one.seed for one in wanted], steps)
+        starts, texts = [one.source for one in wanted], [one.prompt for one in wanted]
+        return loaded[0].edit(starts, texts, [one.seed for one in wanted], steps)
 
+    images: Images = {}
     try:
-        images = done_and_undone(pairs, prompt, sources, noise, lambda wanted: produce(folder, wanted, make, _AT_ONCE))
+        for prompt in prompts:
+            found = partial(produce, folder, make=make, chunk=_AT_ONCE)
+            images |= done_and_undone(pairs, prompt, sources, noise, found)
     except UNAVAILABLE as error:
         return SystemImages(BENCH, name, seed, "trained", shown, {}, f"not run: {error}")
     return SystemImages(BENCH, name, seed, "trained", shown, images)

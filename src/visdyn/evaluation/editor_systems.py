@@ -25,7 +25,7 @@ _CODE = ("inference/diffusion_editors.py", "inference/bagel_editor.py", "models/
 
 def outputs_root(stage: Stage, bench: str) -> Path:
     """Return where all images of a benchmark lie, whichever run made them."""
-    return stage.root / ".visdyn/outputs" / bench
+    return stage.root / "data/kept/outputs" / bench
 
 
 @dataclass
@@ -59,6 +59,14 @@ class EditorSystem:
             self.note = f"not run: {error}"
             print(f"{self.name}: {self.note}")
             return self.folder.found(wanted)
+
+    def release(self) -> None:
+        """Free the editor's memory, for the next one's weights."""
+        if self._editor is not None:
+            import torch
+
+            self._editor = None
+            torch.cuda.empty_cache()
 
     def _make(self, wanted: list[Wanted]) -> Sequence[np.ndarray | None]:
         if self._editor is None:

@@ -40,6 +40,7 @@ def forward_systems(stage: Stage, evaluation: ForwardEvaluation) -> list[SystemI
     ]
     for editor in editor_systems(stage, BENCH):
         images = {FORWARD: editor.images(wanted)}
+        editor.release()
         systems.append(SystemImages(BENCH, editor.name, 0, editor.origin, editor.model, images, editor.note))
     imported = [entry for entry in stage.params.imported if entry.bench == BENCH]
     return systems + [from_folder(located(stage, one.folder), one.name, one.folder, items) for one in imported]

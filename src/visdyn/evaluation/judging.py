@@ -1,7 +1,7 @@
 """Every judge of the parameters over every system's images: judge_scores.csv and judge_runs.csv.
 
 Judges that answer in words see the image before and the image after, never the target. Replies are kept under
-`.visdyn/replies/<judge>`: nothing is asked twice, a killed run goes on where it was, and a reply that cannot be read
+`data/kept/replies/<judge>`: nothing is asked twice, a killed run goes on where it was, and a reply that cannot be read
 stays on disk, is counted, and gives an empty value. The region judge asks nobody; its scores are metrics.
 """
 
@@ -56,7 +56,7 @@ def judge_all(
     if len(set(names)) < len(names):
         raise ValueError(f"two of evaluation.judges are called {max(names, key=names.count)!r}; give one another name")
     found = [
-        judge_bench(entry, bench, *benches[bench], stage.root / ".visdyn/replies", stage.device, report)
+        judge_bench(entry, bench, *benches[bench], stage.root / "data/kept/replies", stage.device, report)
         for entry in asked
         for bench in benches
         if bench in entry.benches

@@ -83,7 +83,7 @@ def load_encoders(stage: Stage, named: EncoderSet) -> tuple[ImageTextEncoder | N
 def captioner(stage: Stage) -> Captioner | None:
     """Return the captioning model that `evaluation.captions` names, or None."""
     name = os.path.expanduser(os.path.expandvars(stage.settings.evaluation.captions.model))
-    cache = stage.root / ".visdyn/captions.jsonl"
+    cache = stage.root / "data/kept/captions.jsonl"
     return Captioner(stage.reference(name), stage.device, cache) if name else None
 
 
