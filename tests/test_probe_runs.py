@@ -57,6 +57,11 @@ def test_nothing_at_hand_gives_the_empty_table_that_the_notebook_shows(stage, it
 
 def test_models_of_one_name_are_told_apart():
     assert labels(("a/base", "b/base", "org/x")) == {"a/base": "a/base", "b/base": "b/base", "x": "org/x"}
+    assert labels(("/one/place/tiny", "/one/place/tiny")) == {"tiny": "/one/place/tiny"}
+    assert labels(("/one/place/tiny", "/one/other/tiny")) == {
+        "place/tiny": "/one/place/tiny",
+        "other/tiny": "/one/other/tiny",
+    }
 
 
 def test_rows_come_back_bit_for_bit(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -43,10 +44,15 @@ def probe_models(stage: Stage, trajectories: list[Trajectory]) -> tuple[pd.DataF
     return likelihoods, pd.DataFrame(missing, columns=["model", "reason"])
 
 
-def labels(names: tuple[str, ...]) -> dict[str, str]:
-    """Name each model by the last part of its path or hub id, or by all of it where two have one last part."""
-    short = [name.rstrip("/").split("/")[-1] for name in names]
-    return {last if short.count(last) == 1 else name: name for last, name in zip(short, names, strict=True)}
+def labels(names: Sequence[str]) -> dict[str, str]:
+    """Name each model by as many of the last parts of its path or hub id as tell it apart; a repeated one counts once."""
+    parts = {name: name.rstrip("/").split("/") for name in dict.fromkeys(names)}
+    found = {}
+    for name, own in parts.items():
+        others = [other for key, other in parts.items() if key != name]
+        count = next((n for n in range(1, len(own)) if all(own[-n:] != other[-n:] for other in others)), len(own))
+        found["/".join(own[-count:])] = name
+    return found
 
 
 def write_rows(table: pd.DataFrame, path: Path) -> None:
