@@ -45,7 +45,7 @@ def probe_models(stage: Stage, trajectories: list[Trajectory]) -> tuple[pd.DataF
 
 
 def labels(names: Sequence[str]) -> dict[str, str]:
-    """Name each model by as many of the last parts of its path or hub id as tell it apart; a repeated one counts once."""
+    """Name each model by the last parts of its path or hub id that tell it apart; a repeated one counts once."""
     parts = {name: name.rstrip("/").split("/") for name in dict.fromkeys(names)}
     found = {}
     for name, own in parts.items():
