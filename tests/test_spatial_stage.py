@@ -210,7 +210,7 @@ def _public_questions() -> list[SpatialQuestion]:
     for count, number in PUBLIC_OPTIONS.items():
         for row in range(number):
             options = relations[:count]
-            rows.append((options, row % count, f"{count}-{row}"))
+            rows.append((options, count - 1, f"{count}-{row}"))
     return [_Shown(picture, "Where?", options, answer, "spatialmqa", "", "", name) for options, answer, name in rows]
 
 
