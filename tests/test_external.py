@@ -141,4 +141,14 @@ def test_committed_segments_are_what_the_annotations_give(tmp_path):
         pytest.skip("the EPIC-KITCHENS-100 annotations are not at hand (VISDYN_SHARED)")
     facts = external.measure_epic(shared / external.EPIC_PLACE, tmp_path)
     assert (facts["num_segments"], facts["num_usable"]) == (9668, 4119)
-    assert (tmp_path / "segments.csv").read_bytes() == (COMMITTED / "segments.csv").read_bytes()
+    for name in ("segments.csv", "test_split.csv"):
+        assert (tmp_path / name).read_bytes() == (COMMITTED / name).read_bytes()
+
+
+def test_the_balanced_test_sets_against_the_papers_sizes():
+    table = pd.read_csv(COMMITTED / "test_split.csv")
+    chosen = table.groupby("split")["chosen"].sum()
+    assert chosen["v1"] == 8 * external.TEST_PER_VERB + 32  # the paper: 662; of rotate and stack there are hardly any
+    assert chosen["v2"] == 451  # as printed
+    unseen = table[table["unseen"] == 1].set_index("verb")["available"]
+    assert unseen.to_dict() == {"remove-from": 27, "rotate": 2, "stack": 3}

@@ -3,7 +3,8 @@
 `python -m visdyn.external [--aurora-bench FOLDER] [--epic-validation CSV]`
 
     AURORA-Bench      the Copy row of Bootstrapping's Table 6, in both geometries -> aurora_copy.csv (half a minute)
-    EPIC-KITCHENS-100 the reversible segments of Do-Undo's section 3.1, validation annotations -> segments.csv
+    EPIC-KITCHENS-100 the reversible segments of Do-Undo's section 3.1, validation annotations -> segments.csv;
+                      how many of each verb its two test sets could take of them -> test_split.csv
     both              where they come from, their hashes, what was set aside -> provenance.json
 
 The data themselves stay outside the repository; `data/external/*.yaml` says how to fetch and which bytes are meant.
@@ -16,6 +17,7 @@ import argparse
 import hashlib
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,8 +26,9 @@ import yaml
 
 from visdyn.datasets.aurora import load_bench
 from visdyn.datasets.bad_items import DatasetError
-from visdyn.datasets.epic_kitchens import load_segments
+from visdyn.datasets.epic_kitchens import Segment, load_segments
 from visdyn.evaluation.aurora_copy import PUBLISHED_COPY_L1, copy_rows
+from visdyn.mining.balanced_test import UNSEEN_VERBS, wanted_counts
 from visdyn.mining.reversible import mine_pairs, statistics
 from visdyn.paths import repository_root, shared_data
 from visdyn.quarantine import Quarantine
@@ -34,6 +37,7 @@ from visdyn.reporting.provenance import sha256
 FOLDER = "reports/results/external"
 EPIC_SOURCE = "epic-100-validation"
 VOCABULARY = "v1"
+TEST_PER_VERB = 79  # as profiles/paper: 8 x 79 and the unseen verbs are about the paper's 662 samples
 AURORA_PLACE = "data/aurora-bench"
 EPIC_PLACE = "data/epic-kitchens-100-annotations/EPIC_100_validation.csv"
 
@@ -93,7 +97,7 @@ def measure_aurora(root: str | Path, folder: str | Path) -> dict:
 
 
 def measure_epic(csv_path: str | Path, folder: str | Path) -> dict:
-    """Write `<folder>/segments.csv` (source `epic-100-validation`, vocabulary v1) and return what was used.
+    """Write `segments.csv` (source `epic-100-validation`, vocabulary v1) and `test_split.csv`; return what was used.
 
     The annotations alone are counted: without the frames there is no quality filter as in Do-Undo's section 3.1.
 
@@ -108,8 +112,23 @@ def measure_epic(csv_path: str | Path, folder: str | Path) -> dict:
     pairs = mine_pairs(segments, VOCABULARY)
     counts = statistics(segments, pairs).assign(source=EPIC_SOURCE)
     _write_csv(counts[["source", "verb", "noun", "count", "reversible_share"]], Path(folder) / "segments.csv")
+    _write_csv(_test_splits(segments), Path(folder) / "test_split.csv")
     sizes = {"num_segments": len(segments), "num_usable": len(pairs)}
     return {"vocabulary": VOCABULARY, **sizes, "quarantined": []}
+
+
+def _test_splits(segments: Sequence[Segment]) -> pd.DataFrame:
+    """Count what the balanced test sets of both versions could draw, before any quality filter.
+
+    Columns: source, split (v1, v2), verb, unseen (0, 1), available, wanted, chosen.
+    """
+    rows = []
+    for split in ("v1", "v2"):
+        available = Counter(pair.verb for pair in mine_pairs(segments, split, out_of_distribution=True))
+        for verb, wanted in wanted_counts(available, split, TEST_PER_VERB).items():
+            chosen = min(wanted, available[verb])
+            rows.append((EPIC_SOURCE, split, verb, int(verb in UNSEEN_VERBS), available[verb], wanted, chosen))
+    return pd.DataFrame(rows, columns=["source", "split", "verb", "unseen", "available", "wanted", "chosen"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

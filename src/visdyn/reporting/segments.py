@@ -16,6 +16,7 @@ from visdyn.reporting.tables import compare
 
 MINED = "mining/segments.csv"
 EXTERNAL = "external/segments.csv"
+BALANCED = "external/test_split.csv"
 UNFILTERED = "validation annotations without the quality filter; the paper's are its own split after it"
 
 
@@ -72,7 +73,25 @@ def figure4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFr
     for segments in splits:
         cells.append(_cell(segments, "(a) number", "samples", segments["count"].sum()))
         cells.append(_cell(segments, "(a) number", "actions", segments["verb"].nunique()))
-    return _table([*cells, *_shares(splits)], published, status)
+    return _table([*cells, *_balanced(results), *_shares(splits)], published, status)
+
+
+def _balanced(results: Results) -> list[dict]:
+    """What the balanced test set of version 1 could take of the real validation annotations."""
+    table = results.read_or_none(BALANCED)
+    if table is None:
+        return []
+    table = table[table["split"] == "v1"]
+    seen, unseen = table[table["unseen"] == 0], table[table["unseen"] == 1]
+    counts = {
+        "samples": table["chosen"].sum(),
+        "actions represented equally": (seen["chosen"] == seen["wanted"]).sum(),
+        "out-of-distribution actions": (unseen["chosen"] > 0).sum(),
+    }
+    shared = {"panel": "(a) number", "column": "EPIC-100, validation, balanced", "n": int(table["available"].sum())}
+    note = f"{seen['wanted'].max()} of each of the top 8 and all of the unseen verbs, before the quality filter"
+    shared |= {"status": "interpretation", "note": note}
+    return [{**shared, "row": row, "value": float(value)} for row, value in counts.items()]
 
 
 def _shares(splits: list[pd.DataFrame]) -> list[dict]:
