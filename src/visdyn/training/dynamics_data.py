@@ -17,9 +17,9 @@ from visdyn.datasets.code_cache import CodeCache, ModelEncoder
 from visdyn.datasets.epic_kitchens import load_trajectories
 from visdyn.models import load_model
 from visdyn.parallel import cores
+from visdyn.progress import say
 from visdyn.quarantine import Quarantine
 from visdyn.stage import Stage
-from visdyn.training.launch import say
 from visdyn.training.triplets import save_triplets
 from visdyn.trajectory import Trajectory
 

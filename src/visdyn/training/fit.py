@@ -125,7 +125,8 @@ def fit(
     history = history.drop(columns=[name for name in ("epoch", "grad_norm", "learning_rate") if name in history])
     if trainer.is_world_process_zero():
         _remove(scratch)
-    return history[["step", "loss", *[name for name in history if name not in ("step", "loss")]]]
+    # Sorted: the file that a run resumes from keeps its keys in another order than a run in one go.
+    return history[["step", "loss", *sorted(set(history) - {"step", "loss"})]]
 
 
 def _arguments(recipe: Recipe, scratch: Path, hardware: dict) -> TrainingArguments:

@@ -21,6 +21,7 @@ import yaml
 
 from visdyn.parallel import cores
 from visdyn.paths import repository_root
+from visdyn.progress import say
 from visdyn.training.worker import Worker, fork_worker, launch_worker
 
 
@@ -199,15 +200,6 @@ def _reap(running: dict, seconds: dict, scratch: Path, every: float) -> None:
             said = time.monotonic()
             say(" | ".join(f"{name}: {_tail(_log(scratch, job), 1)}" for name, (job, _, _) in running.items()))
         time.sleep(0.2)
-
-
-def say(line: str) -> None:
-    """Write progress to the stage's log, where the runner shows it: times in a notebook would change its hash."""
-    if log := os.environ.get("VISDYN_LOG"):
-        with open(log, "a") as file:
-            file.write(f"{line}\n")
-    else:
-        print(line, flush=True)
 
 
 def _start(job: Job, scratch: Path, hardware: Hardware) -> Worker | subprocess.Popen:
