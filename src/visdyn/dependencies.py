@@ -29,6 +29,7 @@ PLUMBING = frozenset(
         "params",
         "params_doundo",
         "params_evaluation",
+        "params_reading",
         "paths",
         "pipeline",
         "pipeline_guards",
