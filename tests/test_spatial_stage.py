@@ -107,8 +107,8 @@ def test_an_understanding_model_s_options_are_scored_as_by_plain_forwards(tmp_pa
         assert alone.total.item() == pytest.approx(scores.total[row].item(), abs=1e-4)
     other = asked.score_options(np.zeros_like(image), "Where?", ["left"])
     assert abs(other.total.item() - scores.total[0].item()) > 1e-4  # the picture is looked at
-    text = asked.answer([image], "Where?")
-    assert text == asked.answer([image], "Where?")
+    text = asked.answer_many([([image], "Where?")])[0]
+    assert text == asked.answer_many([([image], "Where?")])[0]
 
 
 def test_what_cannot_answer_is_refused():
@@ -132,7 +132,7 @@ def test_liquid_is_asked_in_a_turn_of_its_own(tiny):
     assert turn[:5] == ["<bos>", "<start_of_turn>", "user", "\n", "<boi>"]
     assert turn[5:] == ["<eoi>", "\n", "where", "<end_of_turn>", "\n", "<start_of_turn>", "model", "\n"]
     assert asked.score_options(image, "where", ["left", "on the right"]).num_tokens.tolist() == [1, 3]
-    assert len(asked.answer([image], "where").split()) <= 3
+    assert len(asked.answer_many([([image], "where")])[0].split()) <= 3
 
 
 # ------------------------------------------------------------------------------------------- the kitchen's questions

@@ -20,7 +20,7 @@ import yaml
 
 from visdyn.datasets.inventory import ANNOTATIONS, take_inventory
 from visdyn.params import Params, load_params
-from visdyn.paths import profile_root, repository_root
+from visdyn.paths import expanded, profile_root, repository_root
 from visdyn.stage import StageError, open_stage
 
 # Description files in data/external of what lies under each root of section `data`.
@@ -71,7 +71,7 @@ def examine(profile: str = ".") -> list[Check]:
     """Check everything that a profile's parameters ask for."""
     params, external = load_params(profile), repository_root() / "data/external"
     checks = [
-        *_benchmarks(params, external),
+        *_benchmarks(params, profile, external),
         *_hardware(params),
         *_models(params, profile, external),
         *_keys(params),
@@ -114,11 +114,11 @@ def _facts(external: Path, files: Sequence[str]) -> dict:
     }
 
 
-def _benchmarks(params: Params, external: Path) -> Iterator[Check]:
+def _benchmarks(params: Params, profile: str, external: Path) -> Iterator[Check]:
     for key, file in BENCHMARKS.items():
         given = getattr(params.spatial, key)
         if given:
-            path = Path(os.path.expanduser(os.path.expandvars(given)))
+            path = profile_root(profile) / expanded(given)
             yield Check("data", f"spatial.{key}", path.exists(), str(path), **_facts(external, (file,)))
 
 

@@ -34,6 +34,11 @@ def profile_root(profile: str = ".") -> Path:
     return folder
 
 
+def expanded(text: str) -> str:
+    """Expand `~` and environment variables of a path in params.yaml, such as `$VISDYN_DATA/aurora`."""
+    return os.path.expanduser(os.path.expandvars(text))
+
+
 def shared_data() -> Path | None:
     """Return the folder of shared reference data: `VISDYN_SHARED`, else `../shared` beside the checkout, else None."""
     if shared := os.environ.get("VISDYN_SHARED"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from visdyn.inference.diffusion_editors import DiffusersEditor
 from visdyn.inference.editing import ImageEditor
 from visdyn.inference.editors import load_editor
 from visdyn.params_evaluation import ApiEditorEntry, EditorEntry
+from visdyn.paths import expanded
 from visdyn.stage import Stage
 
 # What a missing model, folder, package or network raises: the system is then left out, and systems.csv says why.
@@ -124,5 +124,4 @@ def _remote(stage: Stage, bench: str, entry: ApiEditorEntry) -> EditorSystem:
 
 def located(stage: Stage, name: str) -> str:
     """Return a model or folder of the parameters as a path: in the profile, or as it is, `$NAME` and `~` expanded."""
-    expanded = os.path.expanduser(os.path.expandvars(name))
-    return stage.reference(expanded)
+    return stage.reference(expanded(name))

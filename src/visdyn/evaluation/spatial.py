@@ -47,8 +47,8 @@ class AnswersInWords(Protocol):
 
     name: str
 
-    def answer(self, images: Sequence[ImageRef], prompt: str) -> str:
-        """Return the model's greedy answer to images and a prompt."""
+    def answer_many(self, questions: Sequence[tuple[Sequence[ImageRef], str]]) -> list[str]:
+        """Return the model's greedy answer to each question: images and a prompt."""
 
 
 class ScoresOptions(Protocol):
@@ -184,7 +184,8 @@ def generate_answers(
     rows = []
     for question in questions:
         put = prompt or PROMPTS[question.benchmark]
-        output = _asked(question, quarantine, lambda image, put=put, q=question: model.answer([image], put.of(q)))
+        text = put.of(question)
+        output = _asked(question, quarantine, lambda image, text=text: model.answer_many([([image], text)])[0])
         if output is not None:
             rows += [_row(model, put, question, output, rule, *_judged(output, question, put, rule))
                      for rule in RULES["generation"]]  # fmt: skip

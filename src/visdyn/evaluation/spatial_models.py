@@ -47,10 +47,11 @@ class UnifiedAnswers:
         """The model's name."""
         return self.model.name
 
-    def answer(self, images: Sequence[ImageRef], prompt: str) -> str:
+    def answer_many(self, questions: Sequence[tuple[Sequence[ImageRef], str]]) -> list[str]:
         """See `AnswersInWords`."""
-        ids = generate_text(self.model.lm, self.model.layout, [self.ids(images, prompt)], self.max_new_tokens)[0][0]
-        return self.model.builder.tokenizer.decode(ids, skip_special_tokens=True)
+        prompts = [self.ids(images, prompt) for images, prompt in questions]
+        answers = generate_text(self.model.lm, self.model.layout, prompts, self.max_new_tokens)[0]
+        return [self.model.builder.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
 
     def score_options(self, image: ImageRef, prompt: str, options: Sequence[str]) -> Scores:
         """See `ScoresOptions`; the end-of-sequence token is not scored."""
@@ -97,8 +98,11 @@ class UnderstandingAnswers:
         return self.model.name
 
     @torch.inference_mode()
-    def answer(self, images: Sequence[ImageRef], prompt: str) -> str:
+    def answer_many(self, questions: Sequence[tuple[Sequence[ImageRef], str]]) -> list[str]:
         """See `AnswersInWords`."""
+        return [self._answer(images, prompt) for images, prompt in questions]
+
+    def _answer(self, images: Sequence[ImageRef], prompt: str) -> str:
         model = self.model
         query = completed(model.chat.prompt(len(images), prompt), (), tuple(images))
         inputs, _ = model.inputs([query], padding_side="left")

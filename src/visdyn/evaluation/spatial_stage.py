@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from visdyn.evaluation import spatial
 from visdyn.evaluation.spatial_models import answers_of
 from visdyn.mining.answer_cache import CachedVLM
 from visdyn.models import load_model
+from visdyn.paths import expanded
 from visdyn.quarantine import Quarantine
 from visdyn.stage import Stage, StageError
 
@@ -56,7 +56,7 @@ def load_questions(stage: Stage, quarantine: Quarantine | None = None) -> list[S
 
 
 def _located(stage: Stage, path: str) -> Path:
-    return stage.root / os.path.expanduser(os.path.expandvars(path))
+    return stage.root / expanded(path)
 
 
 def model_name(reference: str) -> str:

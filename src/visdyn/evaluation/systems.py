@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from visdyn.datasets.aurora import load_bench
@@ -17,6 +16,7 @@ from visdyn.evaluation.forward import ForwardEvaluation
 from visdyn.mining.reversible import with_short_prompts
 from visdyn.models.encoders import ImageEncoder, ImageTextEncoder
 from visdyn.params_evaluation import EncoderSet, Evaluation
+from visdyn.paths import expanded
 from visdyn.quarantine import Quarantine
 from visdyn.stage import Stage
 from visdyn.training.runs import runs_in
@@ -52,7 +52,7 @@ def forward_evaluation(
 def doundo_evaluation(stage: Stage, quarantine: Quarantine | None = None) -> EditingEvaluation:
     """Load the Do-Undo test pairs (`evaluation.doundo_annotations`) with all that scoring needs."""
     settings = stage.settings.evaluation
-    annotations = stage.root / os.path.expanduser(os.path.expandvars(settings.doundo_annotations))
+    annotations = stage.root / expanded(settings.doundo_annotations)
     pairs = load(annotations, stage.data("epic") / "frames", quarantine)
     pairs = pairs[: settings.items_per_subset or None]
     encoders = load_encoders(stage, settings.encoders.doundo)
@@ -73,7 +73,7 @@ def doundo_evaluation(stage: Stage, quarantine: Quarantine | None = None) -> Edi
 
 def load_encoders(stage: Stage, named: EncoderSet) -> tuple[ImageTextEncoder | None, ImageEncoder | None]:
     """Load CLIP and DINO with a preset's preprocessing; None for one whose name is empty."""
-    clip, dino = (stage.reference(os.path.expanduser(os.path.expandvars(name))) for name in (named.clip, named.dino))
+    clip, dino = (stage.reference(expanded(name)) for name in (named.clip, named.dino))
     return (
         ImageTextEncoder.from_pretrained(clip, named.preset, stage.device) if named.clip else None,
         ImageEncoder.from_pretrained(dino, named.preset, stage.device) if named.dino else None,
@@ -82,7 +82,7 @@ def load_encoders(stage: Stage, named: EncoderSet) -> tuple[ImageTextEncoder | N
 
 def captioner(stage: Stage) -> Captioner | None:
     """Return the captioning model that `evaluation.captions` names, or None."""
-    name = os.path.expanduser(os.path.expandvars(stage.settings.evaluation.captions.model))
+    name = expanded(stage.settings.evaluation.captions.model)
     cache = stage.root / "data/kept/captions.jsonl"
     return Captioner(stage.reference(name), stage.device, cache) if name else None
 
@@ -102,7 +102,7 @@ def fdm_runs(stage: Stage, arms: tuple[str, ...] | None = None) -> list[tuple[st
 
 
 def _known_captions(stage: Stage) -> dict:
-    file = os.path.expanduser(os.path.expandvars(stage.settings.evaluation.captions.file))
+    file = expanded(stage.settings.evaluation.captions.file)
     return read_captions(stage.root / file) if file else {}
 
 
