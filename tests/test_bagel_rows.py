@@ -68,6 +68,16 @@ def test_targets_only_spares_the_last_layer_and_changes_no_gradient(monkeypatch)
         torch.testing.assert_close(fewer.get(name, torch.zeros_like(gradient)), gradient, atol=2e-4, rtol=2e-3)
 
 
+def test_what_is_generated_comes_last_in_every_row():
+    """Else the last layer would compute the sources, too."""
+    model = small_model()
+    edit = edit_sample([picture(24, 16), picture(24, 16, 1)], [[7, 8]], model.config)
+    pack = pack_samples([edit, text_to_image_sample([5], picture(24, 16, 2), model.config)], model.config)
+    sample = rows.masks.TokenLabels.of(pack.split_lengths, pack.split_modes, pack.sample_lengths).sample
+    gen = rows.Places.of(pack.latent_index, sample, 2)
+    assert gen.slots == 2 * rows._wanted(pack, gen) == len(pack.mse_index)
+
+
 def test_much_padding_falls_back_to_the_dense_mask():
     model = small_model()
     short = text_to_image_sample([5], picture(16, 16), model.config)

@@ -17,6 +17,7 @@ from toy_bagel import pairs, save_annotations, words
 from transformers import TrainingArguments
 
 from visdyn.datasets.bad_items import DatasetError
+from visdyn.models.adapters import base_of
 from visdyn.models.bagel import Bagel, BagelConfig
 from visdyn.training.bagel_data import KINDS
 from visdyn.training.bagel_objective import BagelObjective
@@ -82,6 +83,9 @@ def test_lora_touches_the_generation_experts_linear_maps_and_nothing_else(world,
     assert len(listed(tmp_path)) == 2 * len(expected)
     assert sum(listed(tmp_path).values()) == 2 * sum(sum(before[name].shape) for name in expected)
     assert not (tmp_path / "out/ema.safetensors").exists()
+    named = json.loads((tmp_path / "out/adapter_config.json").read_text())["base_model_name_or_path"]
+    assert not Path(named).is_absolute()
+    assert Path(base_of(tmp_path / "out")).samefile(world["base"])
     assert not (tmp_path / "s").exists()
 
 
