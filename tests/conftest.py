@@ -7,29 +7,25 @@ import os
 import numpy as np
 import pytest
 import torch
+from tiny_tokens import NUM_CODES, tiny_vqgan
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 torch.set_num_threads(1)
 
 WORDS = ["edit", "infer", "open", "close", "take", "put", "on", "off", "left", "right"]
 WORDS += ["the", "red", "blue", "green", "drawer", "cup", "lamp"]
-NUM_CODES = 16
 
 
-def build_tiny_model(seed: int = 0):
-    """Build a `UnifiedModel`: 2 layers of width 32, 16 image codes, 16 x 16 pixels to 4 x 4 codes."""
+def build_tiny_model(seed: int = 0, words=WORDS, vqgan=None):
+    """Build a `UnifiedModel`: 2 layers of width 32, by default 16 image codes, 16 x 16 pixels to 4 x 4 codes."""
     from visdyn.models.chameleon import ChameleonLM, tiny_config
     from visdyn.models.sequences import SequenceBuilder
     from visdyn.models.tokens import IMAGE, TokenLayout, build_tokenizer
     from visdyn.models.unified import UnifiedModel
-    from visdyn.models.vqgan import VQGAN, VQGANConfig
 
     torch.manual_seed(seed)
-    shape = {"ch": 8, "ch_mult": (1,), "num_res_blocks": 1, "z_channels": 4, "embed_dim": 4, "norm_groups": 4}
-    vqgan = VQGAN(VQGANConfig(**shape, n_embed=NUM_CODES, resolution=16, patch=4)).eval()
-    features = vqgan.features(torch.rand(4, 3, 16, 16) * 2 - 1).permute(0, 2, 3, 1).reshape(-1, 4)
-    vqgan.quantize.embedding.weight.data = features[torch.randperm(len(features))[:NUM_CODES]].clone()
-    tokenizer = build_tokenizer(WORDS, NUM_CODES)
+    vqgan = vqgan or tiny_vqgan()
+    tokenizer = build_tokenizer(words, vqgan.config.n_embed)
     layout = TokenLayout.of(tokenizer)
     placeholder = tokenizer.convert_tokens_to_ids(IMAGE)
     config = tiny_config(len(tokenizer), layout, placeholder, 32, 64, num_layers=2, num_heads=2)
@@ -71,12 +67,17 @@ def serve(monkeypatch):
     """Start fake endpoints (`fake_endpoint.FakeEndpoint`), and end them after the test; the key is in JUDGE_KEY."""
     from fake_endpoint import KEY, FakeEndpoint
 
+    yield from serving(monkeypatch, FakeEndpoint, "JUDGE_KEY", KEY)
+
+
+def serving(monkeypatch, kind, variable, key):
+    """Yield what starts servers `kind(script)` on localhost, with their key in the environment; end them afterwards."""
     servers = []
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("JUDGE_KEY", KEY)
+    monkeypatch.setenv(variable, key)
 
     def start(script):
-        servers.append(FakeEndpoint(script))
+        servers.append(kind(script))
         return servers[-1]
 
     yield start

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import torch
 import yaml
+from conftest import build_tiny_model
 from PIL import Image
-from safetensors.torch import save_file
+from tiny_tokens import save_anole, tiny_vqgan
 from tiny_vlms import save_tiny
 
 # How each public checkpoint of the paper profile's probing is stood for.
@@ -30,7 +31,9 @@ FAMILIES = {
     "Qwen/Qwen2.5-Omni-7B": "qwen2_5_omni",
     "facebook/chameleon-7b": "anole",
 }
-SIDE = 32  # pixels of the tiny tokenizer's images
+# A tokenizer that the public layout can state: 64 codes, 32 x 32 pixels to 4 x 4 codes.
+ANOLE = {"ch": 32, "ch_mult": (1, 1, 1, 1), "z_channels": 32, "embed_dim": 32, "norm_groups": 32, "patch": 1}
+ANOLE |= {"n_embed": 64, "resolution": 32}
 
 
 def write_data(root: Path) -> Path:
@@ -67,30 +70,9 @@ def _resize(path: Path) -> None:
     resized.save(path)
 
 
-def save_anole(folder: Path, words: list[str]) -> Path:
-    """Save a tiny Anole as the public conversion lies on disk: the VQGAN, decoder included, inside the safetensors."""
-    from visdyn.models.chameleon import ChameleonLM, tiny_config
-    from visdyn.models.tokens import IMAGE, TokenLayout, build_tokenizer
-    from visdyn.models.vqgan import VQGAN, VQGANConfig
-
-    torch.manual_seed(0)
-    shape = {"ch": 32, "ch_mult": (1, 1, 1, 1), "num_res_blocks": 1, "z_channels": 32, "embed_dim": 32}
-    vqgan = VQGAN(VQGANConfig(**shape, n_embed=64, resolution=SIDE)).eval()
-    tokenizer = build_tokenizer(words, 64)
-    layout = TokenLayout.of(tokenizer)
-    config = tiny_config(
-        len(tokenizer), layout, tokenizer.convert_tokens_to_ids(IMAGE), 32, 64, num_layers=2, num_heads=2
-    )
-    config.vq_config.channel_multiplier, config.vq_config.resolution = [1, 1, 1, 1], SIDE
-    lm = ChameleonLM(config)
-    folder.mkdir(parents=True)
-    tokenizer.save_pretrained(folder)
-    config.save_pretrained(folder)
-    state = lm.state_dict() | {f"model.vqmodel.{name}": value for name, value in vqgan.state_dict().items()}
-    save_file(
-        {name: value.contiguous() for name, value in state.items()}, folder / "model.safetensors", {"format": "pt"}
-    )
-    return folder
+def save_tiny_anole(folder: Path, words: list[str]) -> Path:
+    """Save a tiny Anole over `words` as the public conversion lies on disk."""
+    return save_anole(build_tiny_model(words=words, vqgan=tiny_vqgan(**ANOLE)), folder)
 
 
 def save_bagel(folder: Path, words: list[str]) -> Path:
@@ -164,7 +146,7 @@ def write_profile(checkout: Path, workshop: Path, name: str = "rehearsal") -> Pa
     """Add a profile to a checkout: the paper profile's parameters over tiny checkpoints, few steps and little data."""
     words = vocabulary()
     data = write_data(workshop / "data")
-    places = {"anole": save_anole(workshop / "anole", words), "bagel": save_bagel(workshop / "bagel", words)}
+    places = {"anole": save_tiny_anole(workshop / "anole", words), "bagel": save_bagel(workshop / "bagel", words)}
     places |= save_encoders(workshop, words)
     for family in sorted(set(FAMILIES.values()) - {"anole"}):
         (workshop / family).mkdir()

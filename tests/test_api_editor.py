@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
+from conftest import serving
 from PIL import Image
 
 from visdyn.evaluation.api_editor import ApiEditor, read_edited
@@ -73,18 +74,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def serve(monkeypatch):
-    servers = []
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setenv("EDIT_KEY", KEY)
-
-    def start(script):
-        servers.append(EditServer(script))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    yield from serving(monkeypatch, EditServer, "EDIT_KEY", KEY)
 
 
 def editor(server, **options):

@@ -15,12 +15,11 @@ import pytest
 import torch
 from conftest import WORDS
 from safetensors import safe_open
-from toy_liquid import save_tiny_liquid
+from tiny_tokens import save_trained_families
 
 from visdyn.models import load_model
 from visdyn.models.sequences import collate
 from visdyn.training.dynamics import CompletionLoss, add_adapter, train_dynamics
-from visdyn.training.triplets import save_triplets
 
 LORA = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.1}
 RECIPE = {"steps": 6, "batch_size": 4, "learning_rate": 1e-2, "log_every": 1, "save_every": 2}
@@ -29,13 +28,8 @@ RECIPE = {"steps": 6, "batch_size": 4, "learning_rate": 1e-2, "log_every": 1, "s
 @pytest.fixture(scope="module")
 def world(tiny_folder, tmp_path_factory):
     """A base and a triplet file of each family."""
-    root, draw = tmp_path_factory.mktemp("adapters"), np.random.default_rng(0)
-    bases = {"chameleon": tiny_folder, "liquid": save_tiny_liquid(root / "liquid", WORDS)}
-    scenes = draw.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
-    actions = [" ".join(draw.choice(WORDS[2:], 1 + row % 4)) for row in range(8)]
-    for family, base in bases.items():
-        save_triplets(root / f"{family}.npz", load_model(base), list(scenes[:8]), list(scenes[8:]), actions)
-    return {family: (str(base), str(root / f"{family}.npz")) for family, base in bases.items()}
+    families = save_trained_families(tmp_path_factory.mktemp("adapters"), tiny_folder, WORDS)
+    return {family: (str(base), str(triplets)) for family, (base, triplets) in families.items()}
 
 
 def job(world, family: str, folder: Path, **changes) -> dict:

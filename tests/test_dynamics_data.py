@@ -188,9 +188,10 @@ def test_an_arm_without_its_labels_is_refused(stage):
 
 
 def test_liquid_pads_what_chameleon_crops(trajectories, tmp_path):
-    from toy_liquid import save_tiny_liquid
+    from tiny_tokens import tiny_liquid
 
-    model = load_model(save_tiny_liquid(tmp_path / "liquid", ["open"]))
+    tiny_liquid(sharp=False).save(tmp_path / "liquid")
+    model = load_model(tmp_path / "liquid")
     write_triplets(tmp_path / "folder", _cache(model, tmp_path / "codes"), trajectories, Quarantine())
     assert np.array_equal(CachedTriplets(tmp_path / "folder")[2][0], model.encode([trajectories[2].source])[0])
     assert "pad-16" in next((tmp_path / "codes").glob("*/settings.json")).read_text()

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from tiny_tokens import save_adapter, tiny_liquid
+from tiny_tokens import save_adapted, save_adapter
 
 from visdyn.models import load_model
 from visdyn.models.adapters import make_portable
@@ -20,15 +20,8 @@ ACTIONS = ["open the cup", "close the red cup", "take lamp"]
 @pytest.fixture(scope="module", params=["chameleon", "liquid"])
 def folders(request, tiny_folder, tmp_path_factory):
     """A base and two adapters of it, each with prompts of its own."""
-    root = tmp_path_factory.mktemp("pair")
-    if request.param == "liquid":
-        tiny_liquid().save(root / "base")
-    else:
-        shutil.copytree(tiny_folder, root / "base")
-    for seed, name in enumerate(("fdm", "idm"), 1):
-        model = load_model(root / "base")
-        save_adapter(model.lm, root / name, seed)
-        make_portable(root / name, str(root / "base"))
+    root = save_adapted(tmp_path_factory.mktemp("pair"), request.param, tiny_folder)
+    for name in ("fdm", "idm"):
         (root / name / "dynamics.json").write_text('{"fdm_prompt": "take {action}", "idm_prompt": "open"}')
     return root
 

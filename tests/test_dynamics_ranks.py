@@ -9,18 +9,16 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
 from conftest import WORDS
 from safetensors.torch import load_file
-from toy_liquid import save_tiny_liquid
+from tiny_tokens import save_trained_families
 
 from visdyn.models import load_model
 from visdyn.training.dynamics import train_dynamics
 from visdyn.training.fit import ScratchError
-from visdyn.training.triplets import save_triplets
 
 LORA = {"adapter": "lora", "lora": {"r": 2, "lora_alpha": 4}}
 HEAD = {"adapter": "lora", "lora": {"r": 2, "lora_alpha": 4, "modules_to_save": ["lm_head"]}}
@@ -38,19 +36,12 @@ RUNS = {
 @pytest.fixture(scope="module")
 def world(tiny_folder, tmp_path_factory):
     """Folders of both bases and a triplet file of each; 8 triplets whose actions have 1 to 4 words."""
-    root, draw = tmp_path_factory.mktemp("ranks"), np.random.default_rng(0)
-    bases = {"chameleon": tiny_folder, "liquid": save_tiny_liquid(root / "liquid", WORDS)}
-    scenes = draw.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
-    actions = [" ".join(draw.choice(WORDS[2:], 1 + row % 4)) for row in range(8)]
-    for family, base in bases.items():
-        save_triplets(root / f"{family}.npz", load_model(base), list(scenes[:8]), list(scenes[8:]), actions)
-    return root, bases
+    return save_trained_families(tmp_path_factory.mktemp("ranks"), tiny_folder, WORDS)
 
 
 def arguments(world, name: str, folder: Path, **changes) -> dict:
-    root, bases = world
-    family = name.split("-")[0]
-    files = {"base": str(bases[family]), "triplets": [str(root / f"{family}.npz")]}
+    base, triplets = world[name.split("-")[0]]
+    files = {"base": str(base), "triplets": [str(triplets)]}
     places = {"output": str(folder / name), "scratch": str(folder / f"{name}-state")}
     return {**files, **places, "recipe": RECIPE, **RUNS[name], **changes}
 

@@ -44,7 +44,7 @@ def profile(tmp_path_factory):
     root = tmp_path_factory.mktemp("profile")
     data, words = rehearsal.write_data(root / "real"), rehearsal.vocabulary()
     encoders = {name: str(path) for name, path in rehearsal.save_encoders(root / "encoders", words).items()}
-    anole, bagel = rehearsal.save_anole(root / "anole", words), rehearsal.save_bagel(root / "bagel", words)
+    anole, bagel = rehearsal.save_tiny_anole(root / "anole", words), rehearsal.save_bagel(root / "bagel", words)
     pipelines = save_pipelines(root / "pipelines")
     items = load_bench(data / "aurora")
     for item in items[1:]:  # flat, without the first

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_tokens import save_adapter, tiny_liquid
+from tiny_tokens import save_adapted
 
 from visdyn.inference import verification, verification_runs
 from visdyn.inference.verification import best_curves, best_of_k, chosen, score_candidates, score_candidates_in_parts
-from visdyn.models import load_model
-from visdyn.models.adapters import make_portable
 from visdyn.models.dynamics_pair import load_dynamics
 from visdyn.params import load_params
 from visdyn.trajectory import Trajectory
@@ -34,15 +31,7 @@ def items():
 @pytest.fixture(scope="module", params=["chameleon", "liquid"])
 def runs(request, tiny_folder, tmp_path_factory):
     """Folders of a base, of an FDM and of an IDM (adapters)."""
-    root = tmp_path_factory.mktemp("models")
-    if request.param == "liquid":
-        tiny_liquid().save(root / "base")
-    else:
-        shutil.copytree(tiny_folder, root / "base")
-    for seed, name in enumerate(("fdm", "idm"), 1):
-        save_adapter(load_model(root / "base").lm, root / name, seed)
-        make_portable(root / name, str(root / "base"))
-    return root
+    return save_adapted(tmp_path_factory.mktemp("models"), request.param, tiny_folder)
 
 
 @dataclass

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
 NUM_CODES = 16
-WORDS = (
+PROMPTS = (
     "editing the given image according to the following prompt : infer the action between the two consecutive images ."
 )
-WORDS += " open close take red cup lamp"
+WORDS = PROMPTS + " open close take red cup lamp"
 
 
 def tiny_vqgan(**changes):
@@ -33,18 +36,19 @@ def public_vqgan():
     return tiny_vqgan(**sizes)
 
 
-def tiny_liquid(vqgan=None):
-    """A tiny Liquid: 2 layers of width 32."""
+def tiny_liquid(vqgan=None, words: Sequence[str] = WORDS.split(), sharp: bool = True):
+    """A tiny Liquid: 2 layers of width 32; without `sharp` it has the library's initial weights, as for training."""
     from transformers import GemmaForCausalLM
 
     from visdyn.models.liquid import LiquidModel, LiquidSequenceBuilder, build_tokenizer, liquid_layout, tiny_config
 
     torch.manual_seed(0)
     vqgan = vqgan or tiny_vqgan()
-    tokenizer = build_tokenizer(WORDS.split())
+    tokenizer = build_tokenizer(words)
     layout = liquid_layout(tokenizer, NUM_CODES)
     lm = GemmaForCausalLM(tiny_config(layout, 32, num_layers=2, num_heads=2)).eval()
-    sharpen(lm)
+    if sharp:
+        sharpen(lm)
     return LiquidModel(lm, LiquidSequenceBuilder(tokenizer, layout), vqgan)
 
 
@@ -106,3 +110,36 @@ def save_adapter(lm, path: Path, seed: int = 0, **options) -> None:
             parameter.data.normal_(0, 0.3)
     adapted.save_pretrained(str(path))
     adapted.unload()
+
+
+def save_trained_families(root: Path, chameleon: Path, words: Sequence[str]) -> dict[str, tuple[Path, Path]]:
+    """Save a Liquid beside a saved Chameleon, and a triplet file of each: family -> (base, triplets).
+
+    The 8 triplets are random images of 16 x 16 pixels; their actions have 1 to 4 of `words`.
+    """
+    from visdyn.models import load_model
+    from visdyn.training.triplets import save_triplets
+
+    draw = np.random.default_rng(0)
+    tiny_liquid(words=[*PROMPTS.split(), *words], sharp=False).save(root / "liquid")
+    scenes = draw.integers(0, 256, (16, 16, 16, 3), dtype=np.uint8)
+    actions = [" ".join(draw.choice(words[2:], 1 + row % 4)) for row in range(8)]
+    families = {"chameleon": (chameleon, root / "chameleon.npz"), "liquid": (root / "liquid", root / "liquid.npz")}
+    for base, triplets in families.values():
+        save_triplets(triplets, load_model(base), list(scenes[:8]), list(scenes[8:]), actions)
+    return families
+
+
+def save_adapted(root: Path, family: str, chameleon: Path) -> Path:
+    """Save a base of `chameleon` or `liquid` as `base`, and two adapters of it, `fdm` and `idm`; return `root`."""
+    from visdyn.models import load_model
+    from visdyn.models.adapters import make_portable
+
+    if family == "liquid":
+        tiny_liquid().save(root / "base")
+    else:
+        shutil.copytree(chameleon, root / "base")
+    for seed, name in enumerate(("fdm", "idm"), 1):
+        save_adapter(load_model(root / "base").lm, root / name, seed)
+        make_portable(root / name, str(root / "base"))
+    return root
