@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from ranks import run_ranks
 from test_bagel_model import picture, small_model
 from toy_bagel import pairs, save_annotations, words
 from transformers import TrainingArguments
@@ -173,17 +170,6 @@ def test_bf16_keeps_what_trains_in_float32_and_saves_bf16(world, tmp_path, adapt
         assert Bagel.from_pretrained(tmp_path / "out").dtype == torch.bfloat16
 
 
-RANK_SCRIPT = """
-import json, sys
-import deepspeed, torch
-torch.set_num_threads(1)
-# No optional kernels: DeepSpeed would compile one at the first start.
-deepspeed.ops.__compatible_ops__.update(dict.fromkeys(deepspeed.ops.__compatible_ops__, False))
-from visdyn.training.bagel_recipes import train_bagel
-train_bagel(**json.loads(sys.argv[1]))
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [2, 3])
 def test_two_ranks_of_deepspeed_train_like_one_process(world, tmp_path, stage):
@@ -193,23 +179,10 @@ def test_two_ranks_of_deepspeed_train_like_one_process(world, tmp_path, stage):
     folders = [{"output": str(tmp_path / run), "scratch": str(tmp_path / f"{run}-state")} for run in ("one", "two")]
     whole = train_bagel(**options, **folders[0], recipe=recipe)
     hardware = {"deepspeed": f"hardware/deepspeed/zero{stage}.json"}
-    arguments = json.dumps({**options, **folders[1], "recipe": recipe, "hardware": hardware})
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    common = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", RANK_SCRIPT, arguments], env={**common, "RANK": rank, "LOCAL_RANK": rank}
-        )
-        for rank in "01"
-    ]
-    try:
-        assert [rank.wait(timeout=600) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    arguments = {**options, **folders[1], "recipe": recipe, "hardware": hardware}
+    job = {"function": "visdyn.training.bagel_recipes:train_bagel", "arguments": arguments}
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    run_ranks("visdyn.training.worker", str(tmp_path / "job.json"))
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "two/training.csv"), whole, rtol=1e-4, check_dtype=False)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, value in one.items():

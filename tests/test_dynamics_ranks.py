@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from conftest import WORDS
+from ranks import run_ranks
 from safetensors.torch import load_file
 from tiny_tokens import save_trained_families
 
@@ -50,19 +47,7 @@ def launch(jobs: list[dict], folder: Path) -> None:
     """Train jobs one after another on two ranks of one process group."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps(jobs))
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = str(listener.getsockname()[1])
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
-    common = {**os.environ, "PYTHONPATH": paths, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    common |= {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    command = [sys.executable, "-m", "dynamics_ranks", str(folder / "jobs.json")]
-    ranks = [subprocess.Popen(command, env={**common, "RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
-    try:
-        assert [rank.wait(timeout=600) for rank in ranks] == [0, 0]
-    finally:
-        for rank in ranks:
-            rank.kill()
+    run_ranks("dynamics_ranks", str(folder / "jobs.json"))
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ranks import run_ranks
 
 from visdyn.paths import repository_root
 from visdyn.training import launch
@@ -182,3 +184,10 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused_before_anything_starts(m
         check_split("all", 28)
     monkeypatch.setattr(launch, "_accelerators", lambda: 0)
     check_split("all", 28)  # what the launcher will find is not known here
+
+
+def test_a_rank_whose_work_is_done_ends_well_whatever_its_threads_do(tmp_path):
+    arguments = {"output": str(tmp_path / "out")}
+    (tmp_path / "job.json").write_text(json.dumps({"function": "toy_jobs:abort_at_exit", "arguments": arguments}))
+    run_ranks("visdyn.training.worker", str(tmp_path / "job.json"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["rank0", "rank1"]

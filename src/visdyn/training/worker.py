@@ -97,6 +97,23 @@ def without_kernels() -> None:
         deepspeed.ops.__compatible_ops__.update(dict.fromkeys(deepspeed.ops.__compatible_ops__, False))
 
 
+def end_rank() -> None:
+    """End this process at once, with success, where it is one of several ranks; return where it is alone.
+
+    DeepSpeed holds its process groups to the end of the interpreter, and a thread of theirs that then still lets go of
+    a Python object aborts the process (SIGABRT), now and then, after everything has been saved. The ranks wait for each
+    other first: the store that all of them use lives in the first one.
+    """
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    torch.distributed.barrier()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
+
+
 def _parent_gone(every: float = 1.0) -> None:
     """Return when the parent process is gone."""
     parent = os.getppid()
@@ -107,3 +124,4 @@ def _parent_gone(every: float = 1.0) -> None:
 if __name__ == "__main__":
     end_when(_parent_gone)
     main(sys.argv[-1])
+    end_rank()
