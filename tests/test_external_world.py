@@ -12,6 +12,7 @@ from toy import make_repository
 from visdyn.datasets.inventory import ANNOTATIONS, take_inventory, write_inventory
 from visdyn.datasets.world import make_world
 from visdyn.models.references import write_reference
+from visdyn.paths import UnsetVariableError
 from visdyn.pipeline import open_stage
 from visdyn.stage import StageError
 from visdyn.training.base_jobs import base_jobs, link_references, training_curves
@@ -40,8 +41,10 @@ def aurora(root):
 def test_roots_may_be_anywhere_and_name_what_is_missing(external, tmp_path, monkeypatch):
     stage = open_stage("world")
     assert stage.data("clips") == external / "clips"
-    with pytest.raises(StageError, match=r"'\$TOY_DATA/aurora', but the environment variable"):
+    with pytest.raises(UnsetVariableError, match=r"data\.aurora is '\$TOY_DATA/aurora', but the environment variable"):
         stage.data("aurora")
+    with pytest.raises(UnsetVariableError, match=r"spatial\.embspatial is '\$TOY_DATA/x'"):
+        stage.located("$TOY_DATA/x", "spatial.embspatial")
     monkeypatch.setenv("TOY_DATA", str(tmp_path / "elsewhere"))
     assert stage.data("aurora") == tmp_path / "elsewhere/aurora"
     with pytest.raises(StageError, match=r"needs data\.epic; name its folder"):

@@ -20,7 +20,7 @@ import yaml
 
 from visdyn.datasets.inventory import ANNOTATIONS, take_inventory
 from visdyn.params import Params, load_params
-from visdyn.paths import expanded, profile_root, repository_root
+from visdyn.paths import UnsetVariableError, expanded, profile_root, repository_root
 from visdyn.stage import StageError, open_stage
 
 # Description files in data/external of what lies under each root of section `data`.
@@ -88,7 +88,7 @@ def _data(profile: str, params: Params, external: Path) -> Iterator[Check]:
         facts = _facts(external, DESCRIPTIONS[name])
         try:
             root = open_stage("doctor", profile).data(name) if getattr(params.data, name) else None
-        except StageError as error:
+        except (StageError, UnsetVariableError) as error:
             yield Check("data", name, False, str(error).partition("; ")[0], **facts)
             continue
         if root is None:
@@ -118,8 +118,13 @@ def _benchmarks(params: Params, profile: str, external: Path) -> Iterator[Check]
     for key, file in BENCHMARKS.items():
         given = getattr(params.spatial, key)
         if given:
-            path = profile_root(profile) / expanded(given)
-            yield Check("data", f"spatial.{key}", path.exists(), str(path), **_facts(external, (file,)))
+            facts = _facts(external, (file,))
+            try:
+                path = profile_root(profile) / expanded(given, f"spatial.{key}")
+            except UnsetVariableError as error:
+                yield Check("data", f"spatial.{key}", False, str(error).partition("; ")[0], **facts)
+                continue
+            yield Check("data", f"spatial.{key}", path.exists(), str(path), **facts)
 
 
 def _models(params: Params, profile: str, external: Path) -> Iterator[Check]:
@@ -178,6 +183,7 @@ def _is_checkpoint(text: str) -> bool:
 
 def find_checkpoint(name: str, root: Path) -> Path | None:
     """Return where a checkpoint with weights lies: a local folder, or a snapshot in the Hugging Face cache."""
+    name = os.path.expanduser(os.path.expandvars(name))
     local = root / name
     if local.is_dir():
         return local if _has_weights(local) else None

@@ -5,7 +5,7 @@ The comments in params.yaml give each value's unit and reason; the classes here 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import yaml
 
@@ -95,6 +95,16 @@ class References:
     generator: str
     clip: str
     dino: str
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The models that are checkpoints: name -> checkpoint."""
+        return {name: value for name, value in asdict(self).items() if value}
+
+    @property
+    def trained(self) -> list[str]:
+        """The models that are trained here."""
+        return [name for name, value in asdict(self).items() if not value]
 
 
 @dataclass(frozen=True)

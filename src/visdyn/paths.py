@@ -34,9 +34,23 @@ def profile_root(profile: str = ".") -> Path:
     return folder
 
 
-def expanded(text: str) -> str:
-    """Expand `~` and environment variables of a path in params.yaml, such as `$VISDYN_DATA/aurora`."""
-    return os.path.expanduser(os.path.expandvars(text))
+class UnsetVariableError(ValueError):
+    """A path of params.yaml holds an environment variable that is unset."""
+
+
+def expanded(text: str, name: str = "a path in params.yaml") -> str:
+    """Expand `~` and environment variables of a path in params.yaml, such as `$VISDYN_DATA/aurora`.
+
+    Args:
+        name: what the error calls the path, for example `data.aurora`.
+
+    Raises:
+        UnsetVariableError: a variable in it is unset.
+    """
+    path = os.path.expanduser(os.path.expandvars(text))
+    if "$" in path:
+        raise UnsetVariableError(f"{name} is {text!r}, but the environment variable in it is unset; export it")
+    return path
 
 
 def shared_data() -> Path | None:

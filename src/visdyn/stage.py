@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from visdyn.params import Params, load_params
-from visdyn.paths import profile_root, repository_root
+from visdyn.paths import expanded, profile_root, repository_root
 
 RESULTS = "reports/results"
 REFERENCE = "reference.json"  # in a model folder that only names a checkpoint
@@ -84,15 +84,21 @@ class Stage:
         A relative path starts at the profile; `~` and environment variables (`$VISDYN_DATA/aurora`) are expanded.
 
         Raises:
-            StageError: the section names no such data set or leaves it empty, or an environment variable is unset.
+            StageError: the section names no such data set or leaves it empty.
+            UnsetVariableError: an environment variable in it is unset.
         """
         given = getattr(self.settings.data, name, "")
         if not given:
             raise StageError(f"stage {self.name} needs data.{name}; name its folder in {self.root / 'params.yaml'}")
-        expanded = os.path.expanduser(os.path.expandvars(given))
-        if "$" in expanded:
-            raise StageError(f"data.{name} is {given!r}, but the environment variable in it is unset; export it")
-        return self.root / expanded
+        return self.located(given, f"data.{name}")
+
+    def located(self, path: str, name: str = "a path in params.yaml") -> Path:
+        """Return a path of the parameters: `~` and `$NAME` expanded, a relative one from the profile.
+
+        Raises:
+            UnsetVariableError: an environment variable in it is unset; the message calls the path `name`.
+        """
+        return self.root / expanded(path, name)
 
     def reference(self, name_or_path: str) -> str:
         """Return what `from_pretrained` takes: the profile's own folder where it exists, else the name (hub id).

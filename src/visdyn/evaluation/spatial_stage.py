@@ -13,7 +13,6 @@ from visdyn.evaluation import spatial
 from visdyn.evaluation.spatial_models import answers_of
 from visdyn.mining.answer_cache import CachedVLM
 from visdyn.models import load_model
-from visdyn.paths import expanded
 from visdyn.quarantine import Quarantine
 from visdyn.stage import Stage, StageError
 
@@ -48,15 +47,11 @@ def load_questions(stage: Stage, quarantine: Quarantine | None = None) -> list[S
     if params.spatialmqa:
         if not params.spatialmqa_images:
             raise StageError("spatial.spatialmqa needs spatial.spatialmqa_images: the folder of COCO's test2017 images")
-        images = _located(stage, params.spatialmqa_images)
-        questions += load_spatialmqa(_located(stage, params.spatialmqa), images, quarantine)
+        images = stage.located(params.spatialmqa_images, "spatial.spatialmqa_images")
+        questions += load_spatialmqa(stage.located(params.spatialmqa, "spatial.spatialmqa"), images, quarantine)
     if params.embspatial:
-        questions += load_embspatial(_located(stage, params.embspatial), quarantine)
+        questions += load_embspatial(stage.located(params.embspatial, "spatial.embspatial"), quarantine)
     return questions
-
-
-def _located(stage: Stage, path: str) -> Path:
-    return stage.root / expanded(path)
 
 
 def model_name(reference: str) -> str:

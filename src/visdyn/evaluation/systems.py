@@ -52,7 +52,7 @@ def forward_evaluation(
 def doundo_evaluation(stage: Stage, quarantine: Quarantine | None = None) -> EditingEvaluation:
     """Load the Do-Undo test pairs (`evaluation.doundo_annotations`) with all that scoring needs."""
     settings = stage.settings.evaluation
-    annotations = stage.root / expanded(settings.doundo_annotations)
+    annotations = stage.located(settings.doundo_annotations, "evaluation.doundo_annotations")
     pairs = load(annotations, stage.data("epic") / "frames", quarantine)
     pairs = pairs[: settings.items_per_subset or None]
     encoders = load_encoders(stage, settings.encoders.doundo)
@@ -102,8 +102,8 @@ def fdm_runs(stage: Stage, arms: tuple[str, ...] | None = None) -> list[tuple[st
 
 
 def _known_captions(stage: Stage) -> dict:
-    file = expanded(stage.settings.evaluation.captions.file)
-    return read_captions(stage.root / file) if file else {}
+    file = stage.settings.evaluation.captions.file
+    return read_captions(stage.located(file, "evaluation.captions.file")) if file else {}
 
 
 def _asks_region(settings: Evaluation) -> bool:

@@ -15,7 +15,7 @@ from visdyn.training.launch import Job
 
 def link_references(stage: Stage) -> dict[str, str]:
     """Write a model folder for each checkpoint that `base_models.references` names; return name -> checkpoint."""
-    named = {name: value for name, value in asdict(stage.params.references).items() if value}
+    named = stage.params.references.named
     for name, value in named.items():
         write_reference(stage.path(f"models/{name}"), value, stage.root)
     return named
@@ -27,7 +27,7 @@ def base_jobs(stage: Stage) -> list[Job]:
     The image tokenizer is written to the stage's scratch folder: the base model holds its own copy.
     """
     params, seed = stage.params, stage.seed
-    left = [name for name, value in asdict(params.references).items() if not value]
+    left = params.references.trained
     if not left:
         return []
     if stage.kitchen is None:
@@ -78,8 +78,7 @@ def base_jobs(stage: Stage) -> list[Job]:
 
 def training_curves(stage: Stage) -> pd.DataFrame:
     """Return the loss of every model that was trained here: columns model, step, loss."""
-    curves = [pd.DataFrame({"model": [], "step": [], "loss": []})]
-    for name, value in asdict(stage.params.references).items():
-        if not value:
-            curves.append(pd.read_csv(stage.path(f"models/{name}") / "training.csv").assign(model=name))
-    return pd.concat(curves[1:] or curves)[["model", "step", "loss"]]
+    columns = ["model", "step", "loss"]
+    names = stage.params.references.trained
+    curves = [pd.read_csv(stage.path(f"models/{name}") / "training.csv").assign(model=name) for name in names]
+    return pd.concat(curves)[columns] if curves else pd.DataFrame(columns=columns)

@@ -123,7 +123,7 @@ class DynamicsData:
 
 def code_folder(stage: Stage) -> Path:
     """Return the root of the code caches that all stages share (`runtime.codes`)."""
-    return stage.root / Path(stage.settings.runtime.codes).expanduser()
+    return stage.located(stage.settings.runtime.codes, "runtime.codes")
 
 
 def sample(items: Sequence[Trajectory], limit: int, seed: int, name: str) -> list[Trajectory]:

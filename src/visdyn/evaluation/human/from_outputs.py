@@ -11,7 +11,6 @@ from visdyn.evaluation.human.criteria import BEST_WORST, PAIRWISE
 from visdyn.evaluation.human.prepare import write_best_worst, write_pairwise
 from visdyn.evaluation.human.study import StudyError
 from visdyn.mining.reversible import with_short_prompts
-from visdyn.paths import expanded
 from visdyn.quarantine import Quarantine
 from visdyn.stage import Stage
 
@@ -49,7 +48,7 @@ def prepare(
         wanted = {name: [(root / name / item.subset / f"{item.id}.png",) for item in items] for name in chosen}
     else:
         settings = {"length": "short"} | settings
-        annotations = stage.root / expanded(stage.settings.evaluation.doundo_annotations)
+        annotations = stage.located(stage.settings.evaluation.doundo_annotations, "evaluation.doundo_annotations")
         items = with_short_prompts(load(annotations, stage.data("epic") / "frames"))
         folders = {name: root / name / str(settings["length"]) for name in chosen}
         wanted = {name: [_chain(place, item.id) for item in items] for name, place in folders.items()}

@@ -8,7 +8,6 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.evaluation.human import analysis
-from visdyn.paths import expanded
 from visdyn.stage import Stage, StageError
 
 _CELL = ["low", "high", "interval_over", "n", "annotators"]
@@ -28,7 +27,7 @@ def located(stage: Stage) -> list[Path]:
     Raises:
         StageError: one is not there.
     """
-    paths = [stage.root / expanded(name) for name in stage.params.exports]
+    paths = [stage.located(name, "human_study.exports") for name in stage.params.exports]
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise StageError(
             f"human_study.exports names {missing[0]}, which is no file; write it with "
