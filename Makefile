@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON ?= python3.11
 VENV ?= .venv
 PYTEST_ARGS ?=
+# Test files go to this many processes: the long ones (a whole pipeline) beside the many short ones.
+TEST_PROCESSES ?= 2
 PROFILE ?= .
 BUILT := $(VENV)/.visdyn-packages
 READY := $(VENV)/.visdyn-ready
@@ -43,10 +45,10 @@ repro: environment ## run the embedded pipeline: render, train, evaluate, draw
 	dvc repro
 
 test: environment ## run every test, the smoke pipeline included
-	python -m pytest $(PYTEST_ARGS)
+	python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
 
 test-fast: environment ## run the tests that take seconds
-	python -m pytest -m "not slow" $(PYTEST_ARGS)
+	python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 lab: environment ## open JupyterLab on this environment
 	jupyter lab --LabApp.default_url=/lab/tree/notebooks/explore.ipynb

@@ -121,6 +121,7 @@ def stage(tiny_folder, trajectories, tmp_path):
     return SimpleNamespace(
         data=lambda name: tmp_path / name,
         device="cpu",
+        located=lambda path, name: tmp_path / path,
         params=replace(settings.idm, base=str(tiny_folder), limits=limits),
         path=lambda rel: tmp_path / rel,
         reference=lambda name: name,
