@@ -32,7 +32,7 @@ def rows(root: Path, work: Path, processes: int, pause: float = 0.0, shard_size:
     clips = find_clips(root)
     settings = ClipSettings(min_interval=5, write_mode="top_then_space")
     task = Task(noted, (settings, work / "images", work / "notes", pause))
-    execution = Execution(executor, processes, timeout=2.0, log=work / "log", log_seconds=0.1)
+    execution = Execution(executor, processes, timeout=5.0, log=work / "log", log_seconds=0.1)
     names = [file_identity(clip.path) for clip in clips]
     return compute_rows(task, clips, names, work / "shards", "settings", execution, "clips", shard_size)
 

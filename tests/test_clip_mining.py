@@ -108,7 +108,7 @@ def test_a_killed_run_is_finished_by_the_same_command(root, tmp_path):
     process.wait()
     finished = _finished(work)
     assert 5 <= len(finished) < len(whole)
-    time.sleep(0.3)  # the workers end with the process that asked
+    time.sleep(1.5)  # the workers end with the process that asked
     (work / "notes").rename(work / "first")
     part = next(iter((work / "shards").rglob("*.part")), None)
     if part is not None:
@@ -145,7 +145,7 @@ def test_a_file_that_hangs_or_crashes_costs_itself_alone(tmp_path):
         write_video(root / "d/c" / f"{name}.avi", _moving(1))
     found = dict(zip([clip.video for clip in find_clips(root)], slow_clips.rows(root, work, 2), strict=True))
     assert found["good"]["frames"] == found["other"]["frames"] == 16
-    assert "longer than 2 seconds" in found["hangs"]["error"]
+    assert "longer than 5 seconds" in found["hangs"]["error"]
     assert "signal 6" in found["crashes"]["error"]
     (work / "notes").unlink()
     assert len(slow_clips.rows(root, work, 2)) == 4

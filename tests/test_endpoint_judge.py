@@ -92,7 +92,7 @@ def test_kill_in_the_middle_and_restart(serve, tmp_path, capfd):
     server, replies = serve(script), tmp_path / "replies" / "replies.jsonl"
     code = f"import sys; sys.path.insert(0, {str(os.path.dirname(__file__))!r}); import test_endpoint_judge as t; "
     child = subprocess.Popen([sys.executable, "-c", f"{code}t.judge_kitchen({server.url!r}, {str(replies.parent)!r})"])
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while not (replies.is_file() and replies.read_bytes().count(b"\n") == 8 and server.under_way == 3):
         assert time.monotonic() < deadline, "the first run did not get going"
         assert child.poll() is None, "the first run ended"
