@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from visdyn.inference.editing import Guidance, do_and_undo, item_seed
+from visdyn.inference.editing import Guidance, check_items, do_and_undo, item_seed, undo
 from visdyn.trajectory import ReversiblePair
 
 
@@ -83,3 +83,20 @@ def test_do_and_undo_refuses_what_it_cannot_do():
         do_and_undo(Recorder(), [pair("a")], prompt_length="medium")
     with pytest.raises(ValueError, match="same id"):
         do_and_undo(Recorder(), [pair("a"), pair("a")])
+
+
+def test_undo_alone_refuses_what_do_and_undo_refuses():
+    pairs = [pair("a"), pair("bb")]
+    done = np.stack(images(2))
+    with pytest.raises(ValueError, match="unknown reverse source 'generate'"):
+        undo(Recorder(), pairs, done, reverse_from="generate")
+    with pytest.raises(ValueError, match="unknown prompt length 'medium'"):
+        undo(Recorder(), pairs, done, prompt_length="medium")
+    with pytest.raises(ValueError, match="1 sources, 2 prompts and 2 seeds must be as many"):
+        undo(Recorder(), pairs, done[:1], reverse_from="generated")
+
+
+@pytest.mark.parametrize("lengths", [(1, 2, 2), (2, 1, 2), (2, 2, 1)])
+def test_items_must_be_as_many(lengths):
+    with pytest.raises(ValueError, match="{} sources, {} prompts and {} seeds must be as many".format(*lengths)):
+        check_items(*(range(n) for n in lengths))

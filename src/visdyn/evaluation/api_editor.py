@@ -22,6 +22,7 @@ from PIL import Image, UnidentifiedImageError
 
 from visdyn.evaluation.endpoint import Endpoint, EndpointError, EndpointSettings, EndpointStoppedError, Form
 from visdyn.images import ImageRef, load
+from visdyn.inference.editing import check_items
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,7 @@ class ApiEditor:
             ValueError: lists of different lengths, or `steps` or `guidance` is given.
             EndpointStoppedError: no request can succeed (no key, no quota, a wrong address).
         """
-        if not len(sources) == len(prompts) == len(seeds):
-            raise ValueError(f"{len(sources)} sources, {len(prompts)} prompts and {len(seeds)} seeds must be as many")
+        check_items(sources, prompts, seeds)
         if steps is not None or guidance is not None:
             raise ValueError("an image endpoint has no sampling steps and no guidance; leave both out")
         with ThreadPoolExecutor(self.settings.concurrency) as pool:

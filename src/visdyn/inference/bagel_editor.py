@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from visdyn.images import ImageRef, load
-from visdyn.inference.editing import Guidance
+from visdyn.inference.editing import Guidance, check_items
 from visdyn.models.bagel import Bagel, SamplerSettings
 from visdyn.models.bagel import context as contexts
 from visdyn.models.bagel.embeddings import unpatchify
@@ -94,8 +94,7 @@ class BagelEditor:
             ValueError: numbers of items differ, guidance that BAGEL does not have, or an item without a source where
                 `image_size` is unset.
         """
-        if not len(sources) == len(prompts) == len(seeds):
-            raise ValueError(f"{len(sources)} sources, {len(prompts)} prompts and {len(seeds)} seeds must be as many")
+        check_items(sources, prompts, seeds)
         settings = sampler_settings(steps, guidance, self.settings)
         images = [None if source is None else self._resized(source) for source in sources]
         self.thoughts = {}

@@ -23,7 +23,7 @@ import torch
 from PIL import Image, ImageOps
 
 from visdyn.images import ImageRef, load
-from visdyn.inference.editing import Guidance
+from visdyn.inference.editing import Guidance, check_items
 
 PIX2PIX, KONTEXT = "StableDiffusionInstructPix2PixPipeline", "FluxKontextPipeline"
 QWEN, QWEN_PLUS = "QwenImageEditPipeline", "QwenImageEditPlusPipeline"
@@ -157,8 +157,7 @@ class DiffusersEditor:
         Raises:
             ValueError: lists of different length, no step, a source that is needed, or guidance the pipeline lacks.
         """
-        if not len(sources) == len(prompts) == len(seeds):
-            raise ValueError(f"{len(sources)} sources, {len(prompts)} prompts and {len(seeds)} seeds must be as many")
+        check_items(sources, prompts, seeds)
         steps = self.preset.steps if steps is None else steps
         if steps < 1:
             raise ValueError(f"an edit needs at least one sampling step, not {steps}")

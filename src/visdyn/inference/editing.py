@@ -66,6 +66,19 @@ class ImageEditor(Protocol):
         ...
 
 
+def check_items(sources: Sequence, prompts: Sequence, seeds: Sequence) -> None:
+    """Refuse items of which an `ImageEditor` could not make one image each.
+
+    Raises:
+        ValueError: there are not as many sources, prompts and seeds.
+    """
+    if not len(sources) == len(prompts) == len(seeds):
+        raise ValueError(
+            f"{len(sources)} sources, {len(prompts)} prompts and {len(seeds)} seeds must be as many; give one of each "
+            "for every image (None for a source or a prompt to leave out)"
+        )
+
+
 def item_seed(seed: int, *parts: str) -> int:
     """Derive an item's seed from a run's seed and the item's names, whatever its place in the data set."""
     digest = hashlib.sha256("/".join((str(seed), *parts)).encode()).digest()
@@ -97,8 +110,7 @@ def do_and_undo(
     Raises:
         ValueError: unknown prompt length or reverse source, or two pairs of one id (they would share their noise).
     """
-    if reverse_from not in REVERSE_FROM:
-        raise ValueError(f"unknown reverse source {reverse_from!r}; one of {', '.join(REVERSE_FROM)}")
+    _check_reverse(reverse_from)  # before the forward images are paid for
     done = do(editor, pairs, prompt_length, seed, steps, guidance)
     return done, undo(editor, pairs, done, prompt_length, reverse_from, seed, steps, guidance)
 
@@ -112,8 +124,7 @@ def do(
     guidance: Guidance | None = None,
 ) -> Images:
     """Return the forward images of `do_and_undo`."""
-    if prompt_length not in ("long", "short"):
-        raise ValueError(f"unknown prompt length {prompt_length!r}; one of long, short")
+    _check_length(prompt_length)
     halves = [pair.forward(prompt_length) for pair in pairs]
     return _edit(editor, [half.source for half in halves], halves, seed, steps, guidance)
 
@@ -128,15 +139,33 @@ def undo(
     steps: int | None = None,
     guidance: Guidance | None = None,
 ) -> Images:
-    """Return the reverse images of `do_and_undo`, given its forward images `done`."""
+    """Return the reverse images of `do_and_undo`, given its forward images `done`.
+
+    Raises:
+        ValueError: as `do_and_undo`, or not one forward image for each pair.
+    """
+    _check_length(prompt_length)
+    _check_reverse(reverse_from)
     halves = [pair.reverse(prompt_length) for pair in pairs]
     sources = [half.source for half in halves] if reverse_from == "gt" else list(done)
     return _edit(editor, sources, halves, seed, steps, guidance)
+
+
+def _check_length(prompt_length: str) -> None:
+    if prompt_length not in ("long", "short"):
+        raise ValueError(f"unknown prompt length {prompt_length!r}; one of long, short")
+
+
+def _check_reverse(reverse_from: str) -> None:
+    if reverse_from not in REVERSE_FROM:
+        raise ValueError(f"unknown reverse source {reverse_from!r}; one of {', '.join(REVERSE_FROM)}")
 
 
 def _edit(editor: ImageEditor, sources, halves, seed: int, steps: int | None, guidance: Guidance | None) -> Images:
     if len({half.id for half in halves}) < len(halves):
         raise ValueError("two reversible pairs have the same id; ids name the noise and must differ")
     seeds = [item_seed(seed, half.id) for half in halves]
-    images = editor.edit(sources, [half.action for half in halves], seeds, steps, guidance)
+    prompts = [half.action for half in halves]
+    check_items(sources, prompts, seeds)  # a chain's images are the caller's, and editors of others may not look
+    images = editor.edit(sources, prompts, seeds, steps, guidance)
     return np.stack(images) if len({image.shape for image in images}) == 1 else images

@@ -1,0 +1,228 @@
+"""Editing with BAGEL: a cached context against one read again at each step, and a batch of 8 against 8 single edits.
+
+`python benchmarks/bagel_editing.py`: about a minute on one core. The small model has every part of the public one (two
+experts, ViT, autoencoder with two levels, three guidance branches, guidance in (.4, 1]) and random weights. The loop
+without a cache is a generous one: the branches share what they can, and the source is encoded once for all steps.
+Batching pays where an image has few tokens (`--size tiny`, the embedded default's 16): 256 fill a core by themselves.
+
+`--device cuda --size 7b` is the shape of BAGEL-7B-MoT in bfloat16 (a GPU of 80 GB): seconds and memory of an edit at
+912 x 512 with 50 timesteps (49 evaluations), batch 1 and 8, then tokens/s and memory of a LoRA training step.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from random_models import seconds, title
+
+from visdyn.inference.bagel_editor import BagelEditor
+from visdyn.models.bagel import (
+    Autoencoder,
+    AutoencoderConfig,
+    Bagel,
+    BagelConfig,
+    SamplerSettings,
+    SpecialTokens,
+    TextConfig,
+    TransformConfig,
+    VisionConfig,
+    flow,
+)
+from visdyn.models.bagel import context as contexts
+from visdyn.models.bagel.edit_batch import read_edit_batch, sample_edit_batch
+from visdyn.models.bagel.embeddings import patchify, unpatchify
+from visdyn.models.bagel.sampler import guide
+from visdyn.models.bagel.transforms import transform
+from visdyn.training.bagel_data import BagelMixture, collate
+from visdyn.training.bagel_objective import BagelObjective
+from visdyn.training.bagel_recipes import apply_adapter
+from visdyn.training.sharding import widen_trained
+from visdyn.trajectory import Trajectory
+
+BATCH = 8
+TEXT = list(range(5, 45))  # an expanded prompt has about so many tokens
+SMALL = BagelConfig(
+    text=TextConfig(512, 256, 768, 4, 4, 2),
+    vision=VisionConfig(64, 128, 2, 4, image_size=16 * 14),
+    autoencoder=AutoencoderConfig(ch=32, ch_mult=(1, 2), num_res_blocks=1),
+    latent_patch_size=4,
+    max_latent_size=16,
+    vit_max_num_patch_per_side=16,
+    special_tokens=SpecialTokens(1, 2, 3, 4),
+    transforms={name: TransformConfig(128, 128, stride) for name, stride in (("vae", 8), ("vit", 14))},
+)
+# The embedded default's shape: 16 latent tokens of 16 x 16 pixels.
+TINY = replace(
+    SMALL,
+    text=TextConfig(512, 128, 256, 4, 4, 4),
+    latent_patch_size=8,
+    transforms={name: TransformConfig(64, 64, stride) for name, stride in (("vae", 16), ("vit", 14))},
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model's shape, its sources (height, width) and the timesteps of an edit."""
+
+    config: BagelConfig
+    source: tuple[int, int]
+    timesteps: int
+    dtype: torch.dtype
+
+
+CASES = {
+    "tiny": Case(TINY, (64, 64), 13, torch.float32),
+    "small": Case(SMALL, (128, 128), 13, torch.float32),
+    "7b": Case(BagelConfig(), (256, 456), 50, torch.bfloat16),
+}
+
+
+def random_bagel(case: Case, device: str) -> Bagel:
+    """Build a model with random weights on a device; its autoencoder is float32."""
+    torch.manual_seed(0)
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(case.dtype)
+    try:
+        with torch.device(device):
+            model = Bagel(case.config)
+    finally:
+        torch.set_default_dtype(default)
+    torch.nn.init.normal_(model.llm2vae.weight, std=0.02)  # a new model answers velocity 0, whatever it reads
+    model.vae = Autoencoder(case.config.autoencoder).to(device).requires_grad_(False).eval()
+    return model.eval().requires_grad_(False)
+
+
+def sources(case: Case, count: int) -> list[np.ndarray]:
+    """Return random images uint8 (H, W, 3)."""
+    shape = count, *case.source, 3
+    return list(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+
+
+def inputs_of(model: Bagel, image: np.ndarray) -> dict:
+    """Return what one edit reads: latents, views for the ViT, token ids; and the noise it starts from."""
+    transforms = model.config.transforms
+    pixels = transform(image, transforms["vae"])[None].to(model.device)
+    latents = model.require_vae().encode(pixels)
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0)).to(model.device)
+    views = transform(image, transforms["vit"])[None].to(model.device)
+    ids = torch.tensor([TEXT], device=model.device)
+    return {"source_latents": latents, "text_ids": ids, "noise": noise, "source_pixels": views}
+
+
+@torch.no_grad()
+def edit_without_cache(model: Bagel, noise: torch.Tensor, settings: SamplerSettings, **read) -> torch.Tensor:
+    """Return the latents (1, z, h, w) of `sample_edit_batch`, reading source and prompt again for each evaluation."""
+    patch = model.config.latent_patch_size
+    grid, ids = contexts.latent_grid(model, noise)
+    x = patchify(noise, patch)
+    low, high = settings.cfg_interval
+    for t, dt in zip(*flow.sampling_schedule(settings.num_timesteps, settings.timestep_shift), strict=True):
+        branches = read_edit_batch(model, **read)
+        velocity = contexts.velocity(model, branches.gen, x, t, ids)
+        if low < float(t) <= high:
+            others = [contexts.velocity(model, part, x, t, ids) for part in (branches.cfg_text, branches.cfg_img)]
+            velocity = guide(velocity, *others, settings)
+        x = x - velocity * dt.to(x.device)
+    return unpatchify(x, grid, patch)
+
+
+def compare_cache(model: Bagel, case: Case, device: str) -> None:
+    """Print seconds of one edit's sampling with and without cached contexts, and how far the results differ."""
+    inputs, settings = inputs_of(model, sources(case, 1)[0]), SamplerSettings(num_timesteps=case.timesteps)
+    cached, result = seconds(lambda: sample_edit_batch(model, settings=settings, **inputs), device)
+    plain, again = seconds(lambda: edit_without_cache(model, settings=settings, **inputs), device)
+    difference = float((result - again).abs().max())
+    check(difference <= 1e-3 * float(again.abs().max()), f"cached and plain latents differ by {difference:.1g}")
+    tokens = result.shape[-1] * result.shape[-2] // model.config.latent_patch_size**2
+    print(
+        f"one edit, {tokens} latent tokens, {case.timesteps - 1} evaluations: {plain:6.2f} s reading the context each "
+        f"step -> {cached:6.2f} s cached ({plain / cached:.2f} times faster)   latents differ by {difference:.0e}"
+    )
+
+
+def compare_batch(model: Bagel, case: Case, device: str) -> None:
+    """Print seconds of whole edits, images to images, one by one and together."""
+    editor = BagelEditor(model, BATCH, SamplerSettings(num_timesteps=case.timesteps))
+    images, seeds = sources(case, BATCH), list(range(BATCH))
+    prompts = [TEXT[: len(TEXT) - 2 * index] for index in seeds]  # of different lengths
+    singly, alone = seconds(
+        lambda: [editor.edit([images[i]], [prompts[i]], [i])[0] for i in seeds],
+        device,
+    )
+    one_peak = peak(device)
+    together, batch = seconds(lambda: editor.edit(images, prompts, seeds), device)
+    levels = max(int(np.abs(one.astype(int) - other).max()) for one, other in zip(alone, batch, strict=True))
+    check(device != "cpu" or levels <= 1, f"a batched image is {levels} grey levels from the single one")
+    size = "{1} x {0}".format(*batch[0].shape[:2])
+    print(
+        f"{BATCH} edits of {size}: {singly:6.2f} s one by one{one_peak} -> {together:6.2f} s in a batch{peak(device)} "
+        f"({singly / together:.2f} times faster)   images differ by at most {levels} grey level(s)"
+    )
+
+
+def train_step(model: Bagel, case: Case, device: str, steps: int = 4) -> None:
+    """Print seconds, tokens/s and memory of LoRA training steps, one edit each, the first left out."""
+    model.requires_grad_(True)
+    adapted = apply_adapter(model, "lora")
+    widen_trained(model)
+    objective = BagelObjective(model.train())
+    objective.activation_checkpointing_enable()
+    trained = [tensor for tensor in adapted.parameters() if tensor.requires_grad]
+    optimiser = torch.optim.AdamW(trained, lr=1e-4)
+    images = sources(case, 2)
+    records = {"edit": [Trajectory(images[0], "open it", images[1], "random", "0")]}
+    data = BagelMixture(records, {"edit": 1.0}, lambda _: TEXT, model.config, steps + 1)
+
+    def step(index: int) -> int:
+        batch = collate([data[index]], model.config, whole=False)["batch"]
+        with torch.autocast(device, torch.bfloat16, enabled=case.dtype == torch.bfloat16):
+            objective(batch)["loss"].backward()
+        optimiser.step()
+        optimiser.zero_grad()
+        return len(batch.pack)
+
+    peak(device)
+    step(0)
+    spent, tokens = seconds(lambda: sum(step(index) for index in range(1, steps + 1)), device)
+    print(
+        f"LoRA step, one edit of {tokens // steps} tokens: {spent / steps:6.2f} s, {tokens / spent:7.0f} tokens/s"
+        f"{peak(device)}   {sum(tensor.numel() for tensor in trained) / 1e6:.1f} M parameters train"
+    )
+
+
+def peak(device: str) -> str:
+    """Return the peak of a GPU's memory since the last call, in words; nothing on a CPU."""
+    if device == "cpu":
+        return ""
+    used = torch.cuda.max_memory_allocated() / 2**30
+    torch.cuda.reset_peak_memory_stats()
+    return f" ({used:.1f} GiB)"
+
+
+def check(holds: bool, otherwise: str) -> None:
+    """End the benchmark where two ways that must agree do not: their times would say nothing."""
+    if not holds:
+        raise SystemExit(otherwise)
+
+
+def main() -> None:
+    """Run the comparisons; the options change their size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=sorted(CASES), default="small", help="7b is BAGEL-7B-MoT's shape, in bf16")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; 7b needs a GPU of 80 GB")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    case = CASES[options.size]
+    model = random_bagel(case, options.device)
+    sample_edit_batch(model, settings=SamplerSettings(num_timesteps=2), **inputs_of(model, sources(case, 1)[0]))
+    print(title("edits with BAGEL", options))
+    compare_cache(model, case, options.device)
+    compare_batch(model, case, options.device)
+    train_step(model, case, options.device)
+
+
+if __name__ == "__main__":
+    main()
