@@ -60,6 +60,7 @@ class Doundo:
     dropout: ConditionDropout
     timestep_shift: float
     average_decay: float
+    latents: str
     mse_weight: float
     ce_weight: float
     consistency_weight: float

@@ -25,7 +25,8 @@ from visdyn.models.bagel import (
     text_to_image_sample,
     understanding_sample,
 )
-from visdyn.models.bagel.samples import TEXT, VAE, VIT, Part, Sample
+from visdyn.models.bagel.samples import TEXT, VAE, VIT, Part, Posteriors, Sample
+from visdyn.models.bagel.vae import sample_latents
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 KINDS = ("edit", "undo", "text_to_image", "understanding")
@@ -100,6 +101,7 @@ class BagelMixture(Dataset):
         dropout: Dropout = DROPOUT,
         long_share: float = 1.0,
         chained: bool = False,
+        posteriors: Posteriors | None = None,
     ) -> None:
         """Plan the draws.
 
@@ -112,6 +114,7 @@ class BagelMixture(Dataset):
             dropout: of conditions, for classifier-free guidance; independent per text, ViT image and VAE image.
             long_share: share of reversible pairs shown with their long prompts; the others show the short ones.
             chained: give every undo the edit that it undoes (consistency conditioned on the generated image).
+            posteriors: of the autoencoder (`posteriors.PosteriorCache`); None encodes the images in every step.
 
         Raises:
             ValueError: unknown kind, no positive weight, a weighted kind without records, or a pair without the
@@ -119,7 +122,7 @@ class BagelMixture(Dataset):
         """
         _check(records, weights, long_share)
         self.records, self.encode, self.config, self.seed = records, encode, config, seed
-        self.dropout, self.long_share, self.chained = dropout, long_share, chained
+        self.dropout, self.long_share, self.chained, self.posteriors = dropout, long_share, chained, posteriors
         self.kinds, self.rows = _plan({kind: len(records.get(kind, ())) for kind in KINDS}, weights, length, seed)
 
     def __len__(self) -> int:
@@ -139,11 +142,11 @@ class BagelMixture(Dataset):
             texts = self.encode(record.question), self.encode(record.answer)
             return understanding_sample(record.image, *texts, self.config)
         if kind == "text_to_image":
-            return text_to_image_sample(self.encode(record.text), record.image, self.config)
+            return text_to_image_sample(self.encode(record.text), record.image, self.config, self.posteriors)
         if isinstance(record, ReversiblePair):
             record = record.forward(prompts) if kind == "edit" else record.reverse(prompts)
         text = None if isinstance(record, FramePair) else self.encode(record.action)
-        return edit_sample([record.source, record.target], [text], self.config)
+        return edit_sample([record.source, record.target], [text], self.config, self.posteriors)
 
     def _draw(self, kind: str, parts: Sample, generator: torch.Generator) -> Example:
         droppable = sum(part.droppable for part in parts)
@@ -230,7 +233,8 @@ class BagelBatch:
         pack: the packed samples, at the end the idle one (see `idle_example`).
         noise: flow noise (k, latent_dim) per latent token.
         posterior: (m, z, height, width) per VAE image, padded with zeros; None without real images.
-        latents: of the idle image where it is the only one, so that the autoencoder need not run; else None.
+        latents: where the autoencoder need not run: of posteriors that are known, padded, or of the idle image where
+            it is the only one; else None.
         targets: per noised target in order, whether it belongs to an undo, and its grid (h, w).
         answer_tokens: how many of the tokens with cross entropy are real.
         chain: see `Chain`; None where nothing is chained.
@@ -301,7 +305,7 @@ def _pack(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) ->
 def _batch(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) -> BagelBatch:
     kept = [(example, place) for example in examples for place in _kept_images(example, dropout)]
     posterior = [example.posterior[place] for example, place in kept if example.kind != IDLE]
-    patch, pack = config.latent_patch_size, _pack(examples, config, dropout)
+    latents, pack = _known_latents(kept, config), _pack(examples, config, dropout)
     idle_answers = sum(part.kind == TEXT for example in examples if example.kind == IDLE for part in example.parts)
     targets = [
         (example.kind == "undo", grid_of(part.content, config))
@@ -313,11 +317,25 @@ def _batch(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) -
     return BagelBatch(
         pack,
         torch.cat([example.noise[place] for example, place in kept]),
-        pad(posterior) if posterior else None,
-        None if posterior else torch.zeros(1, config.autoencoder.z_channels, patch, patch),
+        pad(posterior) if posterior and latents is None else None,
+        latents,
         targets,
         len(pack.ce_index) - idle_answers,
     )
+
+
+def _known_latents(kept: Sequence[tuple[Example, int]], config: BagelConfig) -> Tensor | None:
+    """Return padded latents (m, z, h, w) where all posteriors are known or the only image is idle; else None."""
+    latents, patch = [], config.latent_patch_size
+    for example, place in kept:
+        moments = [part.moments for part in example.parts if part.kind == VAE][place]
+        if example.kind == IDLE:
+            latents.append(torch.zeros(config.autoencoder.z_channels, patch, patch))
+        elif moments is None:
+            return None
+        else:
+            latents.append(sample_latents(moments, example.posterior[place], config.autoencoder))
+    return pad(latents)
 
 
 def _kept_images(example: Example, dropout: Dropout) -> list[int]:

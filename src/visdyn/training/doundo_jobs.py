@@ -71,4 +71,5 @@ def recipe_options(params) -> dict:
         "timestep_shift": params.timestep_shift,
         "dropout": asdict(params.dropout),
         "average_decay": params.average_decay or None,
+        "latents": params.latents or None,
     }

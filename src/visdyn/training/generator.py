@@ -83,6 +83,7 @@ def train_generator(
         adapter="full",
         timestep_shift=model["timestep_shift"],
         dropout=KEEP_ALL,
+        latents="memory",
         hardware=hardware,
     )
 

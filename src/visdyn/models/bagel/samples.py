@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from visdyn.images import ImageRef
@@ -12,6 +13,7 @@ from visdyn.images import ImageRef
 from .config import BagelConfig
 from .transforms import transform
 
+Posteriors = Callable[[ImageRef], Tensor]
 TEXT, VIT, VAE = "text", "vit", "vae"
 
 
@@ -24,19 +26,24 @@ class Part:
         content: token ids without begin and end markers (text), or pixels float32 (3, H, W) in [-1, 1].
         loss: text: predict it (cross entropy); vae: it is the noised target (velocity loss).
         droppable: may be dropped for classifier-free guidance; takes one dropout draw when packed.
+        moments: of a vae part whose posterior (2 z, h, w) is known: its content then has the shape of the pixels only.
     """
 
     kind: str
     content: Sequence[int] | Tensor
     loss: bool = False
     droppable: bool = False
+    moments: Tensor | None = None
 
 
 Sample = list[Part]
 
 
 def edit_sample(
-    images: Sequence[ImageRef], instructions: Sequence[Sequence[int] | None], config: BagelConfig
+    images: Sequence[ImageRef],
+    instructions: Sequence[Sequence[int] | None],
+    config: BagelConfig,
+    posteriors: Posteriors | None = None,
 ) -> Sample:
     """Return the plan of an edit, or of a chain of edits.
 
@@ -46,34 +53,45 @@ def edit_sample(
     Args:
         images: n >= 2 images, in the order in which they arise.
         instructions: n - 1 lists of token ids; None where nothing is said between two images.
+        posteriors: gives mean and log-variance (2 z, h, w) of an image; its pixels are then not read for the VAE.
 
     Raises:
         ValueError: the numbers of images and instructions do not fit.
     """
     if len(images) < 2 or len(instructions) != len(images) - 1:
         raise ValueError(f"{len(images)} images need {len(images) - 1} instructions, not {len(instructions)}")
-    parts = _condition(images[0], config)
+    parts = _condition(images[0], config, posteriors)
     for index, ids in enumerate(instructions, start=1):
         if ids is not None:
             parts.append(Part(TEXT, list(ids), droppable=True))
-        parts.append(Part(VAE, transform(images[index], config.transforms["vae"]), loss=True))
+        parts.append(_vae_part(images[index], config, posteriors, loss=True))
         if index < len(instructions):
-            parts += _condition(images[index], config)
+            parts += _condition(images[index], config, posteriors)
     return parts
 
 
-def _condition(image: ImageRef, config: BagelConfig) -> Sample:
-    parts = [Part(VAE, transform(image, config.transforms["vae"]), droppable=True)]
+def _vae_part(image: ImageRef, config: BagelConfig, posteriors: Posteriors | None, **flags: bool) -> Part:
+    if posteriors is None:
+        return Part(VAE, transform(image, config.transforms["vae"]), **flags)
+    moments = posteriors(image)
+    size = [side * config.autoencoder.downsample for side in moments.shape[-2:]]
+    return Part(VAE, torch.zeros(1, 1, 1).expand(3, *size), moments=moments, **flags)
+
+
+def _condition(image: ImageRef, config: BagelConfig, posteriors: Posteriors | None) -> Sample:
+    parts = [_vae_part(image, config, posteriors, droppable=True)]
     if config.vision is not None:
         parts.append(Part(VIT, transform(image, config.transforms["vit"]), droppable=True))
     return parts
 
 
-def text_to_image_sample(ids: Sequence[int], image: ImageRef, config: BagelConfig) -> Sample:
-    """Return the plan of a caption (droppable) and the image to generate."""
+def text_to_image_sample(
+    ids: Sequence[int], image: ImageRef, config: BagelConfig, posteriors: Posteriors | None = None
+) -> Sample:
+    """Return the plan of a caption (droppable) and the image to generate; `posteriors` as in `edit_sample`."""
     return [
         Part(TEXT, list(ids), droppable=True),
-        Part(VAE, transform(image, config.transforms["vae"]), loss=True),
+        _vae_part(image, config, posteriors, loss=True),
     ]
 
 

@@ -60,9 +60,7 @@ class Autoencoder(nn.Module):
 
     def encode(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return latents (N, z, H / f, W / f): the posterior's mean, or a sample when `noise` (same shape) is given."""
-        mean, log_variance = self.moments(pixels).chunk(2, dim=1)
-        z = mean if noise is None else mean + torch.exp(log_variance / 2) * noise.to(mean)
-        return self.config.scale_factor * (z - self.config.shift_factor)
+        return sample_latents(self.moments(pixels), noise, self.config)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return pixels (N, 3, H, W), nominally in [-1, 1] and not clamped, of scaled latents."""
@@ -90,6 +88,13 @@ class Autoencoder(nn.Module):
             is_projection = ".attn_1." in theirs and tensor.dim() == 2
             state[theirs] = (tensor[:, :, None, None] if is_projection else tensor).contiguous()
         return state
+
+
+def sample_latents(moments: Tensor, noise: Tensor | None, config: AutoencoderConfig) -> Tensor:
+    """Return scaled latents (..., z, h, w) of posteriors (..., 2 z, h, w): a sample, or the mean without noise."""
+    mean, log_variance = moments.chunk(2, dim=-3)
+    z = mean if noise is None else mean + torch.exp(log_variance / 2) * noise.to(mean)
+    return config.scale_factor * (z - config.shift_factor)
 
 
 def diffusers_name(name: str, levels: int) -> str:
