@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 
 import numpy as np
@@ -76,7 +77,7 @@ def test_a_file_that_changed_or_was_not_filled_is_refused_by_name(model, limits,
         cache(file)
     cache.fill(model.vae, [file])
     assert cache(file).shape == cache(str(file)).shape
-    Image.fromarray(np.asarray(picture(24, 16, 5))).save(file)
+    os.utime(file, (1, 1))  # the same size: only the time tells
     with pytest.raises(LookupError, match=r"frame\.png has no posterior"):
         cache(file)
 
@@ -97,4 +98,6 @@ def test_the_cache_takes_no_weights_to_other_processes(model, limits):
     cache.fill(model.vae, [picture(16, 16, seed) for seed in range(3)])
     again = pickle.loads(pickle.dumps(cache))
     assert torch.equal(again(picture(16, 16, 1)), cache(picture(16, 16, 1)))
-    assert len(pickle.dumps(cache)) < sum(value.nbytes for value in model.vae.model.state_dict().values())
+    entries = sum(entry.nbytes for entry in cache.kept.values())
+    overhead = len(pickle.dumps([torch.zeros(0)] * len(cache.kept))) + 1000 * len(cache.kept)
+    assert len(pickle.dumps(cache)) < entries + overhead < sum(v.nbytes for v in model.vae.model.parameters())
