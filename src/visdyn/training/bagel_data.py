@@ -26,7 +26,7 @@ from visdyn.models.bagel import (
     understanding_sample,
 )
 from visdyn.models.bagel.samples import TEXT, VAE, VIT, Part, Posteriors, Sample
-from visdyn.models.bagel.vae import sample_latents
+from visdyn.training.posteriors import pad, sample_padded
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 KINDS = ("edit", "undo", "text_to_image", "understanding")
@@ -305,7 +305,11 @@ def _pack(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) ->
 def _batch(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) -> BagelBatch:
     kept = [(example, place) for example in examples for place in _kept_images(example, dropout)]
     posterior = [example.posterior[place] for example, place in kept if example.kind != IDLE]
-    latents, pack = _known_latents(kept, config), _pack(examples, config, dropout)
+    moments = [_images(example)[place].moments for example, place in kept if example.kind != IDLE]
+    patch, pack = config.latent_patch_size, _pack(examples, config, dropout)
+    latents = torch.zeros(1, config.autoencoder.z_channels, patch, patch)
+    if posterior:
+        latents = sample_padded(moments, posterior, config.autoencoder)
     idle_answers = sum(part.kind == TEXT for example in examples if example.kind == IDLE for part in example.parts)
     targets = [
         (example.kind == "undo", grid_of(part.content, config))
@@ -324,18 +328,8 @@ def _batch(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) -
     )
 
 
-def _known_latents(kept: Sequence[tuple[Example, int]], config: BagelConfig) -> Tensor | None:
-    """Return padded latents (m, z, h, w) where all posteriors are known or the only image is idle; else None."""
-    latents, patch = [], config.latent_patch_size
-    for example, place in kept:
-        moments = [part.moments for part in example.parts if part.kind == VAE][place]
-        if example.kind == IDLE:
-            latents.append(torch.zeros(config.autoencoder.z_channels, patch, patch))
-        elif moments is None:
-            return None
-        else:
-            latents.append(sample_latents(moments, example.posterior[place], config.autoencoder))
-    return pad(latents)
+def _images(example: Example) -> list[Part]:
+    return [part for part in example.parts if part.kind == VAE]
 
 
 def _kept_images(example: Example, dropout: Dropout) -> list[int]:
@@ -355,9 +349,3 @@ def _chain(undos: Sequence[Example], config: BagelConfig) -> Chain:
     pack = _pack(kept, config, Dropout(vit=1.0))
     noise = torch.cat([part for example in undos for part in example.noise])
     return Chain(_batch([example.forward for example in undos], config, Dropout()), pack, noise)
-
-
-def pad(maps: Sequence[Tensor]) -> Tensor:
-    """Stack maps (C, h, w) of several sizes, zero-padded at the bottom and right."""
-    height, width = (max(part.shape[axis] for part in maps) for axis in (1, 2))
-    return torch.stack([torch.nn.functional.pad(m, (0, width - m.shape[2], 0, height - m.shape[1])) for m in maps])

@@ -17,8 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from visdyn.models.bagel import Bagel, BagelOutput
 from visdyn.models.bagel.embeddings import unpatchify
 from visdyn.models.bagel.flow import estimate_clean
-from visdyn.training.bagel_data import BagelBatch, pad
+from visdyn.training.bagel_data import BagelBatch
 from visdyn.training.flow_losses import Consistency, consistency_loss
+from visdyn.training.posteriors import pad
 
 AVERAGE = "average."  # names of the running average in a checkpoint
 

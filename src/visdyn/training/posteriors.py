@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from visdyn.images import ImageRef, load
-from visdyn.models.bagel import Autoencoder, TransformConfig
+from visdyn.models.bagel import Autoencoder, AutoencoderConfig, TransformConfig
 from visdyn.models.bagel.transforms import transform
+from visdyn.models.bagel.vae import sample_latents
 from visdyn.trajectory import ReversiblePair
 
 PIXELS = 2**18  # encoded together: 64 images of 64 x 64, one of 912 x 512
@@ -127,6 +128,25 @@ def posterior_cache(where: str | None, model, records: dict[str, Sequence]) -> P
     count = cache.fill(vae, (image for kind, rows in records.items() for row in rows for image in _images(kind, row)))
     print(f"encoded {count} images once for all steps", flush=True)
     return cache
+
+
+def sample_padded(
+    moments: Sequence[Tensor | None], noise: Sequence[Tensor], config: AutoencoderConfig
+) -> Tensor | None:
+    """Return sampled latents (m, z, h, w), padded, of posteriors (2 z, h, w); None where one is not known.
+
+    Args:
+        noise: (z, h, w) for each posterior.
+    """
+    if any(known is None for known in moments):
+        return None
+    return pad([sample_latents(known, drawn, config) for known, drawn in zip(moments, noise, strict=True)])
+
+
+def pad(maps: Sequence[Tensor]) -> Tensor:
+    """Stack maps (C, h, w) of several sizes, zero-padded at the bottom and right."""
+    height, width = (max(part.shape[axis] for part in maps) for axis in (1, 2))
+    return torch.stack([torch.nn.functional.pad(m, (0, width - m.shape[2], 0, height - m.shape[1])) for m in maps])
 
 
 def _images(kind: str, record) -> tuple[ImageRef, ...]:
