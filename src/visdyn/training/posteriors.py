@@ -106,9 +106,9 @@ class PosteriorCache:
     @staticmethod
     def _key(image: ImageRef) -> str:
         """Name a file by path, size and time of change, so that a step need not read it; others by their pixels."""
-        if isinstance(image, str | Path) and Path(image).is_file():
-            found = Path(image).stat()
-            return _sha(f"{Path(image).resolve()} {found.st_size} {found.st_mtime_ns}".encode())
+        if isinstance(image, str | Path) and os.path.isfile(image):
+            found = os.stat(image)  # for each image of each step: pathlib would take as long as the rest of the lookup
+            return _sha(f"{os.path.abspath(image)} {found.st_size} {found.st_mtime_ns}".encode())
         array = np.asarray(image if isinstance(image, np.ndarray) else load(image))
         return _sha(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
 
