@@ -19,7 +19,7 @@ from visdyn.inference.verification import chosen
 from visdyn.models import load_model
 from visdyn.parallel import map_processes
 from visdyn.stage import Stage
-from visdyn.training.runs import run_name, runs_in
+from visdyn.training.runs import requested_runs, run_name, runs_in
 from visdyn.trajectory import Trajectory
 
 BENCH = "aurora"
@@ -116,13 +116,11 @@ def _runs(stage: Stage) -> list[tuple[str, int, Path]]:
 
 
 def _absent(stage: Stage) -> list[SystemImages]:
-    fdm, there = stage.settings.fdm, {run[:2] for run in _runs(stage)}
-    asked = [(arm, seed) for arm in fdm.arms for seed in fdm.seeds]
-    asked += [(arm, fdm.seeds[0]) for arm in fdm.single_seed_arms]
+    there = {run[:2] for run in _runs(stage)}
     return [
         SystemImages(BENCH, arm, seed, "trained", f"models/fdm/{run_name(arm, seed)}", {},
                      f"not run: models/fdm/{run_name(arm, seed)} does not exist; run stage fdm")
-        for arm, seed in asked if (arm, seed) not in there
+        for arm, seed in requested_runs(stage.settings.fdm) if (arm, seed) not in there
     ]  # fmt: skip
 
 

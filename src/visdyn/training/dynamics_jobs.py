@@ -12,6 +12,7 @@ from visdyn.stage import Stage
 from visdyn.training.arms import arm, fdm_jobs
 from visdyn.training.dynamics_data import DynamicsData, Part
 from visdyn.training.launch import Job, check_split
+from visdyn.training.runs import requested_runs
 from visdyn.trajectory import Trajectory
 
 
@@ -50,7 +51,7 @@ def fdm_stage_jobs(stage: Stage) -> tuple[list[Job], dict[str, int], pd.DataFram
     """
     params = stage.params
     check_split(stage.settings.runtime.hardware, params.training.batch_size)
-    data, runs = DynamicsData(stage), fdm_runs(params)
+    data, runs = DynamicsData(stage), requested_runs(params)
     synthetic = _synthetic(stage, {arm(name).synthetic: name for name, _ in runs if arm(name).synthetic != "none"})
     parts = {"supervised": data.encoded(data.aurora(), "supervised")}
     parts |= {kind: data.encoded(items, kind) for kind, items in synthetic.items()}
@@ -88,16 +89,10 @@ def _synthetic(stage: Stage, wanted: dict[str, str]) -> dict[str, list[Trajector
     return found
 
 
-def fdm_runs(params) -> list[tuple[str, int]]:
-    """Return (arm, seed) of every run: all seeds for `arms`, the first one for `single_seed_arms`."""
-    runs = [(name, seed) for seed in params.seeds for name in params.arms]
-    return runs + [(name, params.seeds[0]) for name in params.single_seed_arms]
-
-
 def arms_table(params, sizes: dict[str, int]) -> pd.DataFrame:
     """Describe every run: columns arm, seed, num_supervised, num_synthetic, weighting, floor, steps (fdm/arms.csv)."""
     rows = []
-    for name, seed in fdm_runs(params):
+    for name, seed in requested_runs(params):
         chosen = arm(name)
         row = {"arm": name, "seed": seed, "num_supervised": sizes["supervised"]}
         row |= {"num_synthetic": sizes.get(chosen.synthetic, 0), "weighting": chosen.weighting}

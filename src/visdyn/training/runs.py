@@ -11,6 +11,12 @@ def run_name(name: str, seed: int) -> str:
     return f"{name}-s{seed}"
 
 
+def requested_runs(params) -> list[tuple[str, int]]:
+    """Return (arm, seed) of every run that section `fdm` asks for: all seeds of `arms`, the first of the others."""
+    runs = [(name, seed) for seed in params.seeds for name in params.arms]
+    return runs + [(name, params.seeds[0]) for name in params.single_seed_arms]
+
+
 def runs_in(folder: Path) -> list[tuple[str, int, Path]]:
     """List a folder's runs as (name, seed, folder), by name and then by seed; whatever else lies there is left out."""
     found = ((re.fullmatch(r"(.+)-s(\d+)", path.name), path) for path in folder.iterdir()) if folder.is_dir() else ()
