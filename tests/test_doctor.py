@@ -55,9 +55,22 @@ def test_the_paper_profile_lacks_data_and_weights_here_and_says_how_to_get_them(
     assert main(["--profile", "profiles/paper", "--json"]) == 1
 
 
-def test_every_checkpoint_of_the_paper_profile_is_described():
+def test_a_folder_that_must_be_put_together_has_its_own_commands(no_cache):
+    liquid = by_name(examine("profiles/paper_liquid"))["model", "weights/liquid"]
+    assert liquid.present is False
+    assert liquid.detail.startswith("no such folder")
+    assert {"probing", "idm", "fdm"} <= set(liquid.stages)
+    assert liquid.command.splitlines()[1:] == [
+        "hf download Junfeng5/Liquid_V1_7B --local-dir liquid",
+        'hf download Junfeng5/Liquid_demo --repo-type space --include "chameleon/vqgan.*" --local-dir demo',
+        "mv demo/chameleon liquid/vqgan",
+    ]
+
+
+@pytest.mark.parametrize("profile", ["paper", "paper_liquid"])
+def test_every_checkpoint_of_the_paper_profile_is_described(profile):
     described = {entry["id"] for entry in yaml.safe_load((EXTERNAL / "models.yaml").read_text())["models"]}
-    assert set(named_checkpoints(load_params("profiles/paper"))) <= described
+    assert set(named_checkpoints(load_params(f"profiles/{profile}"))) <= described
 
 
 def test_every_data_set_has_a_description_with_command_size_and_licence():

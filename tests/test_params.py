@@ -105,6 +105,9 @@ def test_the_liquid_profile_is_the_paper_profile_with_another_base():
     paper, liquid = (load_params(f"profiles/{name}") for name in ("paper", "paper_liquid"))
     references = replace(liquid.base_models.references, base=paper.base_models.references.base)
     spatial = replace(liquid.spatial, models=paper.spatial.models)
-    same = replace(liquid, base_models=replace(liquid.base_models, references=references), spatial=spatial)
+    probing = replace(liquid.probing, models=paper.probing.models)
+    base_models = replace(liquid.base_models, references=references)
+    same = replace(liquid, base_models=base_models, spatial=spatial, probing=probing)
     assert same == paper
     assert liquid.base_models.references.base == "weights/liquid"
+    assert liquid.probing.models == (*paper.probing.models, "weights/liquid")

@@ -142,8 +142,10 @@ def _models(params: Params, profile: str, external: Path) -> Iterator[Check]:
             yield Check("model", name, True, str(place), stages)
             continue
         fetch = command.replace("<id>", name).replace(" --revision <revision> --local-dir models/<name>", "")
+        fetch = entry.get("command", fetch).strip()
         note = f" ({entry['note']})" if entry.get("note") else ""
-        detail = f"not in the Hugging Face cache{note}" if not name.startswith("/") else "no such folder"
+        local = name.startswith("/") or "command" in entry
+        detail = f"no such folder{note}" if local else f"not in the Hugging Face cache{note}"
         yield Check("model", name, False, detail, stages, fetch, entry.get("size", ""), entry.get("licence", ""))
 
 
