@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from random_models import seconds, title
+from random_models import built, peak, seconds, title
 
 from visdyn.inference.bagel_editor import BagelEditor
 from visdyn.models.bagel import (
@@ -65,34 +65,29 @@ TINY = replace(
 
 @dataclass(frozen=True)
 class Case:
-    """A model's shape, its sources (height, width) and the timesteps of an edit."""
+    """A model's shape, its sources (height, width), the timesteps of an edit, and how many edits go one by one."""
 
     config: BagelConfig
     source: tuple[int, int]
     timesteps: int
     dtype: torch.dtype
+    singly: int = BATCH
 
 
 CASES = {
     "tiny": Case(TINY, (64, 64), 13, torch.float32),
     "small": Case(SMALL, (128, 128), 13, torch.float32),
-    "7b": Case(BagelConfig(), (256, 456), 50, torch.bfloat16),
+    "7b": Case(BagelConfig(), (256, 456), 50, torch.bfloat16, singly=2),
 }
 
 
 def random_bagel(case: Case, device: str) -> Bagel:
     """Build a model with random weights on a device; its autoencoder is float32."""
     torch.manual_seed(0)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(case.dtype)
-    try:
-        with torch.device(device):
-            model = Bagel(case.config)
-    finally:
-        torch.set_default_dtype(default)
+    model = built(lambda: Bagel(case.config), case.dtype, device)
     torch.nn.init.normal_(model.llm2vae.weight, std=0.02)  # a new model answers velocity 0, whatever it reads
     model.vae = Autoencoder(case.config.autoencoder).to(device).requires_grad_(False).eval()
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def sources(case: Case, count: int) -> list[np.ndarray]:
@@ -134,32 +129,35 @@ def compare_cache(model: Bagel, case: Case, device: str) -> None:
     inputs, settings = inputs_of(model, sources(case, 1)[0]), SamplerSettings(num_timesteps=case.timesteps)
     cached, result = seconds(lambda: sample_edit_batch(model, settings=settings, **inputs), device)
     plain, again = seconds(lambda: edit_without_cache(model, settings=settings, **inputs), device)
-    difference = float((result - again).abs().max())
-    check(difference <= 1e-3 * float(again.abs().max()), f"cached and plain latents differ by {difference:.1g}")
+    difference = float((result - again).norm() / again.norm())
+    # In bfloat16 rounding grows over the evaluations: there the difference is only told.
+    check(difference <= 1e-4 or case.dtype != torch.float32, f"cached and plain latents differ by {difference:.1g}")
     tokens = result.shape[-1] * result.shape[-2] // model.config.latent_patch_size**2
     print(
         f"one edit, {tokens} latent tokens, {case.timesteps - 1} evaluations: {plain:6.2f} s reading the context each "
-        f"step -> {cached:6.2f} s cached ({plain / cached:.2f} times faster)   latents differ by {difference:.0e}"
+        f"step -> {cached:6.2f} s cached{peak(device)} ({plain / cached:.2f} times faster)   "
+        f"latents differ by {difference:.0e} of their norm"
     )
 
 
 def compare_batch(model: Bagel, case: Case, device: str) -> None:
-    """Print seconds of whole edits, images to images, one by one and together."""
+    """Print seconds of an edit, image to image, alone and as one of a batch."""
     editor = BagelEditor(model, BATCH, SamplerSettings(num_timesteps=case.timesteps))
     images, seeds = sources(case, BATCH), list(range(BATCH))
     prompts = [TEXT[: len(TEXT) - 2 * index] for index in seeds]  # of different lengths
     singly, alone = seconds(
-        lambda: [editor.edit([images[i]], [prompts[i]], [i])[0] for i in seeds],
+        lambda: [editor.edit([images[i]], [prompts[i]], [i])[0] for i in seeds[: case.singly]],
         device,
     )
     one_peak = peak(device)
     together, batch = seconds(lambda: editor.edit(images, prompts, seeds), device)
-    levels = max(int(np.abs(one.astype(int) - other).max()) for one, other in zip(alone, batch, strict=True))
-    check(device != "cpu" or levels <= 1, f"a batched image is {levels} grey levels from the single one")
+    levels = max(int(np.abs(one.astype(int) - other).max()) for one, other in zip(alone, batch, strict=False))
+    check(case.dtype != torch.float32 or levels <= 1, f"a batched image is {levels} grey levels from the single one")
     size = "{1} x {0}".format(*batch[0].shape[:2])
+    one, each = singly / case.singly, together / BATCH
     print(
-        f"{BATCH} edits of {size}: {singly:6.2f} s one by one{one_peak} -> {together:6.2f} s in a batch{peak(device)} "
-        f"({singly / together:.2f} times faster)   images differ by at most {levels} grey level(s)"
+        f"an edit of {size}: {one:6.2f} s alone{one_peak} -> {each:6.2f} s as one of {BATCH}{peak(device)} "
+        f"({one / each:.2f} times faster)   images differ by at most {levels} grey level(s)"
     )
 
 
@@ -191,15 +189,6 @@ def train_step(model: Bagel, case: Case, device: str, steps: int = 4) -> None:
         f"LoRA step, one edit of {tokens // steps} tokens: {spent / steps:6.2f} s, {tokens / spent:7.0f} tokens/s"
         f"{peak(device)}   {sum(tensor.numel() for tensor in trained) / 1e6:.1f} M parameters train"
     )
-
-
-def peak(device: str) -> str:
-    """Return the peak of a GPU's memory since the last call, in words; nothing on a CPU."""
-    if device == "cpu":
-        return ""
-    used = torch.cuda.max_memory_allocated() / 2**30
-    torch.cuda.reset_peak_memory_stats()
-    return f" ({used:.1f} GiB)"
 
 
 def check(holds: bool, otherwise: str) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
+from transformers import GemmaForCausalLM
 
+from visdyn.models import liquid
 from visdyn.models.chameleon import ChameleonLM, tiny_config
 from visdyn.models.sequences import SequenceBuilder
 from visdyn.models.tokens import IMAGE, TokenLayout, build_tokenizer
@@ -56,15 +58,36 @@ def random_model(size: Size, device: str, images: bool = False) -> UnifiedModel:
     placeholder = tokenizer.convert_tokens_to_ids(IMAGE)
     shape = size.hidden, size.intermediate, size.layers, size.heads, 4 * size.side**2
     config = tiny_config(size.vocabulary or len(tokenizer), layout, placeholder, *shape)
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(size.dtype)
-    try:
-        with torch.device(device):
-            lm = ChameleonLM(config).eval().requires_grad_(False)
-    finally:
-        torch.set_default_dtype(default)
+    lm = built(lambda: ChameleonLM(config), size.dtype, device)
     vqgan = _vqgan(size).to(device).eval() if images else None
     return UnifiedModel(lm, SequenceBuilder(tokenizer, layout), vqgan, "random")
+
+
+def random_liquid(size: Size, device: str) -> liquid.LiquidModel:
+    """Build a Liquid with random weights on a device, without its VQGAN; 7b is Gemma-7B's shape and vocabulary."""
+    torch.manual_seed(0)
+    tokenizer = liquid.build_tokenizer(WORDS)
+    layout = liquid.liquid_layout(tokenizer, size.codes)
+    if size.vocabulary:
+        layout = replace(layout, image_offset=256_000)
+    config = liquid.tiny_config(layout, size.hidden, size.layers, size.heads)
+    if size.vocabulary:
+        config.update({"hidden_size": 3072, "intermediate_size": 24576, "num_hidden_layers": 28})
+        config.update({"num_attention_heads": 16, "num_key_value_heads": 16, "head_dim": 256})
+    config.max_position_embeddings = 4 * size.side**2
+    lm = built(lambda: GemmaForCausalLM(config), size.dtype, device)
+    return liquid.LiquidModel(lm, liquid.LiquidSequenceBuilder(tokenizer, layout), None, "random")
+
+
+def built(build: Callable, dtype: torch.dtype, device: str):
+    """Build a frozen model in a type, on a device."""
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device(device):
+            return build().eval().requires_grad_(False)
+    finally:
+        torch.set_default_dtype(default)
 
 
 def _vqgan(size: Size) -> VQGAN:
@@ -74,17 +97,28 @@ def _vqgan(size: Size) -> VQGAN:
     return VQGAN(VQGANConfig(**small, n_embed=size.codes, resolution=8 * size.side))
 
 
-def seconds(work: Callable, device: str) -> tuple[float, object]:
-    """Return how long a call took, and its result: CPU seconds of this process, or the wall time of a GPU's work."""
+def now(device: str) -> float:
+    """Return seconds of a clock: CPU time of this process, or the wall time once a GPU's work is done."""
     if device == "cpu":
-        began = time.process_time()
-        result = work()
-        return time.process_time() - began, result
+        return time.process_time()
     torch.cuda.synchronize()
-    began = time.perf_counter()
+    return time.perf_counter()
+
+
+def seconds(work: Callable, device: str) -> tuple[float, object]:
+    """Return how long a call took, by `now`, and its result."""
+    began = now(device)
     result = work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - began, result
+    return now(device) - began, result
+
+
+def peak(device: str) -> str:
+    """Return the peak of a GPU's memory since the last call, in words; nothing on a CPU."""
+    if device == "cpu":
+        return ""
+    used = torch.cuda.max_memory_allocated() / 2**30
+    torch.cuda.reset_peak_memory_stats()
+    return f" ({used:.1f} GiB)"
 
 
 def title(name: str, options: argparse.Namespace) -> str:

@@ -49,10 +49,10 @@ def _small_areas(monkeypatch):
         monkeypatch.setattr(module, "calculate_dimensions", lambda area, ratio, real=real: real(area // 256, ratio))
 
 
-def _load(folders, name, **options):
+def _load(folders, name, device="cpu", **options):
     preset = {PIX2PIX: SMALL_PIX2PIX}.get(name)
     call = SMALL_KONTEXT if name == KONTEXT else None
-    return DiffusersEditor.from_pretrained(folders[name], preset, "cpu", call=call, **options)
+    return DiffusersEditor.from_pretrained(folders[name], preset, device, call=call, **options)
 
 
 # ----------------------------------------------------------------------------------------------- the real pipelines
