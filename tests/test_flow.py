@@ -1,6 +1,8 @@
 """Flow errors: definitions, backends and what is refused."""
 
 import sys
+from types import SimpleNamespace
+from urllib.error import URLError
 
 import cv2
 import numpy as np
@@ -66,11 +68,24 @@ def test_squashing_scales_the_flow():
     assert double.normalised == pytest.approx(native.normalised, rel=0.15)
 
 
+def _torchvision_without_a_network():
+    def fetch(weights):
+        raise URLError("no route")
+
+    weights = SimpleNamespace(C_T_SKHT_V2=SimpleNamespace(url="https://here/raft.pth"))
+    return SimpleNamespace(Raft_Large_Weights=weights, raft_large=fetch)
+
+
 def test_refusals(monkeypatch):
     with pytest.raises(ValueError, match="not 16x8 and 8x8"):
         estimate(_flat(1), _flat(1)[:, :8], _levels, None)
     with pytest.raises(ValueError, match="unknown flow backend 'pwc'"):
         get_backend("pwc")
+    monkeypatch.setitem(sys.modules, "torchvision.models.optical_flow", _torchvision_without_a_network())
+    with pytest.raises(
+        FileNotFoundError, match=r"could not fetch RAFT's weights \(no route\).* from https://here/raft"
+    ):
+        get_backend("raft")
     monkeypatch.setitem(sys.modules, "torchvision.models.optical_flow", None)
     with pytest.raises(ImportError, match=r"visdyn\[flow\]"):
         get_backend("raft")

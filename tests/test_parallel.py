@@ -11,7 +11,8 @@ from visdyn.parallel import map_processes
 
 
 @pytest.mark.slow
-def test_several_processes_return_what_one_does_in_the_order_of_the_items():
+def test_several_processes_return_what_one_does_in_the_order_of_the_items(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)  # with a GPU all stays in one process
     items = [3, 1, 2, 0]
     found = map_processes(toy_jobs.square, items, 10, processes=2)
     assert [value for value, _ in found] == [19, 11, 14, 10]

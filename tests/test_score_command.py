@@ -76,8 +76,8 @@ def test_a_folder_in_the_authors_layout_is_scored(tmp_path):
                      "reverse_prompt": "the hand closes the door"})  # fmt: skip
     (tmp_path / "annotations_test.json").write_text(json.dumps(rows))
     command = [str(tmp_path / "theirs"), "--bench", "doundo", "--root", str(tmp_path / "epic"), *NO_ENCODERS]
-    main([*command, "--annotations", str(tmp_path / "annotations_test.json"), "--flow-size", "64", "--out",
-          str(tmp_path / "out")])  # fmt: skip
+    main([*command, "--annotations", str(tmp_path / "annotations_test.json"), "--flow-size", "64",
+          "--flow", "farneback", "--out", str(tmp_path / "out")])  # fmt: skip
     scores = pd.read_csv(tmp_path / "out/scores.csv", keep_default_na=False, na_values=["nan"])
     means = scores[scores["value"] != ""].assign(value=lambda t: t["value"].astype(float))
     own = means[means["system"] == "theirs"].groupby(["direction", "reverse_from", "metric"])["value"].mean()

@@ -56,7 +56,7 @@ def get_backend(name: str, weights: str | None = None, device: str = "cpu") -> F
     Raises:
         ValueError: unknown name.
         ImportError: `raft` without a torchvision that fits torch.
-        FileNotFoundError: `weights` does not exist.
+        FileNotFoundError: `weights` does not exist, or torchvision cannot fetch them.
     """
     builders: dict[str, Callable[[], FlowBackend]] = {
         "farneback": lambda: _farneback,
@@ -102,7 +102,14 @@ class _Raft:
             raise FileNotFoundError(
                 f"RAFT weights {weights} do not exist; leave them out to let torchvision fetch them"
             )
-        self.network = raft_large(weights=Raft_Large_Weights.C_T_SKHT_V2 if weights is None else None)
+        wanted = Raft_Large_Weights.C_T_SKHT_V2
+        try:
+            self.network = raft_large(weights=wanted if weights is None else None)
+        except OSError as error:  # no network, or no room
+            raise FileNotFoundError(
+                f"torchvision could not fetch RAFT's weights ({error}): give a file of them, downloaded from "
+                f"{wanted.url}, or take the flow backend 'farneback' or 'dis'"
+            ) from error
         if weights is not None:
             import torch
 

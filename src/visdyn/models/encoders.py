@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from visdyn.images import ImageRef, load
 from visdyn.models.encoder_preprocess import CLIP_PRESETS, DINO_PRESETS, Preset, preset_of
+from visdyn.models.precision import exact_float32
 
 _DINO_TYPES = ("dinov2", "vit")
 
@@ -59,7 +60,8 @@ class ImageEncoder:
     def _batched(self, items: Sequence, embed) -> np.ndarray:
         if len(items) == 0:
             raise ValueError("nothing to embed: the sequence is empty")
-        parts = [embed(items[i : i + self.batch_size]) for i in range(0, len(items), self.batch_size)]
+        with exact_float32(self.device):
+            parts = [embed(items[i : i + self.batch_size]) for i in range(0, len(items), self.batch_size)]
         return nn.functional.normalize(torch.cat(parts).float(), dim=1).cpu().numpy()
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from visdyn.models.precision import exact_float32
 from visdyn.models.vqgan_blocks import Decoder, Encoder, VQGANConfig
 from visdyn.models.vqgan_checkpoints import NO_DECODER, CheckpointError, config_to_public, read_checkpoint
 
@@ -132,19 +133,5 @@ class VQGAN(nn.Module):
     def _float32(self) -> Iterator[None]:
         if self.quant_conv.weight.dtype != torch.float32:
             raise ValueError(f"the VQGAN runs in float32, but its weights were cast to {self.quant_conv.weight.dtype}")
-        device = self._device().type
-        with torch.autocast(device, enabled=False), _no_tf32(device):
+        with exact_float32(self._device()):
             yield
-
-
-@contextmanager
-def _no_tf32(device: str) -> Iterator[None]:
-    if device != "cuda":
-        yield
-        return
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before

@@ -120,4 +120,5 @@ def latent_means(vae, images: np.ndarray, limit: int) -> Tensor:
     """Return the posterior means (N, C, h, w) of up to `limit` images, unscaled."""
     chosen = evenly(images, limit)
     parts = np.array_split(chosen, max(1, len(chosen) // 64))
-    return torch.cat([vae.encode(fold(to_pixels(part), patch_of(vae))).latent_dist.mode() for part in parts])
+    pixels = (fold(to_pixels(part), patch_of(vae)).to(vae.device) for part in parts)
+    return torch.cat([vae.encode(part).latent_dist.mode() for part in pixels])
