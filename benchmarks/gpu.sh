@@ -12,7 +12,7 @@ measure() { # name, seconds at most, command
   [[ "$chosen" == "  " || "$chosen" == *" $1 "* ]] || return
   local began=$SECONDS
   echo "== $1: python ${*:3}"
-  timeout "$2" python "${@:3}" >"$out/$1.txt" 2>"$out/$1.log" || { echo "failed or too slow ($?):"; tail -5 "$out/$1.log"; }
+  PYTHONUNBUFFERED=1 timeout "$2" python "${@:3}" >"$out/$1.txt" 2>"$out/$1.log" || { echo "failed or too slow ($?):"; tail -5 "$out/$1.log"; }
   grep -v "^step \|real_accelerator" "$out/$1.txt"
   echo "($((SECONDS - began)) s)"
 }
