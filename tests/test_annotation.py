@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from visdyn.datasets.annotated import read_annotated
 from visdyn.inference import annotation
 from visdyn.inference.annotation import (
     Annotation,
@@ -161,6 +162,10 @@ def test_table_7_of_real_clips_needs_no_truth(tiny_folder, pairs, tmp_path):
     (row,) = mining_summary(table, lengths).to_dict("records")
     assert (row["videos"], row["mean_seconds"], row["total_hours"]) == (4, 4.0, 20 / 3600)
     assert (row["observations_per_video"], row["actions_per_video"], row["pairs"]) == (2.0, 1.0, 4)
+    rows = read_annotated(tmp_path / "annotated")
+    pictures = {(Path(item.pair.source), Path(item.pair.target)) for item in select(labelled, 2)}
+    assert {(Path(row["source"]), Path(row["target"])) for row in rows} == pictures
+    assert str(tmp_path) not in (tmp_path / "annotated/triplets.jsonl").read_text()  # the same in every checkout
     empty = write_triplets([], [], [], Path(tmp_path / "none"))
     assert list(empty.columns) == list(table.columns)
     assert mining_summary(empty, lengths.iloc[:0]).empty

@@ -164,6 +164,11 @@ def test_the_smoke_profile_runs_end_to_end_and_again_without_change(checkout):
     after = (checkout / "dvc.lock").read_bytes() if (checkout / "dvc.lock").exists() else None
     assert after == before  # the default's lock is untouched
     _every_item_of_the_report_is_made(checkout)
+    outputs = [
+        path for part in ("data", "models", "reports") for path in (checkout / "profiles/smoke" / part).rglob("*")
+    ]
+    here = str(checkout).encode()
+    assert [path for path in outputs if path.is_file() and here in path.read_bytes()] == []  # the same in any folder
 
 
 def _every_item_of_the_report_is_made(checkout):

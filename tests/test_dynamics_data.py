@@ -182,7 +182,8 @@ def test_an_arm_without_its_labels_is_refused(stage):
         "true_action": "",
     }
     (stage.root / "data/annotated/triplets.jsonl").write_text(json.dumps(row) + "\n")
-    assert [item.action for item in _synthetic(stage, {"idm": "synthetic"})["idm"]] == ["open"]
+    (item,) = _synthetic(stage, {"idm": "synthetic"})["idm"]
+    assert (item.source, item.action) == (str(stage.root / "data/annotated/a"), "open")
     assert _synthetic(stage, {}) == {}
     with pytest.raises(ValueError, match="arm 'upper' needs known actions, which real data lack"):
         _synthetic(stage, {"idm": "synthetic", "true": "upper"})

@@ -82,9 +82,7 @@ def test_refusals(monkeypatch):
     with pytest.raises(ValueError, match="unknown flow backend 'pwc'"):
         get_backend("pwc")
     monkeypatch.setitem(sys.modules, "torchvision.models.optical_flow", _torchvision_without_a_network())
-    with pytest.raises(
-        FileNotFoundError, match=r"could not fetch RAFT's weights .*no route.* from https://here/raft"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"could not fetch RAFT's weights .*no route.* from https://here/raft"):
         get_backend("raft")
     monkeypatch.setitem(sys.modules, "torchvision.models.optical_flow", None)
     with pytest.raises(ImportError, match=r"visdyn\[flow\]"):

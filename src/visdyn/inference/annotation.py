@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import multiprocessing
 import zlib
@@ -14,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from visdyn.datasets.annotated import write_annotated
 from visdyn.datasets.bad_items import collecting
 from visdyn.images import ImageError, ImageRef, load
 from visdyn.mining.output import ImagePair
@@ -235,8 +235,7 @@ def write_triplets(
         truth: the known action of each labelled pair, "" where it is not exactly one or, as for real clips, not
             known at all; for measuring only.
     """
-    kept, folder = {item.id for item in selected}, Path(folder)
-    rows, lines = [], []
+    kept, rows, chosen = {item.id for item in selected}, [], []
     for item, true in zip(labelled, truth, strict=True):
         pair = item.pair
         place = {
@@ -250,9 +249,8 @@ def write_triplets(
         rows[-1] |= {"true_action": true, "correct": correct}
         if item.id in kept:
             images = {"source": pair.source, "target": pair.target}
-            lines.append(json.dumps({**place, **images, "action": item.action, "true_action": true}))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "triplets.jsonl").write_text("".join(f"{line}\n" for line in lines))
+            chosen.append({**place, **images, "action": item.action, "true_action": true})
+    write_annotated(chosen, folder)
     return pd.DataFrame(rows, columns=PAIRS)
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import asdict
 
 import pandas as pd
 
+from visdyn.datasets.annotated import read_annotated
 from visdyn.stage import Stage
 from visdyn.training.arms import arm, fdm_jobs
 from visdyn.training.dynamics_data import DynamicsData, Part
@@ -72,8 +72,7 @@ def fdm_stage_jobs(stage: Stage) -> tuple[list[Job], dict[str, int], pd.DataFram
 
 def _synthetic(stage: Stage, wanted: dict[str, str]) -> dict[str, list[Trajectory]]:
     """Read the synthetic triplets of each kind of labels that an arm asks for (kind to arm)."""
-    lines = (stage.path("data/annotated") / "triplets.jsonl").read_text().splitlines()
-    rows, found = [json.loads(line) for line in lines], {}
+    rows, found = read_annotated(stage.path("data/annotated")), {}
     for kind, key in (("idm", "action"), ("true", "true_action")):
         if kind not in wanted:
             continue
