@@ -20,6 +20,7 @@ from tiny_tokens import save_trained_families
 from visdyn.models import load_model
 from visdyn.models.sequences import collate
 from visdyn.training.dynamics import CompletionLoss, add_adapter, train_dynamics
+from visdyn.training.sharding import widen_trained
 
 LORA = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.1}
 RECIPE = {"steps": 6, "batch_size": 4, "learning_rate": 1e-2, "log_every": 1, "save_every": 2}
@@ -115,6 +116,23 @@ def test_in_bf16_the_base_is_narrow_and_the_adapter_wide(world, tmp_path, monkey
     assert {dtype for dtype, trained in seen.values() if not trained} == {torch.bfloat16}
     assert sum(trained for _, trained in seen.values()) == 28 + 1
     assert load_model(tmp_path / "out").vqgan.quant_conv.weight.dtype == torch.float32
+
+
+def test_in_bf16_no_adapter_keeps_a_wide_copy_of_its_input(tiny_folder, grids):
+    """The backward pass keeps what the adapter's first map read; peft would have made it float32."""
+    model = load_model(tiny_folder, dtype=torch.bfloat16)
+    add_adapter(model, str(tiny_folder), LORA)
+    widen_trained(model.lm)
+    read = []
+    for name, module in model.lm.named_modules():
+        if name.endswith("lora_A.default"):
+            assert module.weight.dtype == torch.float32
+            module.register_forward_pre_hook(lambda _, inputs: read.append(inputs[0].dtype))
+    batch = collate([model.builder.forward(grids[0], "open", grids[1])], model.layout.pad)
+    with torch.autocast("cpu", torch.bfloat16):
+        CompletionLoss(model.lm.train())(**batch)["loss"].backward()
+    assert read == [torch.bfloat16] * 14  # seven maps of two layers
+    assert all(p.grad.dtype == torch.float32 for p in model.lm.parameters() if p.requires_grad)
 
 
 @pytest.mark.parametrize(("family", "adapter"), [("chameleon", "lora"), ("liquid", "full")])
