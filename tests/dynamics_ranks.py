@@ -15,7 +15,7 @@ def main(path: str) -> None:
     """Train every job of a JSON list of arguments of `train_dynamics`.
 
     A job may also have `chunk` (logits that exist at one time), `stop` or `kill` (the forward pass that fails, or ends
-    the process) and `expect` (a part of the error's text).
+    the process), `full` (the model cannot be written) and `expect` (a part of the error's text).
     """
     import torch
 
@@ -27,7 +27,8 @@ def main(path: str) -> None:
     without_kernels()
     for arguments in json.loads(Path(path).read_text()):
         chunked_cross_entropy.CHUNK_ELEMENTS = arguments.pop("chunk", 2**25)
-        ends, expected = {name: arguments.pop(name, None) for name in ("stop", "kill")}, arguments.pop("expect", None)
+        ends = {name: arguments.pop(name, None) for name in ("stop", "kill", "full")}
+        expected = arguments.pop("expect", None)
         try:
             with ending(**ends):
                 train_dynamics(**arguments)
@@ -41,11 +42,11 @@ def main(path: str) -> None:
 
 
 @contextmanager
-def ending(stop: int | None, kill: int | None):
-    """Fail in the forward pass of a step, on every rank, or end the process there."""
-    from visdyn.training.dynamics import CompletionLoss
+def ending(stop: int | None, kill: int | None, full: bool | None):
+    """Fail in the forward pass of a step or in saving, on every rank, or end the process there."""
+    from visdyn.training import dynamics
 
-    forward, seen = CompletionLoss.forward, []
+    forward, seen, save = dynamics.CompletionLoss.forward, [], dynamics._save
 
     def mortal(self, *args, **kwargs):
         seen.append(1)
@@ -55,7 +56,12 @@ def ending(stop: int | None, kill: int | None):
             raise RuntimeError("stopped")
         return forward(self, *args, **kwargs)
 
-    with patch.object(CompletionLoss, "forward", mortal):
+    def hopeless(*args):
+        if full:
+            raise OSError("no space left")
+        save(*args)
+
+    with patch.object(dynamics.CompletionLoss, "forward", mortal), patch.object(dynamics, "_save", hopeless):
         yield
 
 

@@ -75,7 +75,7 @@ def whole(world, tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_two_ranks_train_like_one_process_and_resume(world, whole, tmp_path, stage):
-    """Four trainings in one launch, about 20 s a rank; one is cut off after a checkpoint and goes on.
+    """Four trainings in one launch, about 20 s a rank; some are cut off, after a checkpoint or in saving, and go on.
 
     The ranks' IDM batches hold actions of different lengths, so that means of the ranks' means would differ.
     """
@@ -87,6 +87,8 @@ def test_two_ranks_train_like_one_process_and_resume(world, whole, tmp_path, sta
         if "lora" in name:
             jobs.append({**job, "stop": 4, "expect": "stopped"})
             jobs.append({**job, "recipe": {**RECIPE, "batch_size": 8}, "expect": "different batch_size"})
+        else:
+            jobs.append({**job, "full": True, "expect": "no space left"})
         jobs.append(job)
     launch(jobs, tmp_path)
     for job in jobs:

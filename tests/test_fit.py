@@ -84,6 +84,23 @@ def test_resuming_after_any_step_gives_the_same_weights(tmp_path, uninterrupted,
     pd.testing.assert_frame_equal(history, uninterrupted[1])
 
 
+@pytest.mark.parametrize("steps", [20, 17, 18])  # after a checkpoint's step, between two, and at the end of an epoch
+def test_a_kill_while_the_model_is_saved_costs_no_training(tmp_path, steps):
+    def full_disk(_):
+        raise OSError("no space left")
+
+    expected = train_toy(tmp_path / "whole", steps=steps)
+    with pytest.raises(OSError, match="no space left"):
+        train_toy(tmp_path / "scratch", save=full_disk, steps=steps)
+    ran, saved = [], []
+    weights, history = train_toy(tmp_path / "scratch", kill=ran.append, save=saved.append, steps=steps)
+    assert ran == []
+    assert _equal(weights, expected[0])
+    pd.testing.assert_frame_equal(history, expected[1])
+    pd.testing.assert_frame_equal(saved[0], expected[1])
+    assert not (tmp_path / "scratch").exists()
+
+
 def test_a_checkpoint_cut_short_is_discarded(tmp_path, uninterrupted):
     scratch = tmp_path / "scratch"
     _kill_at(13, scratch)

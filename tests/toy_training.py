@@ -40,13 +40,13 @@ def toy_data() -> list[dict[str, torch.Tensor]]:
     return [{"inputs": row, "labels": row.sum() + 3} for row in inputs]
 
 
-def train_toy(scratch: str | Path, kill: Callable[[int], bool] = lambda step: False, **recipe):
+def train_toy(scratch: str | Path, kill: Callable[[int], bool] = lambda step: False, save=None, **recipe):
     """Train the toy; return its weights and its history."""
     from visdyn.training.fit import Recipe, fit
 
     torch.manual_seed(0)
     model = ToyModel(kill=kill)
-    history = fit(model, toy_data(), Recipe.of({**RECIPE, **recipe}), scratch)
+    history = fit(model, toy_data(), Recipe.of({**RECIPE, **recipe}), scratch, save=save)
     return {name: value.clone() for name, value in model.state_dict().items()}, history
 
 

@@ -6,16 +6,16 @@ BAGEL uses FLUX's autoencoder as it is; only the embedded profiles train one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
 from visdyn.images import to_pixels
 from visdyn.models.autoencoder import patch_of, tiny_autoencoder
 from visdyn.models.vqgan_blocks import fold, unfold
-from visdyn.training.fit import Recipe, fit
+from visdyn.training.fit import Recipe, fit, write_history
 from visdyn.training.patch_start import evenly, start_from_patches
 from visdyn.training.tokenizer import ImageDataset, rare_colour_weights
 
@@ -73,11 +73,14 @@ def train_autoencoder(
     vae = tiny_autoencoder(latent_channels, widths, patch).to(memory_format=torch.channels_last)
     dataset = ImageDataset(images)
     start_autoencoder(vae, dataset.images)
-    history = fit(AutoencoderTraining(vae, kl_weight, rare_colours), dataset, settings, scratch)
-    equalise_channels(vae.eval(), dataset.images)
-    measure_scale(vae, dataset.images)
-    vae.save_pretrained(output)
-    history.to_csv(Path(output) / "training.csv", index=False, float_format="%.6g", lineterminator="\n")
+
+    def save(history: pd.DataFrame) -> None:
+        equalise_channels(vae.eval(), dataset.images)
+        measure_scale(vae, dataset.images)
+        vae.save_pretrained(output)
+        write_history(history, output)
+
+    fit(AutoencoderTraining(vae, kl_weight, rare_colours), dataset, settings, scratch, save=save)
 
 
 @torch.no_grad()

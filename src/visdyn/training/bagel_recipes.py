@@ -18,7 +18,7 @@ from visdyn.models.bagel.checkpoint import load_autoencoder, local_folder
 from visdyn.training.bagel_data import BagelMixture, collate
 from visdyn.training.bagel_objective import BagelObjective, RunningAverage
 from visdyn.training.bagel_records import read_records
-from visdyn.training.fit import Recipe, fit
+from visdyn.training.fit import Recipe, fit, write_history
 from visdyn.training.flow_losses import Consistency
 from visdyn.training.posteriors import posterior_cache
 from visdyn.training.sharding import gathered, resolve_hardware, trained_parameters, widen_trained
@@ -135,12 +135,14 @@ def train_bagel(
     ranks = "deepspeed" in hardware or int(os.environ.get("WORLD_SIZE", "1")) > 1
     whole = ranks or mixture.get("understanding", 0) > 0
     together = partial(collate, config=model.config, dropout=drop, whole=whole)
-    history = fit(objective, data, settings, scratch, together, {**OPTIMISER, **hardware})
-    history = history[list(COLUMNS)]  # a resumed run would have them in another order
-    if average is not None:
-        average.update(objective.trained())
-    save(Path(output), base, model, adapted, history, settings, average)
-    return history
+
+    def save(history: pd.DataFrame) -> None:
+        if average is not None:
+            average.update(objective.trained())
+        write_trained(Path(output), base, model, adapted, history[list(COLUMNS)], settings, average)
+
+    history = fit(objective, data, settings, scratch, together, {**OPTIMISER, **hardware}, save=save)
+    return history[list(COLUMNS)]
 
 
 def apply_adapter(model: Bagel, adapter: str, lora: dict | None = None) -> nn.Module | None:
@@ -194,7 +196,7 @@ def _check_sharding(hardware: dict, options: Consistency | None, average_decay: 
         raise ValueError("ZeRO-3 needs the same passes on all ranks, and only some have undos to chain; use ZeRO-2")
 
 
-def save(
+def write_trained(
     output: Path,
     base: str,
     model: Bagel,
@@ -211,7 +213,7 @@ def save(
     output.mkdir(parents=True, exist_ok=True)
     listed = pd.DataFrame(trained_parameters(model).items(), columns=["name", "elements"])
     listed.to_csv(output / "trained_parameters.csv", index=False, lineterminator="\n")
-    history.to_csv(output / "training.csv", index=False, float_format="%.6g", lineterminator="\n")
+    write_history(history, output)
     _write(output, base, model, adapted, state, dtype)
     if average is not None:
         prefix = "" if adapted is None else "base_model.model."

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -85,10 +86,7 @@ def train_dynamics(
     if adapter == "lora":
         add_adapter(model, base, lora or {})
         widen_trained(model.lm)
-    fit_and_save(model, data, recipe, output, scratch, hardware)
-    if _first_rank():
-        make_portable(Path(output), base)
-        (Path(output) / "README.md").unlink(missing_ok=True)  # peft's empty model card, with this machine's paths
+    fit_and_save(model, data, recipe, output, scratch, hardware, base)
 
 
 def add_adapter(model: UnifiedModel, base: str, lora: dict) -> None:
@@ -128,14 +126,28 @@ def fit_and_save(
     output: str,
     scratch: str,
     hardware: dict | None,
+    base: str | None = None,
 ) -> None:
-    """Train on a dataset of sequences and save the model with its `training.csv`, on the first rank."""
+    """Train on a dataset of sequences and save the model with its `training.csv`, on the first rank.
+
+    Args:
+        base: what the model was fine-tuned from; an adapter then finds it also where both have been moved.
+    """
     together = partial(collate, pad=model.layout.pad)
-    loss = CompletionLoss(model.lm)
-    history = fit(loss, data, Recipe.of(recipe), scratch, together, hardware, lambda batch: batch["weights"].sum())
+    save = partial(_save, model, Path(output), base)
+    loss, mass = CompletionLoss(model.lm), (lambda batch: batch["weights"].sum())
+    fit(loss, data, Recipe.of(recipe), scratch, together, hardware, mass, save)
+
+
+def _save(model: UnifiedModel, output: Path, base: str | None, history: pd.DataFrame) -> None:
+    """Write the model on the first rank; every rank must call this, for sharded weights are gathered."""
     state = None
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         state = gathered(model.lm, keep=_first_rank(), trained_only=hasattr(model.lm, "peft_config"))
-    if _first_rank():
-        model.save(output, state)
-        history.to_csv(Path(output) / "training.csv", index=False)
+    if not _first_rank():
+        return
+    model.save(output, state)
+    history.to_csv(output / "training.csv", index=False)
+    if base is not None:
+        make_portable(output, base)
+        (output / "README.md").unlink(missing_ok=True)  # peft's empty model card, with this machine's paths

@@ -14,12 +14,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from visdyn.training.fit import Recipe, fit
+from visdyn.training.fit import Recipe, fit, write_history
 from visdyn.training.patch_start import start_patch_embedding
 from visdyn.training.tokenizer import ImageDataset
 
@@ -230,10 +231,13 @@ def train_clip(
     torch.manual_seed(settings.seed)
     clip, dataset = tiny_clip(len(tokenizer), **(model or {})), CaptionedImages(images, texts, tokenizer)
     start_patch_embedding(clip.vision_model.embeddings.patch_embedding, dataset.images.images)
-    history = fit(ClipTraining(clip), dataset, settings, scratch)
-    clip.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    _write_history(history, output)
+
+    def save(history: pd.DataFrame) -> None:
+        clip.save_pretrained(output)
+        tokenizer.save_pretrained(output)
+        write_history(history, output)
+
+    fit(ClipTraining(clip), dataset, settings, scratch, save=save)
 
 
 def train_dino(
@@ -258,10 +262,10 @@ def train_dino(
     settings = Recipe.of(recipe)
     torch.manual_seed(settings.seed)
     dino = tiny_dino(**(model or {}))
-    history = fit(DinoStandInTraining(dino, ViewSettings(**(views or {}))), ImageDataset(images), settings, scratch)
-    dino.save_pretrained(output)
-    _write_history(history, output)
 
+    def save(history: pd.DataFrame) -> None:
+        dino.save_pretrained(output)
+        write_history(history, output)
 
-def _write_history(history, output: str) -> None:
-    history.to_csv(Path(output) / "training.csv", index=False, float_format="%.6g", lineterminator="\n")
+    training = DinoStandInTraining(dino, ViewSettings(**(views or {})))
+    fit(training, ImageDataset(images), settings, scratch, save=save)

@@ -17,9 +17,17 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from visdyn.training.sharding import resolve_hardware
-from visdyn.training.trainer import COMPLETE, LogLine, MarkComplete, RecipeTrainer, trained_only
+from visdyn.training.trainer import (
+    COMPLETE,
+    AlreadyTrained,
+    EndAtLastStep,
+    LogLine,
+    MarkComplete,
+    RecipeTrainer,
+    trained_only,
+)
 
-__all__ = ["COMPLETE", "Recipe", "ScratchError", "fit"]
+__all__ = ["COMPLETE", "Recipe", "ScratchError", "fit", "write_history"]
 
 
 @dataclass(frozen=True)
@@ -81,12 +89,14 @@ def fit(
     collate: Callable | None = None,
     hardware: dict | None = None,
     mass: Callable | None = None,
+    save: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
     """Train `model` in place and return its history (columns step, loss and the model's diagnostics).
 
     `model(**batch)` returns a mapping with a scalar `loss`; further scalars are averaged into the history.
     Checkpoints go to `scratch`; called again after a kill, the same call continues from the last one and ends
-    with the same weights. They hold what trains: of a LoRA, no copy of its base. Scratch is removed at the end.
+    with the same weights. They hold what trains: of a LoRA, no copy of its base. Scratch is removed at the end, after
+    `save`: a kill or a full disk while a model is being written costs no training.
 
     Args:
         model: a module; for a distributed run every rank passes its own copy.
@@ -98,6 +108,7 @@ def fit(
         hardware: extra `TrainingArguments` (for example `deepspeed`, `activation_checkpointing`).
         mass: of a batch, what its loss is a mean over (a sum of weights). With it a batch that is split over ranks and
             accumulation steps has the loss of the whole, also where the parts weigh differently.
+        save: writes the trained model; called with the history, on every rank.
 
     Raises:
         ValueError: the batch cannot be split over the ranks and accumulation steps.
@@ -112,19 +123,33 @@ def fit(
         args=arguments,
         train_dataset=dataset,
         data_collator=collate,
-        callbacks=[LogLine(recipe.steps), MarkComplete()],
+        callbacks=[LogLine(recipe.steps), MarkComplete(), EndAtLastStep()],
         mass=mass,
     )
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=_last_complete(scratch, arguments))
+    except AlreadyTrained:
+        pass
     finally:
         # The library remembers ZeRO-3, and would cut apart the next model that this process loads.
         unset_hf_deepspeed_config()
-    history = pd.DataFrame([row for row in trainer.state.log_history if "loss" in row])
-    history = history.drop(columns=[name for name in ("epoch", "grad_norm", "learning_rate") if name in history])
+    history = _history(trainer.state.log_history)
+    if save is not None:
+        save(history)
     if trainer.is_world_process_zero():
         _remove(scratch)
+    return history
+
+
+def write_history(history: pd.DataFrame, output: str | Path) -> None:
+    """Write `training.csv` into a model's folder, six digits a number."""
+    history.to_csv(Path(output) / "training.csv", index=False, float_format="%.6g", lineterminator="\n")
+
+
+def _history(rows: list[dict]) -> pd.DataFrame:
+    history = pd.DataFrame([row for row in rows if "loss" in row])
+    history = history.drop(columns=[name for name in ("epoch", "grad_norm", "learning_rate") if name in history])
     # Sorted: the file that a run resumes from keeps its keys in another order than a run in one go.
     return history[["step", "loss", *sorted(set(history) - {"step", "loss"})]]
 

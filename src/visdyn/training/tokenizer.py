@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -18,7 +19,7 @@ from torch.utils.data import Dataset
 
 from visdyn.images import to_pixels
 from visdyn.models.vqgan import VQGAN, VQGANConfig
-from visdyn.training.fit import Recipe, fit
+from visdyn.training.fit import Recipe, fit, write_history
 from visdyn.training.patch_start import evenly, start_from_patches
 
 # 64 x 64 pixels to 8 x 8 codes. Folding 8 x 8 pixels into channels leaves one level at 8 x 8: a fifth of the time of
@@ -174,9 +175,12 @@ def train_tokenizer(
     training = TokenizerTraining(VQGAN(config), TokenizerSettings(**(settings or {})))
     training.start(dataset.images)
     training.to(memory_format=torch.channels_last)
-    history = fit(training, dataset, chosen, scratch)
-    training.vqgan.save(output)
-    history.to_csv(Path(output) / "training.csv", index=False, float_format="%.6g", lineterminator="\n")
+
+    def save(history: pd.DataFrame) -> None:
+        training.vqgan.save(output)
+        write_history(history, output)
+
+    fit(training, dataset, chosen, scratch, save=save)
 
 
 def rare_colour_weights(pixels: Tensor, strength: float) -> Tensor:

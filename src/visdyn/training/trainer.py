@@ -107,6 +107,18 @@ class MarkComplete(TrainerCallback):
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
+class AlreadyTrained(Exception):
+    """A run went on from the checkpoint of its last step; the weights are loaded, and nothing is left to do."""
+
+
+class EndAtLastStep(TrainerCallback):
+    """Ends a run that goes on from its last step; the library would take one more."""
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step >= state.max_steps:
+            raise AlreadyTrained
+
+
 class _Diagnostics:
     """Running means of the scalars that a model returns beside its loss."""
 
