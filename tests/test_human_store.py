@@ -244,7 +244,8 @@ def test_export_and_reading_back(tmp_path, store, study):
     table = analysis.read_answers(tmp_path / "out.csv")
     assert list(table.columns) == list(COLUMNS)
     assert list(table["position"]) == [1, 2, 3, 4] * 2
-    assert table["name"].iloc[0].startswith("'=cmd")
+    assert "Ada" not in written.decode()  # a name greets its owner, and leaves with no export
+    assert set(table["kind"]) == {"best_worst"}
     assert (table["best"] == table["shown"].str.split("|").str[0]).all()
     assert list(table["item"][:4]) == [task.item.id for task in plan(study, 1)]
     export(study, store, tmp_path / "out.csv")
@@ -256,8 +257,8 @@ def _answers(rows, shown="a|b|c", criterion="overall", assigned=2):
     """Rows are (annotator, subset, item, best, worst[, shown])."""
     records = []
     for position, (annotator, subset, item, best, worst, *own) in enumerate(rows, 1):
-        values = (annotator, "", assigned, position, subset, item, criterion, own[0] if own else shown, best, worst, 1,
-                  "2026-01-01T00:00:00+00:00")  # fmt: skip
+        values = ("best_worst", annotator, assigned, position, subset, item, criterion, own[0] if own else shown, best,
+                  worst, 1, "2026-01-01T00:00:00+00:00")  # fmt: skip
         records.append(dict(zip(COLUMNS, values, strict=True)))
     return pd.DataFrame(records)
 

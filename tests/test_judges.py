@@ -80,6 +80,8 @@ REFUSED = {
     "three scores": ('{"score": [8, 7, 9]}', "3 long"),
     "two pairs": ('{"score": [[8, 7], [6, 5]]}', "4 long"),
     "empty list": ('{"score": []}', "1 long"),
+    "named decimal commas": ("score1: 7,5\nscore2: 6,5", "not a number"),
+    "spelled decimal commas": ("editing_success: 7,5, minimal_editing: 6", "not a number"),
     "decimal commas": ('{"score": [7,5, 8,0]}', "4 long"),
     "above ten": ('{"score": [80, 70]}', "not between 0 and 10"),
     "just above ten": ('{"score": [10.01, 7]}', "not between 0 and 10"),

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 from fake_endpoint import KEY, completion
 
@@ -170,6 +171,47 @@ def test_a_judge_that_cannot_be_asked_leaves_a_note(serve, tmp_path, monkeypatch
     assert runs["note"].str.contains("JUDGE_KEY with the endpoint's key is not set").all()
     assert "not run" in capsys.readouterr().out
     assert not server.seen
+
+
+def test_kept_replies_count_when_the_judge_cannot_be_asked_any_more(serve, tmp_path, monkeypatch):
+    server = serve(lambda name, nth, repeat: answer(server, name, repeat))
+    benches = systems()
+    old = {**benches, "aurora": (TRAJECTORIES, benches["aurora"][1][:1])}
+    before, paid = judge_all(stage(tmp_path, server.url), old)
+    monkeypatch.delenv("JUDGE_KEY")  # and the second seed is new
+    after, runs = judge_all(stage(tmp_path, server.url), benches)
+    known = after[(after["paper"] == "D") | (after["seed"] == 0)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(known, before)
+    new = after[(after["paper"] == "B") & (after["seed"] == 1)]
+    assert len(new) > 0
+    assert new["value"].isna().all()
+    ours = runs.set_index(["paper", "system"])
+    assert "JUDGE_KEY" in ours.loc[("B", "ours"), "note"]
+    assert ours.loc[("D", "ours"), "note"] == ""  # nothing was left to ask
+    assert ours.loc[("B", "ours"), "failed"] == ITEMS * REPEATS
+    assert ours.loc[("D", "ours"), "failed"] == 0
+    assert ours.loc[("D", "ours"), "cost_usd"] == paid.set_index(["paper", "system"]).loc[("D", "ours"), "cost_usd"] > 0
+
+
+def test_requests_refused_for_good_do_not_end_a_later_run(serve, tmp_path):
+    """Eleven are refused, more than end a run that gets no reply at all."""
+    no = 400, {}, '{"error": {"message": "too dark"}}'
+    server = serve(lambda name, nth, repeat: answer(server, name, repeat) if name == "0" else no)
+    first, _ = judge_all(stage(tmp_path, server.url, benches=("aurora",)), systems())
+    again, runs = judge_all(stage(tmp_path, server.url, benches=("aurora",)), systems())
+    pd.testing.assert_frame_equal(first, again)
+    assert again["value"].notna().sum() == 2 * REPEATS * 3
+    assert runs["failed"].tolist() == [2 * REPEATS * (ITEMS - 1)]
+
+
+def test_an_undone_image_without_its_done_one_is_left_out_and_counted(serve, tmp_path):
+    server = serve(lambda name, nth, repeat: answer(server, name, repeat))
+    benches = systems()
+    benches["doundo"][1][0].images["long", "forward", ""][2] = None
+    scores, runs = judge_all(stage(tmp_path, server.url, benches=("doundo",), repeats=1), benches)
+    chained = scores[(scores["reverse_from"] == "generated") & (scores["criterion"] == "instruction")]
+    assert sorted(chained["id"]) == ["P01_0", "P01_1", "P01_3", "P01_4"]
+    assert runs["note"].str.contains("1 undone images not shown").all()
 
 
 def test_systems_and_benches_are_chosen_by_the_entry(serve, tmp_path):

@@ -183,7 +183,7 @@ def ask_all(
 
     Args:
         report: takes a progress line about every `every_s` seconds, and a last one.
-        give_up_after: so many failures without one reply end the run.
+        give_up_after: so many failures without one reply, new or kept, end the run.
 
     Returns:
         question by question, repeats in order: what was asked, the reply or None, the reason why there is none.
@@ -202,7 +202,7 @@ def ask_all(
             for future in as_completed(futures):
                 reply, reasons[futures[future]] = future.result()
                 progress.add(reply)
-                if not progress.answered and progress.failed >= give_up_after:
+                if not (progress.answered or progress.kept) and progress.failed >= give_up_after:
                     reason = reasons[futures[future]]
                     raise EndpointStoppedError(f"the first {progress.failed} requests all failed; last: {reason}")
                 if time.monotonic() - said >= every_s:

@@ -80,7 +80,9 @@ def _keyed_lists(text: str) -> list[Reading]:
 
 def _named_pairs(text: str) -> list[Reading]:
     for names in _NAMES:
-        found = [re.findall(rf"(?<![a-z0-9_]){name}{_QUOTES}[:=]([^,;}}\n]*)", text, re.IGNORECASE) for name in names]
+        # A comma before a digit is a decimal one: the value is then refused, not cut to its whole part.
+        value = r"((?:[^,;}\n]|,(?=\d))*)"
+        found = [re.findall(rf"(?<![a-z0-9_]){name}{_QUOTES}[:=]{value}", text, re.IGNORECASE) for name in names]
         if any(found):
             if [len(values) for values in found] != [1, 1]:
                 return [Reading(None, f"{names[0]} and {names[1]} are not stated once each")]

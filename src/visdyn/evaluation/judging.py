@@ -8,16 +8,17 @@ stays on disk, is counted, and gives an empty value. The region judge asks nobod
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from visdyn.evaluation.endpoint import Endpoint, EndpointSettings, EndpointStoppedError
+from visdyn.evaluation.endpoint import Endpoint, EndpointSettings, EndpointStoppedError, RequestFailedError
 from visdyn.evaluation.endpoint_judge import DOUNDO, EDITING, Criteria, JudgedItem, judge_items
 from visdyn.evaluation.local_judge import LocalEndpoint, LocalSettings
 from visdyn.evaluation.outputs import Key, SystemImages, file_name
 from visdyn.evaluation.progress import Prices
-from visdyn.evaluation.reply_store import ReplyStore
+from visdyn.evaluation.reply_store import Question, Reply, ReplyStore
 from visdyn.images import ImageRef
 from visdyn.params_evaluation import JudgeEntry
 from visdyn.stage import Stage
@@ -74,27 +75,55 @@ def judge_bench(
     device: str = "cpu",
     report: Callable[[str], object] = print,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Ask one judge about one benchmark's systems; see `judge_all`. A judge that cannot be asked gives a note."""
+    """Ask one judge about one benchmark's systems; see `judge_all`.
+
+    A judge that cannot be asked any more gives a note, and the scores of the replies that were kept before.
+    """
     chosen = [one for one in systems if not entry.systems or one.name in entry.systems]
-    judged = [item for one in chosen for item in _items(bench, items, one)]
+    judged, notes = [], {}
+    for one in chosen:
+        shown, skipped = _items(bench, items, one)
+        judged += shown
+        if skipped:
+            notes[one.name] = f"{skipped} undone images not shown: the image they start from is missing"
     name, store = judge_name(entry), ReplyStore(replies / file_name(judge_name(entry)))
     if not judged:
         return pd.DataFrame(columns=SCORES), pd.DataFrame(columns=RUNS)
-    before = store.keys()
+    before, settings, stopped = store.keys(), _settings(entry, device), ""
+    ask = partial(judge_items, judged, CRITERIA[bench], store=store, repeats=entry.repeats)
     prices = Prices(entry.price_in, entry.price_out) if entry.price_in or entry.price_out else None
     try:
-        with _endpoint(entry, device) as endpoint:
-            table = judge_items(
-                judged, CRITERIA[bench], endpoint, store, entry.repeats, prices=prices,
-                report=lambda line: report(f"{name}, {bench}: {line}"),
-            )  # fmt: skip
+        with _endpoint(settings) as endpoint:
+            table = ask(endpoint, prices=prices, report=lambda line: report(f"{name}, {bench}: {line}"))
     except (EndpointStoppedError, FileNotFoundError, OSError, ImportError) as error:
-        note = f"not run: {error}"
-        report(f"{name}, {bench}: {note}")
-        rows = [[name, PAPERS[bench], one.name, 0, 0, 0, 0, 0.0, note] for one in chosen if one.images]
-        return pd.DataFrame(columns=SCORES), pd.DataFrame(rows, columns=RUNS).drop_duplicates("system")
+        stopped = f"not run: {error}"
+        report(f"{name}, {bench}: {stopped}")
+        table = ask(_Closed(settings, str(error)), report=lambda _: None, give_up_after=len(judged) * entry.repeats + 1)
+        if not (table["outcome"] != "failed").any():
+            rows = [[name, PAPERS[bench], one.name, 0, 0, 0, 0, 0.0, stopped] for one in chosen if one.images]
+            return pd.DataFrame(columns=SCORES), pd.DataFrame(rows, columns=RUNS).drop_duplicates("system")
     table = _named(table, name, bench)
-    return table.rename(columns={"metric": "criterion"})[SCORES], _runs(table, CRITERIA[bench], store, before, entry)
+    runs = _runs(table, CRITERIA[bench], store, before, entry)
+    told = [(stopped, notes.get(system, ""), note) for system, note in zip(runs["system"], runs["note"], strict=True)]
+    runs["note"] = ["; ".join(filter(None, parts)) for parts in told]
+    return table.rename(columns={"metric": "criterion"})[SCORES], runs
+
+
+class _Closed:
+    """Stands for a judge that cannot be asked: what it answered before is in the store, all else has a reason."""
+
+    def __init__(self, settings: EndpointSettings | LocalSettings, reason: str) -> None:
+        self.settings, self.reason = settings, reason
+
+    def resume(self) -> None:
+        """Nothing opens it again."""
+
+    def stop(self, reason: str = "") -> None:
+        """It is."""
+
+    def ask(self, question: Question, repeat: int = 0) -> Reply:
+        """Raise RequestFailedError, always."""
+        raise RequestFailedError(self.reason)
 
 
 def judge_name(entry: JudgeEntry) -> str:
@@ -119,42 +148,48 @@ def spread(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "n", "empty", "mean", "sd_repeats"])
 
 
-def _endpoint(entry: JudgeEntry, device: str) -> Endpoint | LocalEndpoint:
+def _settings(entry: JudgeEntry, device: str) -> EndpointSettings | LocalSettings:
     sampling = {"max_tokens": entry.max_tokens, "temperature": entry.temperature}
     max_side = entry.max_side or None
     if entry.kind == "transformers":
-        return LocalEndpoint(LocalSettings(entry.model, sampling, 0, max_side, device))
-    return Endpoint(
-        EndpointSettings(
-            entry.base_url,
-            entry.model,
-            entry.key_variable,
-            sampling,
-            0 if entry.seeded else None,
-            entry.concurrency,
-            entry.requests_per_minute or None,
-            entry.timeout_s,
-            entry.max_attempts,
-            entry.backoff_s,
-            max_side=max_side,
-            allow_http=entry.allow_http,
-        )
+        return LocalSettings(entry.model, sampling, 0, max_side, device)
+    return EndpointSettings(
+        entry.base_url,
+        entry.model,
+        entry.key_variable,
+        sampling,
+        0 if entry.seeded else None,
+        entry.concurrency,
+        entry.requests_per_minute or None,
+        entry.timeout_s,
+        entry.max_attempts,
+        entry.backoff_s,
+        max_side=max_side,
+        allow_http=entry.allow_http,
     )
 
 
-def _items(bench: str, items: Sequence, system: SystemImages) -> list[JudgedItem]:
-    found = []
+def _endpoint(settings: EndpointSettings | LocalSettings) -> Endpoint | LocalEndpoint:
+    return LocalEndpoint(settings) if isinstance(settings, LocalSettings) else Endpoint(settings)
+
+
+def _items(bench: str, items: Sequence, system: SystemImages) -> tuple[list[JudgedItem], int]:
+    """Return what is shown of a system, and how many undone images are not: the one they start from is missing."""
+    found, skipped = [], 0
     for key, refs in system.images.items():
         owner = _SEPARATOR.join((system.name, str(system.seed), key[0], key[2]))
         for row, (item, image) in enumerate(zip(items, refs, strict=True)):
             if image is not None:
                 source, text, subset = _shown(bench, item, key, system, row)
-                found.append(JudgedItem(owner, item.id, source, image, text, subset, key[1]))
-    return found
+                if source is None:
+                    skipped += 1
+                else:
+                    found.append(JudgedItem(owner, item.id, source, image, text, subset, key[1]))
+    return found, skipped
 
 
-def _shown(bench: str, item, key: Key, system: SystemImages, row: int) -> tuple[ImageRef, str, str]:
-    """Return the image before, the instruction, and the subset."""
+def _shown(bench: str, item, key: Key, system: SystemImages, row: int) -> tuple[ImageRef | None, str, str]:
+    """Return the image before (None: it is missing), the instruction, and the subset."""
     if bench == "aurora":
         trajectory: Trajectory = item
         return trajectory.source, trajectory.action, trajectory.subset

@@ -64,6 +64,7 @@ ADVICE = {
 }
 CONSENT = (
     "Taking part is voluntary. You may stop at any time, and come back to where you stopped.",
-    "Your choices and the time of each are stored. No name, address or other personal data is asked for.",
+    "Your choices and the time of each are stored. A name to greet you by is optional and leaves this "
+    "computer in no export; no other personal data is asked for.",
     "The answers are analysed and published only as totals or under a number that stands for you.",
 )

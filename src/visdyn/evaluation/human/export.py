@@ -1,4 +1,4 @@
-"""Answers as CSV, one row an answer, without tokens and without texts that a spreadsheet would run."""
+"""Answers as CSV, one row an answer, without tokens and without the names that annotators are greeted by."""
 
 from __future__ import annotations
 
@@ -10,28 +10,27 @@ from visdyn.evaluation.human.plan import plan
 from visdyn.evaluation.human.store import Store
 from visdyn.evaluation.human.study import Study
 
-COLUMNS = ("annotator", "name", "assigned", "position", "subset", "item", "criterion", "shown", "best", "worst",
+COLUMNS = ("kind", "annotator", "assigned", "position", "subset", "item", "criterion", "shown", "best", "worst",
            "revision", "answered_at")  # fmt: skip
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def rows(study: Study, store: Store) -> list[dict[str, object]]:
     """Return all answers, sorted by annotator, position and criterion.
 
-    `assigned` is the number of the annotator's pages (fewer rows: not finished), `position` the page (from 1),
-    `shown` the systems in the order shown, joined by `|`; `best` and `worst` are empty for no preference.
+    `kind` is the study's: of two systems, best/worst and pairwise answers look alike. `assigned` is the number of the
+    annotator's pages (fewer rows: not finished), `position` the page (from 1), `shown` the systems in the order shown,
+    joined by `|`; `best` and `worst` are empty for no preference, and of a pair `worst` is the other one.
 
     Raises:
         KeyError: an answer to a page that the annotator does not have; the store refuses such files before.
     """
-    names = {annotator.number: annotator.name for annotator in store.annotators()}
-    tasks = {number: plan(study, number) for number in names}
+    tasks = {annotator.number: plan(study, annotator.number) for annotator in store.annotators()}
     places = {number: {task.key: place for place, task in enumerate(pages)} for number, pages in tasks.items()}
     found = []
     for answer in store.answers():
         pages, place = tasks[answer.annotator], places[answer.annotator][answer.task]
         item = pages[place].item
-        values = (answer.annotator, _plain(names[answer.annotator]), len(pages), place + 1, item.subset, item.id,
+        values = (study.settings.kind, answer.annotator, len(pages), place + 1, item.subset, item.id,
                   answer.criterion, "|".join(answer.shown), answer.choice.best, answer.choice.worst,
                   answer.revision, answer.answered_at)  # fmt: skip
         found.append(dict(zip(COLUMNS, values, strict=True)))
@@ -49,8 +48,3 @@ def export(study: Study, store: Store, path: str | Path) -> int:
         writer.writerows(answers)
     os.replace(partial, path)
     return len(answers)
-
-
-def _plain(name: str) -> str:
-    """An annotator's name is the one text of a stranger; an apostrophe keeps spreadsheets from running it."""
-    return "'" + name if name.startswith(_FORMULA) else name

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.evaluation.human import analysis
+from visdyn.evaluation.human.criteria import BEST_WORST
 from visdyn.stage import Stage, StageError
 
 _CELL = ["low", "high", "interval_over", "n", "annotators"]
@@ -67,9 +68,9 @@ def tables(exports: Sequence[str | Path], reference: str, seed: int) -> dict[str
 
 def _analysed(answers: pd.DataFrame, criterion: str, reference: str, seed: int) -> dict[str, pd.DataFrame]:
     asked = answers[answers["criterion"] == criterion]
-    worst = bool((asked["worst"] != "").any())
-    found = {"participation": _participation(answers, asked, "best_worst" if worst else "pairwise")}
-    if worst:
+    kind = answers["kind"].iloc[0]
+    found = {"participation": _participation(answers, asked, kind)}
+    if kind == BEST_WORST:
         frame = analysis.table5(answers, reference, seed, criterion)
         significant = frame["significant"].astype("Int64").mask(frame["system"] == reference)
         return found | {"table5": frame.assign(significant=significant)}
