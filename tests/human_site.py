@@ -55,10 +55,10 @@ class Client:
 class Site:
     """A study served in process."""
 
-    def __init__(self, folder, token=None, local=True) -> None:
+    def __init__(self, folder, token=None, local=True, public_url="") -> None:
         self.study = load_study(folder)
         self.store = Store(folder / "answers.sqlite", self.study.fingerprint)
-        self.app = create_app(self.study, self.store, token, local)
+        self.app = create_app(self.study, self.store, token, local, public_url)
 
     def client(self, **options) -> Client:
         return Client(self.app, **options)

@@ -177,3 +177,29 @@ def test_no_wider_host_without_a_token(tmp_path):
 
 
 # ---------------------------------------------------------------- a real server
+
+
+# ---------------------------------------------------------------- behind a proxy
+@pytest.mark.parametrize("host", ["127.0.0.1:8765", "study.example.org"])  # nginx's default, and with Host passed on
+def test_behind_a_proxy_links_and_cookies_are_for_the_public_address(tmp_path, host):
+    public = "https://study.example.org"
+    site = Site(toy_study.best_worst(tmp_path / "study"), TOKEN, public_url=public)
+    client = site.client(host=host)
+    entered = client.get(f"/enter?token={TOKEN}")
+    assert "Secure" in entered.headers["set-cookie"]
+    form = re.search(r'name="form" value="([^"]+)"', client.get("/").text)[1]
+    fields = {"form": form, "agree": "yes", "name": ""}
+    assert client.post("/start", fields, headers={"Origin": "https://elsewhere.example"}).status_code == 403
+    assert client.post("/start", fields, headers={"Origin": public}).status_code == 303
+    assert f"{public}/resume/" in client.get("/pause").text
+    assert client.post("/task/1", ranked(), headers={"Origin": public}).status_code == 303
+    assert site.client(host="evil.example").get("/").status_code == 403
+
+
+def test_a_public_address_needs_a_token_and_no_path(tmp_path):
+    folder = toy_study.best_worst(tmp_path / "study")
+    with pytest.raises(ValueError, match="needs an access token"):
+        Site(folder, public_url="https://study.example.org")
+    for address in ("study.example.org", "https://a.example/study", "ftp://a.example", "https://"):
+        with pytest.raises(ValueError, match="no public address"):
+            Site(folder, TOKEN, public_url=address)

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from visdyn.evaluation.human import pages
 from visdyn.evaluation.human.pictures import Pictures
 from visdyn.evaluation.human.plan import Task, plan
-from visdyn.evaluation.human.security import LOOPBACK, Guard, access_proof, read_form, same
+from visdyn.evaluation.human.security import LOOPBACK, Guard, access_proof, check_public_url, read_form, same
 from visdyn.evaluation.human.store import Annotator, Store
 from visdyn.evaluation.human.study import Study
 
@@ -28,7 +28,9 @@ _MONTH = 30 * 24 * 3600
 _ALREADY = "This page was sent before with other choices, which are shown below. Change them here if you like."
 
 
-def create_app(study: Study, store: Store, access_token: str | None = None, local: bool = True) -> Guard:
+def create_app(
+    study: Study, store: Store, access_token: str | None = None, local: bool = True, public_url: str = ""
+) -> Guard:
     """Build the web application (ASGI).
 
     Args:
@@ -36,13 +38,16 @@ def create_app(study: Study, store: Store, access_token: str | None = None, loca
         store: takes the answers; opened with the study's fingerprint.
         access_token: asked of everyone who has no session yet; None: not asked.
         local: served to this machine only, so that other host names are refused.
+        public_url: `https://host` of a proxy before it; links and cookies are then for that address.
 
     Raises:
-        ValueError: not local and no access token.
+        ValueError: not local, or public, and no access token; an address that is none.
     """
-    if not local and access_token is None:
+    if access_token is None and (not local or public_url):
         raise ValueError("a study that other machines can reach needs an access token")
-    return _Site(study, store, access_token).app(LOOPBACK if local else None)
+    if public_url:
+        check_public_url(public_url)
+    return _Site(study, store, access_token).app(LOOPBACK if local else None, public_url)
 
 
 class _Site:
@@ -57,7 +62,7 @@ class _Site:
                                      trim_blocks=True, lstrip_blocks=True)  # fmt: skip
         self.style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
 
-    def app(self, hosts: tuple[str, ...] | None) -> Guard:
+    def app(self, hosts: tuple[str, ...] | None, public_url: str) -> Guard:
         routes = [
             Route("/", self.consent),
             Route("/start", self.start, methods=["POST"]),
@@ -74,7 +79,7 @@ class _Site:
         ]
         handlers = {HTTPException: self.refused, Exception: self.failed}
         # Around the framework and not inside it, so that its own error pages carry the headers as well.
-        return Guard(Starlette(routes=routes, exception_handlers=handlers), hosts)
+        return Guard(Starlette(routes=routes, exception_handlers=handlers), hosts, public_url)
 
     # ---------------------------------------------------------------- coming in
     def consent(self, request: Request) -> Response:

@@ -38,9 +38,17 @@ _HEADERS = {
 class Guard:
     """ASGI middleware: refuses foreign Host and Origin headers and adds the security headers to every response."""
 
-    def __init__(self, app: ASGIApp, hosts: Sequence[str] | None) -> None:
-        """Guard `app`; `hosts` are the names it may be called by, None any (where an access token is required)."""
-        self.app, self.hosts = app, hosts
+    def __init__(self, app: ASGIApp, hosts: Sequence[str] | None, public_url: str = "") -> None:
+        """Guard `app`.
+
+        Args:
+            hosts: the names it may be called by, None any (where an access token is required).
+            public_url: where browsers see it, of a proxy that ends TLS before it: what links and cookies go by,
+                whatever scheme and Host the proxy passes on.
+        """
+        public = urlsplit(public_url)
+        self.app, self.scheme, self.place = app, public.scheme, public.netloc
+        self.hosts = [*hosts, public.hostname] if hosts is not None and public_url else hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -57,7 +65,14 @@ class Guard:
 
         if reason := self._refusal(Headers(scope=scope), scope["method"]):
             return await PlainTextResponse(reason, 403)(scope, receive, protected)
-        await self.app(scope, receive, protected)
+        await self.app(self._as_seen(scope), receive, protected)
+
+    def _as_seen(self, scope: Scope) -> Scope:
+        """Return a request as the browser sent it to the public address."""
+        if not self.place:
+            return scope
+        headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
+        return {**scope, "scheme": self.scheme, "headers": [*headers, (b"host", self.place.encode("idna"))]}
 
     def _refusal(self, headers: Headers, method: str) -> str | None:
         host = headers.get("host", "")
@@ -65,7 +80,7 @@ class Guard:
         if self.hosts is not None and _hostname(f"//{host}") not in self.hosts:
             return "This study is served to this machine only. Open it by the address that it printed at its start."
         origin = headers.get("origin")
-        if method == "POST" and origin is not None and origin.partition("://")[2] != host:
+        if method == "POST" and origin is not None and origin.partition("://")[2] != (self.place or host):
             return "This form was sent from another site. Open the study's own page and send it from there."
         return None
 
@@ -101,6 +116,17 @@ async def _body(request: Request) -> bytes:
     if total > MAX_BODY:
         raise HTTPException(413, f"The form is larger than {MAX_BODY // 1024} kB.")
     return b"".join(kept)
+
+
+def check_public_url(url: str) -> None:
+    """Refuse a public address that is not `https://host` (or http, or with a port), without a path.
+
+    Raises:
+        ValueError: it is not.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path not in ("", "/") or parts.query:
+        raise ValueError(f"{url} is no public address of a study: give https://host, or https://host:port, alone")
 
 
 def check_token(host: str, token: str | None) -> None:
