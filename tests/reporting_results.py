@@ -255,7 +255,7 @@ def _doundo_scores(rng: np.random.Generator) -> pd.DataFrame:
                         values = {
                             "dino": 0.6 + 0.4 * level + noise, "clip_t": 0.25 + noise / 5, "l1": 0.1 - 0.05 * level,
                             "editing_success": 10 * level + noise, "minimal_editing": 9 + noise, "score": 9 * level, "success": level,  # noqa: E501
-                            **({"of_f": 40 - 30 * level} if direction == "forward" else {"epe": 0.1, "returned": level, "joint": level / 2}),  # noqa: E501
+                            **({"of_f": 40 - 30 * level} if direction == "forward" else {"epe": 6.4, "epe_norm": 0.1, "returned": level, "joint": level / 2}),  # noqa: E501
                         }  # fmt: skip
                         rows += [
                             (system, seed, direction, origin, prompt, verb, f"{place:03d}", metric, value)

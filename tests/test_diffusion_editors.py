@@ -223,7 +223,7 @@ def test_call_arguments_go_before_the_preset():
 def test_what_the_safety_checker_blacks_out_is_counted():
     editor = DiffusersEditor(_recorder(PIX2PIX, [True]), PRESETS["instruct-pix2pix"])
     with pytest.warns(UserWarning, match="blacked out the edit 'open it'"):
-        editor.edit(IMAGES[:2], ["open it"] * 2, [1, 2])
+        assert editor.edit(IMAGES[:2], ["open it"] * 2, [1, 2]) == [None, None]
     assert editor.flagged == 2
 
 

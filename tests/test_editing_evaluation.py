@@ -63,6 +63,7 @@ def test_doing_without_undoing_is_no_joint_success(evaluation):
     assert found["forward", "success"] == 1
     assert found["reverse", "joint"] == found["reverse", "returned"] == 0
     assert found["reverse", "epe_r"] > 0
+    assert found["reverse", "epe_norm"] == pytest.approx(found["reverse", "epe"] / 64)  # the images' own side
 
 
 def test_both_reverse_sources_are_scored_apart(evaluation):

@@ -9,12 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import reporting_results
-from test_tables import built, cell
+from test_tables import PANEL, built, cell
 
 from visdyn.reporting import items, outputs, published, roster, tables
 from visdyn.reporting.results import ResultError, Results
 
-PANEL = "Forward-dynamics Prediction (GPT4o score)"
 SYSTEM_TABLES = [item for item in items.load() if item.systems]
 
 

@@ -77,7 +77,7 @@ def test_a_folder_in_the_authors_layout_is_scored(tmp_path):
     (tmp_path / "annotations_test.json").write_text(json.dumps(rows))
     command = [str(tmp_path / "theirs"), "--bench", "doundo", "--root", str(tmp_path / "epic"), *NO_ENCODERS]
     main([*command, "--annotations", str(tmp_path / "annotations_test.json"), "--flow-size", "64",
-          "--flow", "farneback", "--out", str(tmp_path / "out")])  # fmt: skip
+          "--flow", "farneback", "--prompt", "short", "--out", str(tmp_path / "out")])  # fmt: skip
     scores = pd.read_csv(tmp_path / "out/scores.csv", keep_default_na=False, na_values=["nan"])
     means = scores[scores["value"] != ""].assign(value=lambda t: t["value"].astype(float))
     own = means[means["system"] == "theirs"].groupby(["direction", "reverse_from", "metric"])["value"].mean()
@@ -85,5 +85,6 @@ def test_a_folder_in_the_authors_layout_is_scored(tmp_path):
     assert own["forward", "", "epe_f"] == 0  # its images are the true ones
     assert "generated" not in own.index.get_level_values("reverse_from")  # the folder has none
     assert set(scores["system"]) == {"theirs", "copy", "oracle", "shuffled"}
+    assert set(scores["prompt"]) == {"short"}  # the baselines stand beside it
     with pytest.raises(SystemExit, match="needs --annotations"):
         main(command)

@@ -23,7 +23,7 @@ from visdyn.datasets.kitchen.write_spatial import KINDS, write_spatial
 from visdyn.datasets.spatial import SpatialQuestion, load_spatialmqa
 from visdyn.evaluation.spatial import score_likelihoods, summarise
 from visdyn.evaluation.spatial_models import UnderstandingAnswers, UnifiedAnswers, answers_of
-from visdyn.evaluation.spatial_stage import ACCURACY, ANSWERS, accuracy_table, load_questions, model_name
+from visdyn.evaluation.spatial_stage import ACCURACY, ANSWERS, accuracy_table, load_questions, model_name, model_names
 from visdyn.models import liquid
 from visdyn.models.scoring import Scores
 from visdyn.models.understanding import UnderstandingModel
@@ -259,3 +259,11 @@ def test_models_are_named_as_the_tables_know_them():
     assert model_name("models/base") == "zero_shot"
     assert model_name("models/fdm/synthetic_weighted-s0") == "synthetic_weighted"
     assert model_name("Junfeng5/Liquid_V1_7B") == "Liquid_V1_7B"
+
+
+def test_seeds_of_one_arm_are_two_models():
+    seeds = [f"models/fdm/supervised-s{seed}" for seed in (0, 1)]
+    names = model_names(["models/base", *seeds])
+    assert list(names.values()) == ["zero_shot", "supervised-s0", "supervised-s1"]
+    with pytest.raises(StageError, match=r"two of spatial\.models are called 'a'"):
+        model_names(["one/a", "other/a"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import combinations
 
 import numpy as np
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from visdyn.reporting import items, outputs, published, segments, summaries, tables
 from visdyn.reporting.results import ResultError, Results
+
+PANEL = "Forward-dynamics Prediction (GPT4o score)"
 
 
 @pytest.fixture(scope="module")
@@ -192,6 +195,62 @@ def test_segments_of_a_split(results, tmp_path):
     assert samples["value"] == samples["n"] == kitchen["count"].sum()
     with pytest.raises(ResultError, match="run stage mining"):
         segments.of_split(Results(tmp_path, results.columns), "train")
+
+
+def test_bert_score_takes_the_column_of_the_papers_where_it_was_measured(results, tmp_path):
+    small = cell(built(results, "b_table1"), row="Chameleon IDM", column="BS")
+    assert (small["value"], small["published"]) == (0.6, 0.45)
+    assert "not BERTScore" in small["note"]
+    path = tmp_path / "reports/results/idm/text_metrics.csv"
+    path.parent.mkdir(parents=True)
+    metrics = results.read("idm/text_metrics.csv")
+    true = metrics[metrics["metric"] == "embedding"].assign(metric="bert_score", value=0.42)
+    pd.concat([metrics, true]).to_csv(path, index=False)
+    frame = built(Results(tmp_path, results.columns), "b_table1")
+    measured = cell(frame, row="Chameleon IDM", column="BS")
+    assert (measured["value"], measured["published"]) == (0.42, 0.45)
+    assert "not BERTScore" not in measured["note"]
+    assert pd.isna(cell(frame, row="Chameleon IDM", column="Text similarity")["published"])
+
+
+def test_table6_has_the_papers_judge_in_its_own_row_and_no_other(results):
+    frame = built(results, "b_table6")
+    region = cell(frame, panel="All", row="Region judge", column="C-FT")
+    assert np.isfinite(region["value"])
+    assert pd.isna(region["published"])
+    papers = cell(frame, panel="All", row="GPT-4o", column="C-FT")
+    scores = results.read("evaluation/judge_scores.csv").query("criterion == 'score' and system == 'supervised'")
+    assert papers["value"] == pytest.approx(scores.groupby("subset")["value"].mean().mean())
+    assert np.isfinite(papers["published"])
+
+
+def test_a_mean_over_fewer_subsets_says_so(results, tmp_path):
+    path = tmp_path / "copy/reports/results/evaluation/fdm_scores.csv"
+    shutil.copytree(results.profile, tmp_path / "copy")
+    scores = results.read("evaluation/fdm_scores.csv")
+    few = (scores["system"] == "supervised") & ~scores["subset"].isin(["magicbrush", "ag"])
+    scores[~few].to_csv(path, index=False)
+    frame = Results(tmp_path / "copy", results.columns)
+    every = scores["subset"].nunique()
+    average = cell(built(frame, "b_table2"), row="AURORA-BENCH Avg.", column="C-FT", panel=PANEL)
+    assert average["note"] == f"mean of 2 of {every} subsets"
+    assert (
+        f"mean of 2 of {every} subsets" in cell(built(frame, "b_table6"), panel="All", row="L1", column="C-FT")["note"]
+    )
+    whole = cell(built(frame, "b_table2"), row="AURORA-BENCH Avg.", column="C-FDM", panel=PANEL)
+    assert "subsets" not in whole["note"]
+
+
+def test_the_flow_error_beside_the_papers_is_a_share_and_pixels_have_their_own_column(results):
+    for name, column in (("d_table1", "EPE (OF)"), ("d_table5", "EPE")):
+        frame = built(results, name)
+        share = cell(frame, row="Do-Undo", column=column)
+        assert share["value"] == pytest.approx(0.1)
+        assert "share of the longer side" in share["note"]
+        pixels = cell(frame, row="Do-Undo", column=f"{column}, px")
+        assert pixels["value"] == pytest.approx(6.4)
+        assert pixels["note"] == ""
+        assert pd.isna(pixels["published"])
 
 
 def test_every_order_of_bleu_is_named(results):

@@ -37,7 +37,7 @@ Images = dict[Key, list[ImageRef | None]]
 def doundo_systems(stage: Stage, evaluation: EditingEvaluation) -> list[SystemImages]:
     """Return copy, oracle and shuffled, the base and its fine-tuned runs, the editors, and the imported folders."""
     pairs, sources = evaluation.pairs, stage.params.reverse_from
-    systems = baseline_systems(pairs, sources, stage.seed)
+    systems = baseline_systems(pairs, sources, stage.seed, stage.params.prompts)
     systems += _own(stage, pairs) if "doundo" in stage.params.trained else []
     for editor in editor_systems(stage, BENCH):
         images: Images = {}
@@ -51,9 +51,11 @@ def doundo_systems(stage: Stage, evaluation: EditingEvaluation) -> list[SystemIm
     ]
 
 
-def baseline_systems(pairs: Sequence[ReversiblePair], sources: Sequence[str], seed: int) -> list[SystemImages]:
-    """Return copy, oracle and shuffled."""
-    return [_baseline(name, pairs, sources, seed) for name in baselines.BASELINES]
+def baseline_systems(
+    pairs: Sequence[ReversiblePair], sources: Sequence[str], seed: int, prompts: Sequence[str] = ("long",)
+) -> list[SystemImages]:
+    """Return copy, oracle and shuffled: the same images for every prompt length, beside the systems of that length."""
+    return [_baseline(name, pairs, sources, seed, prompts) for name in baselines.BASELINES]
 
 
 def names(pairs: Sequence[ReversiblePair], keys: Sequence[Key]) -> dict[Key, list[str]]:
@@ -113,16 +115,19 @@ def _scored(evaluation: EditingEvaluation, call: tuple) -> pd.DataFrame:
     return evaluation.score(*call)
 
 
-def _baseline(name: str, pairs: Sequence[ReversiblePair], sources: Sequence[str], seed: int) -> SystemImages:
+def _baseline(
+    name: str, pairs: Sequence[ReversiblePair], sources: Sequence[str], seed: int, prompts: Sequence[str]
+) -> SystemImages:
     images: Images = {}
     try:
         forward, reverse = (_halves(name, pairs, half, seed) for half in ("forward", "reverse"))
     except ValueError as error:  # too few pairs to exchange targets
         return SystemImages(BENCH, name, 0, "baseline", "", {}, str(error))
-    images["long", "forward", ""] = forward
-    for source in sources:
-        # Copying the generated image gives the start back; the others do not depend on what they start from.
-        images["long", "reverse", source] = forward if (name, source) == ("copy", "generated") else reverse
+    for prompt in prompts:
+        images[prompt, "forward", ""] = forward
+        for source in sources:
+            # Copying the generated image gives the start back; the others do not depend on what they start from.
+            images[prompt, "reverse", source] = forward if (name, source) == ("copy", "generated") else reverse
     return SystemImages(BENCH, name, 0, "baseline", "", images)
 
 

@@ -70,7 +70,7 @@ class EditingEvaluation:
         `returned`: the reverse image shows the start state; `joint`: the forward image was right and it returned. A
         model that copies returns for free, so `joint` is the number to read. Optical flow, in pixels: `epe_f` and
         `epe_r` as the newer version's code defines them, `epe` and `of_f` as the first version's prose may be read
-        (`visdyn.evaluation.flow` has the definitions), `epe_norm` and `of_f_norm` as shares of the compared size.
+        (`visdyn.evaluation.flow` has the definitions), `epe_norm` and `of_f_norm` as shares of the longer side.
 
         Args:
             forward: images, None for a pair without one; such a pair has no row.
@@ -157,9 +157,9 @@ class EditingEvaluation:
         return row_cosines(self.clip.embed_images(list(images.values())), texts)
 
     def _long(self, table: pd.DataFrame, direction: str, reverse_from: str) -> pd.DataFrame:
-        if self.flow_size is not None:
-            shares = {f"{name}_norm": table[name] / self.flow_size for name in ("of_f", "epe") if name in table}
-            table = table.assign(**shares)
+        sides = [self.flow_size or max(load(self.starts[row]).size) for row in table.index]
+        shares = {f"{name}_norm": table[name] / sides for name in ("of_f", "epe") if name in table}
+        table = table.assign(**shares)
         pairs = [self.pairs[row] for row in table.index]
         keys = {"direction": direction, "reverse_from": reverse_from}
         keys |= {"verb": [pair.verb for pair in pairs], "id": [pair.id for pair in pairs]}

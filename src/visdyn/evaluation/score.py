@@ -132,7 +132,7 @@ def _doundo(options: argparse.Namespace, quarantine: Quarantine) -> tuple[list, 
         pairs, captions, None, *_encoders(options), options.flow_size or None, flow, prompts=True, edited_captions=model
     )
     own = doundo_systems.from_folder(options.folder, _name(options), options.folder, pairs, options.prompt)
-    systems = [*doundo_systems.baseline_systems(pairs, REVERSE_FROM, 0), own]
+    systems = [*doundo_systems.baseline_systems(pairs, REVERSE_FROM, 0, [options.prompt]), own]
     return pairs, systems, doundo_systems.score_doundo(evaluation, systems)
 
 

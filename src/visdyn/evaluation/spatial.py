@@ -104,8 +104,16 @@ PROMPTS = {
     ),
     "kitchen": SpatialPrompt("kitchen", "Question: {question} Options: {options}.\nOutput:", status="ours"),
 }
-# The kitchen's options are whole captions: a small model that captions pictures is asked which one it finds likelier.
-BARE = SpatialPrompt("picture alone", "", status="ours")
+# By likelihood an option is scored as its text. The kitchen's are whole captions: a small model that captions pictures
+# is asked which one it finds likelier. EmbSpatial's must not be asked for as marks.
+LIKELIHOOD_PROMPTS = PROMPTS | {
+    "kitchen": SpatialPrompt("picture alone", "", status="ours"),
+    "embspatial": SpatialPrompt(
+        "embspatial, options",
+        "Look at the image and choose the right option. Answer with the option alone.\n"
+        "Question: {question}\nOptions: {options}.\nAnswer:",
+    ),
+}
 
 
 class Choice(NamedTuple):
@@ -219,14 +227,15 @@ def score_likelihoods(
     Of equally likely options the first is chosen, and the row is marked `ambiguous`.
 
     Args:
-        prompt, quarantine: as in `generate_answers`. The options' bare texts are scored, without marks.
+        prompt: by default the benchmark's of `LIKELIHOOD_PROMPTS`. The options' bare texts are scored, without marks.
+        quarantine: as in `generate_answers`.
 
     Raises:
         ValueError: the model gave another number of scores than options, or one that is not finite.
     """
     rows = []
     for question in questions:
-        put = prompt or PROMPTS[question.benchmark]
+        put = prompt or LIKELIHOOD_PROMPTS[question.benchmark]
         scores = _asked(
             question, quarantine, lambda image, put=put, q=question: model.score_options(image, put.of(q), q.options)
         )

@@ -64,13 +64,29 @@ def ask_all(stage: Stage, questions: Sequence[SpatialQuestion], quarantine: Quar
     """Put all questions to every model of the parameters; columns `ANSWERS`, no rows where there is no question."""
     if not questions:
         return pd.DataFrame(columns=ANSWERS)
-    return pd.concat([ask(stage, name, questions, quarantine) for name in stage.params.models], ignore_index=True)
+    names = model_names(stage.params.models)
+    return pd.concat([ask(stage, *named, questions, quarantine) for named in names.items()], ignore_index=True)
+
+
+def model_names(references: Sequence[str]) -> dict[str, str]:
+    """Return each reference's name in the results; seeds of one arm keep theirs, so that no two models are pooled.
+
+    Raises:
+        StageError: two references end alike.
+    """
+    short = [model_name(reference) for reference in references]
+    names = {reference: name if short.count(name) == 1 else Path(reference).name
+             for reference, name in zip(references, short, strict=True)}  # fmt: skip
+    if len(set(names.values())) < len(references):
+        twice = max(names.values(), key=list(names.values()).count)
+        raise StageError(f"two of spatial.models are called {twice!r}; results tell models apart by their last part")
+    return names
 
 
 def ask(
-    stage: Stage, reference: str, questions: Sequence[SpatialQuestion], quarantine: Quarantine | None = None
+    stage: Stage, reference: str, name: str, questions: Sequence[SpatialQuestion], quarantine: Quarantine | None = None
 ) -> pd.DataFrame:
-    """Put all questions to one model, in every mode of the parameters.
+    """Put all questions to one model, called `name` in the results, in every mode of the parameters.
 
     Generated answers are kept in the stage's scratch folder, so that a run that was killed goes on where it stopped.
 
@@ -87,12 +103,11 @@ def ask(
     for benchmark in dict.fromkeys(question.benchmark for question in questions):
         asked = [question for question in questions if question.benchmark == benchmark]
         if "likelihood" in stage.params.modes:
-            prompt = spatial.BARE if benchmark == "kitchen" else None
-            parts.append(spatial.score_likelihoods(model, asked, prompt, quarantine))
+            parts.append(spatial.score_likelihoods(model, asked, None, quarantine))
         if "generation" in stage.params.modes:
-            cached = CachedVLM(model, stage.scratch("answers") / f"{model_name(reference)}.jsonl")
+            cached = CachedVLM(model, stage.scratch("answers") / f"{name}.jsonl")
             parts.append(spatial.generate_answers(cached, asked, None, quarantine))
-    return pd.concat(parts, ignore_index=True).assign(model=model_name(reference))[ANSWERS]
+    return pd.concat(parts, ignore_index=True).assign(model=name)[ANSWERS]
 
 
 def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:

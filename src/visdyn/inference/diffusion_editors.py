@@ -148,11 +148,12 @@ class DiffusersEditor:
         seeds: Sequence[int],
         steps: int | None = None,
         guidance: Guidance | None = None,
-    ) -> list[np.ndarray]:
-        """See `ImageEditor.edit`. Of `guidance`, only the scales exist here, in the pipeline's own formula.
+    ) -> list[np.ndarray | None]:
+        """See `ImageEditor.edit`; None stands for what the pipeline's safety checker blacked out.
 
-        InstructPix2Pix takes `text` and `image` (its equation 3); Kontext `text` as its distilled guidance; Qwen `text`
-        as classifier-free guidance with its own renorm. Only Kontext generates without a source.
+        Of `guidance`, only the scales exist here, in the pipeline's own formula. InstructPix2Pix takes `text` and
+        `image` (its equation 3); Kontext `text` as its distilled guidance; Qwen `text` as classifier-free guidance with
+        its own renorm. Only Kontext generates without a source.
 
         Raises:
             ValueError: lists of different length, no step, a source that is needed, or guidance the pipeline lacks.
@@ -178,7 +179,7 @@ class DiffusersEditor:
             "diffusers": diffusers.__version__, "transformers": transformers.__version__,
         }  # fmt: skip
 
-    def _edit_one(self, source, prompt: str | None, seed: int, steps: int, scales: dict[str, Any]) -> np.ndarray:
+    def _edit_one(self, source, prompt: str | None, seed: int, steps: int, scales: dict[str, Any]) -> np.ndarray | None:
         image = None if source is None else load(source)
         if image is None and self.preset.pipeline != KONTEXT:
             raise ValueError(f"{self.preset.pipeline} edits an image; an item without a source cannot be edited by it")
@@ -187,9 +188,8 @@ class DiffusersEditor:
         output = self.pipeline(**given, generator=generator, output_type="pil")
         if any(getattr(output, "nsfw_content_detected", None) or ()):
             self.flagged += 1
-            warnings.warn(
-                f"the safety checker blacked out the edit {prompt!r}; a black image is returned", stacklevel=3
-            )
+            warnings.warn(f"the safety checker blacked out the edit {prompt!r}; there is no image of it", stacklevel=3)
+            return None
         edited = output.images[0].convert("RGB")
         if self.size == "source" and image is not None and edited.size != image.size:
             edited = edited.resize(image.size, Image.Resampling.BICUBIC)

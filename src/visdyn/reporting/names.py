@@ -55,7 +55,8 @@ SEGMENT_SOURCES = {
 }
 
 TEXT_METRICS = {
-    "embedding": "BS",
+    "bert_score": "BERTScore",
+    "embedding": "Text similarity",
     "rouge1": "R-1",
     "rougeL": "R-L",
     "bleu": "BLEU",  # BLEU-4; the paper does not say which order it prints

@@ -16,8 +16,9 @@ BASELINES = ("copy", "oracle", "shuffled")
 SCORES = "evaluation/fdm_scores.csv"
 COPY = "external/aurora_copy.csv"
 L1_TOLERANCE = 0.0005 + 1e-9  # the paper prints three decimals
+PAPERS_ROW = "GPT-4o"  # of Table 6: the paper's judge, and no other's
 TABLE6_METRICS = {
-    "l1_paper": "L1", "clip_i": "CLIP-I", "clip_t": "CLIP-T", "dino": "DINO", "score": "GPT-4o",
+    "l1_paper": "L1", "clip_i": "CLIP-I", "clip_t": "CLIP-T", "dino": "DINO", "score": "Region judge",
     "l1_matched": "L1, matched crop", "success": "Success", "copied": "Copied",
 }  # fmt: skip
 
@@ -50,12 +51,19 @@ def figure8(results: Results, published: pd.DataFrame, status: str) -> pd.DataFr
 
 
 def table1(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
-    """Table 1: text metrics of the IDM. The interval over items is in the note; `BS` is our embedding similarity."""
+    """Table 1: text metrics of the IDM, with the interval over items in the note.
+
+    `BS` is BERTScore where it was measured, else the similarity of a small text encoder, and the note says so.
+    """
     metrics = results.read("idm/text_metrics.csv")
+    standing = "bert_score" if (metrics["metric"] == "bert_score").any() else "embedding"
+    columns = {**names.TEXT_METRICS, standing: "BS"}
+    kinds = {"embedding": "similarity of a small text encoder, not BERTScore"}
+    notes = [(kinds.get(entry.metric, ""), _interval(entry)) for entry in metrics.itertuples()]
     ours = metrics.assign(
         row=[_idm(model, published["row"], results.family) for model in metrics["model"]],
-        column=metrics["metric"].map(names.TEXT_METRICS).fillna(metrics["metric"]),
-        note=[_interval(entry) for entry in metrics.itertuples()],
+        column=metrics["metric"].map(columns).fillna(metrics["metric"]),
+        note=["; ".join(filter(None, parts)) for parts in notes],
     )
     return compare(ours, published, status)
 
@@ -157,7 +165,8 @@ def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     asked = tables_judges.of_paper(results, "B")
     if asked is not None:
         for judge, scores in asked[asked["metric"] == "score"].groupby("judge", sort=True):
-            parts.append(_laid_out(scores, {"score": tables_judges.panel(judge)}, published["column"], results.family))
+            row = PAPERS_ROW if tables_judges.is_papers(judge, "B") else tables_judges.panel(judge)
+            parts.append(_laid_out(scores, {"score": row}, published["column"], results.family))
     ours = _concat(
         [part for part in parts if part is not None], SCORES, f"neither it nor {COPY} holds a metric of Table 6"
     )
@@ -219,20 +228,22 @@ def _subset_name(subset: str, long_names: bool) -> str:
     return names.SUBSETS.get(subset, (subset, subset))[0 if long_names else 1]
 
 
-def _subset_cells(scores: pd.DataFrame, average: str, long_names: bool) -> pd.DataFrame:
-    """Rows are subsets in the paper's order, then their unweighted mean."""
+def _subset_cells(scores: pd.DataFrame, average: str, long_names: bool, every: int = 0) -> pd.DataFrame:
+    """Rows are subsets in the paper's order, then their unweighted mean, which says if it is of fewer than `every`."""
     each = summaries.over_seeds(scores, ["subset"])
     order = names.system_order(each["subset"], names.SUBSETS)
     each = each.set_index("subset").loc[order].reset_index()
     each = each.assign(row=[_subset_name(subset, long_names) for subset in each["subset"]])
     mean = summaries.macro_over_seeds(scores.assign(all=""), ["all"]).assign(row=average)
-    return pd.concat([each, mean], ignore_index=True)[["row", "value", "spread", "n", "seeds"]]
+    note = f"mean of {len(order)} of {every} subsets" if len(order) < every else ""
+    cells = pd.concat([each.assign(note=""), mean.assign(note=note)], ignore_index=True)
+    return cells[["row", "value", "spread", "n", "seeds", "note"]]
 
 
 def _by_subset(scores: pd.DataFrame, average: str, labels: pd.Series, family: str) -> pd.DataFrame:
-    order = names.system_order(scores["system"], names.FDM_SYSTEMS)
+    order, every = names.system_order(scores["system"], names.FDM_SYSTEMS), scores["subset"].nunique()
     parts = [
-        _subset_cells(scores[scores["system"] == system], average, long_names=True).assign(
+        _subset_cells(scores[scores["system"] == system], average, True, every).assign(
             column=roster.printed(system, "B", labels, names.fdm_system(system), family)
         )
         for system in order
@@ -282,7 +293,13 @@ def _laid_out(scores: pd.DataFrame, metrics: dict[str, str], labels: pd.Series, 
     scores = scores[scores["metric"].isin(metrics)]
     each = summaries.over_seeds(scores, ["system", "subset", "metric"])
     every = summaries.macro_over_seeds(scores, ["system", "metric"]).assign(subset="All")
-    cells = pd.concat([each, every], ignore_index=True)
+    measured = each.dropna(subset=["value"]).groupby(["system", "metric"])["subset"].nunique()
+    counts, most = (
+        [int(measured.get(key, 0)) for key in zip(every["system"], every["metric"], strict=True)],
+        (scores["subset"].nunique()),
+    )
+    every = every.assign(note=[f"mean of {count} of {most} subsets" if count < most else "" for count in counts])
+    cells = pd.concat([each.assign(note=""), every], ignore_index=True)
     order = {name: rank for rank, name in enumerate([*names.SUBSETS, "All"])}
     ranks = {metric: rank for rank, metric in enumerate(metrics)}
     cells = cells.assign(_subset=cells["subset"].map(order).fillna(len(order)), _metric=cells["metric"].map(ranks))

@@ -62,7 +62,7 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
 def table5(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 5: as Table 1, with the spread over seeds (Bagel stands for `Bagel-think`)."""
-    renamed = {"any epe": "EPE"}
+    renamed = {"any epe_norm": "EPE", "any epe": "EPE, px"}
     return _similarity(results, published, status, "long", renamed, {"Bagel": "Bagel (no thinking)"})
 
 
@@ -87,18 +87,19 @@ def _similarity(
     scores = _scores(results, lambda frame: frame["prompt"].isin([prompt, ""]), f"prompts of length {prompt}")
     columns = {
         "reverse dino": "DINO-R", "forward dino": "DINO-F", "reverse clip_t": "CLIP-T-R", "forward clip_t": "CLIP-T-F",
-        "any epe": "EPE (OF)", "forward of_f": "OF-F", "reverse l1": "L1-R", "forward l1": "L1-F",
-        "any returned": "Returned", "any joint": "Did and returned",
+        "any epe_norm": "EPE (OF)", "any epe": "EPE (OF), px", "forward of_f": "OF-F",
+        "reverse l1": "L1-R", "forward l1": "L1-F", "any returned": "Returned", "any joint": "Did and returned",
     }  # fmt: skip
     columns.update(renamed_columns)
-    direction = scores["direction"].where(~scores["metric"].isin(["epe", "returned", "joint"]), "any")
+    direction = scores["direction"].where(~scores["metric"].isin(["epe", "epe_norm", "returned", "joint"]), "any")
     column = (direction + " " + scores["metric"]).map(columns)
     chained = scores["reverse_from"] == "generated"
     column = column.where(~chained, column + f", {CHAINED}")
     order = [*columns.values(), *(f"{name}, {CHAINED}" for name in columns.values())]
     cells = _cells(scores.assign(column=column).dropna(subset=["column"]), ["column"], order, published, renamed_rows)
+    shares = [name for name in order if name.startswith("EPE") and not name.startswith(columns["any epe"])]
     cells["note"] = cells["column"].map(
-        lambda name: "normalisation unknown in the paper" if name.startswith("EPE") else ""
+        lambda name: "share of the longer side; the paper's normalisation is unknown" if name in shares else ""
     )
     return compare(cells, published, status)
 
