@@ -16,6 +16,9 @@ from visdyn.models import load_model
 from visdyn.models.unified import UnifiedModel
 from visdyn.trajectory import Trajectory
 
+# Image tokens that are decoded after, or scored, together: at 7B their keys and values take 17 GB.
+TOKENS_AT_ONCE = 2**15
+
 
 def describe(model: UnifiedModel, trajectories: Sequence[Trajectory], name: str) -> pd.DataFrame:
     """Predict the action of every pair: columns model, subset, id, reference, prediction."""
@@ -38,10 +41,16 @@ def examine(
     predictions, likelihoods = [], []
     for name, path in models.items():
         model = load_model(path, device=device)
+        model.batch_size = _batch_size(model)
         predictions.append(describe(model, trajectories, name))
-        table = probe(model, trajectories, seed, name)
-        likelihoods.append(table[table["task"] == "idp"])
+        likelihoods.append(probe(model, trajectories, seed, name, definitions=()))  # of actions alone
     return pd.concat(predictions), pd.concat(likelihoods)
+
+
+def _batch_size(model: UnifiedModel) -> int:
+    """Return how many pairs go together: 64 small ones, 16 of 1,024 codes an image."""
+    tokens = 2 * (model.vqgan.config.resolution // model.vqgan.config.downsampling) ** 2
+    return max(1, min(model.batch_size, TOKENS_AT_ONCE // tokens))
 
 
 def text_table(
