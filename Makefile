@@ -63,17 +63,17 @@ report: environment ## the same in a fresh clone: fetch what the figures need, t
 	dvc repro --force --single-item figures
 
 external: environment ## measure AURORA-Bench and EPIC-KITCHENS-100 where they are at hand (see data/external)
-	python -m visdyn.external $(EXTERNAL_ARGS)
+	python -m visdyn.stages.external $(EXTERNAL_ARGS)
 
 doctor: environment ## say what a profile needs and what is missing, with commands: make doctor PROFILE=profiles/paper
-	python -m visdyn.doctor --profile $(PROFILE)
+	python -m visdyn.pipeline.doctor --profile $(PROFILE)
 
 paper: environment ## run the papers' own sizes and data (GPUs; `make doctor PROFILE=profiles/paper` first)
 	dvc repro --keep-going profiles/paper/dvc.yaml
 
 human-study: environment ## serve a blind study of system outputs: make human-study STUDY=folder
 	@test -n "$(STUDY)" || { echo "name the study's folder: make human-study STUDY=folder (docs/architecture.md says what it holds)"; exit 1; }
-	python -m visdyn.evaluation.human --study $(STUDY)
+	python -m visdyn.human_study --study $(STUDY)
 
 smoke: environment ## run the smoke profile
 	dvc repro profiles/smoke/dvc.yaml
@@ -81,8 +81,8 @@ smoke: environment ## run the smoke profile
 lint: environment ## ruff, the notebooks' rules, and dvc.yaml against what the notebooks import
 	ruff check .
 	ruff format --check .
-	python -m visdyn.notebooks
-	python -m visdyn.dependencies
+	python -m visdyn.pipeline.notebooks
+	python -m visdyn.pipeline.dependencies
 
 format: environment ## let ruff mend what it can
 	ruff check --fix .

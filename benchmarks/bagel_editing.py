@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from random_models import built, peak, seconds, title
 
-from visdyn.inference.bagel_editor import BagelEditor
 from visdyn.models.bagel import (
     Autoencoder,
     AutoencoderConfig,
@@ -29,17 +28,18 @@ from visdyn.models.bagel import (
     TextConfig,
     TransformConfig,
     VisionConfig,
-    flow,
 )
 from visdyn.models.bagel import context as contexts
+from visdyn.models.bagel import rectified_flow as flow
 from visdyn.models.bagel.edit_batch import read_edit_batch, sample_edit_batch
 from visdyn.models.bagel.embeddings import patchify, unpatchify
 from visdyn.models.bagel.sampler import guide
 from visdyn.models.bagel.transforms import transform
-from visdyn.training.bagel_data import BagelMixture, collate
-from visdyn.training.bagel_objective import BagelObjective
-from visdyn.training.bagel_recipes import apply_adapter
-from visdyn.training.sharding import widen_trained
+from visdyn.models.editors.bagel_editor import BagelEditor
+from visdyn.training.bagel.mixture import BagelMixture, collate
+from visdyn.training.bagel.objective import BagelObjective
+from visdyn.training.bagel.recipe import apply_adapter
+from visdyn.training.engine.sharding import widen_trained
 from visdyn.trajectory import Trajectory
 
 BATCH = 8

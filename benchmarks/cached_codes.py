@@ -16,13 +16,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from visdyn.datasets.cached_pairs import CachedTriplets, write_triplets
-from visdyn.datasets.code_cache import CodeCache, ModelEncoder
-from visdyn.models.chameleon import ChameleonLM, tiny_config
-from visdyn.models.sequences import SequenceBuilder, collate
-from visdyn.models.tokens import IMAGE, TokenLayout, build_tokenizer
-from visdyn.models.unified import UnifiedModel
+from visdyn.models.token.chameleon import ChameleonLM, tiny_config
+from visdyn.models.token.sequences import SequenceBuilder, collate
+from visdyn.models.token.tokens import IMAGE, TokenLayout, build_tokenizer
+from visdyn.models.token.unified import UnifiedModel
 from visdyn.models.vqgan import VQGAN, VQGANConfig
+from visdyn.models.vqgan.cached_pairs import CachedTriplets, write_triplets
+from visdyn.models.vqgan.code_cache import CodeCache, ModelEncoder
 from visdyn.quarantine import Quarantine
 from visdyn.training.dynamics import CompletionLoss
 from visdyn.training.losses import normalise_weights, token_distances

@@ -16,11 +16,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from visdyn.compute.pool import cores
+from visdyn.compute.rows import Execution
 from visdyn.datasets.clips import Clip, ClipError, find_clips, stream_frames
 from visdyn.mining.clip_mining import ClipSettings, mine_clip, mine_clips
-from visdyn.parallel import cores
 from visdyn.quarantine import Quarantine
-from visdyn.sharded import Execution
 
 CLIPS, FRAMES = 16, 180  # UCF-101's mean length, 7.2 s at 25 fps
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import GemmaForCausalLM
 
-from visdyn.models import liquid
-from visdyn.models.chameleon import ChameleonLM, tiny_config
-from visdyn.models.sequences import SequenceBuilder
-from visdyn.models.tokens import IMAGE, TokenLayout, build_tokenizer
-from visdyn.models.unified import UnifiedModel
+from visdyn.models.token import liquid
+from visdyn.models.token.chameleon import ChameleonLM, tiny_config
+from visdyn.models.token.sequences import SequenceBuilder
+from visdyn.models.token.tokens import IMAGE, TokenLayout, build_tokenizer
+from visdyn.models.token.unified import UnifiedModel
 from visdyn.models.vqgan import VQGAN, VQGANConfig
 
 WORDS = ["edit", "infer", "open", "close", "the", "red", "blue", "drawer", "cup", "take", "put", "on"]

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from random_models import SIZES, add_options, random_model, seconds, title
 
-from visdyn.models.scoring import score_completions
-from visdyn.models.shared_prefix import count_tokens, score_shared, trajectory_sequences
-from visdyn.models.unified import UnifiedModel
+from visdyn.models.token.scoring import score_completions
+from visdyn.models.token.shared_prefix import count_tokens, score_shared, trajectory_sequences
+from visdyn.models.token.unified import UnifiedModel
 from visdyn.trajectory import NEGATIVE_KINDS, Trajectory, negatives
 
 ACTIONS = ("open the red drawer", "close the blue drawer", "take the cup", "put the red cup on the drawer")

@@ -21,10 +21,10 @@ import torch
 from random_models import SIZES, add_options, random_model, seconds, title
 from torch import nn
 
-from visdyn.models.chameleon import ChameleonLM
-from visdyn.models.decoding import sample_images, uniforms
-from visdyn.models.speculative import sample_images_from_draft
-from visdyn.models.tokens import TokenLayout
+from visdyn.models.token.chameleon import ChameleonLM
+from visdyn.models.token.decoding import sample_images, uniforms
+from visdyn.models.token.speculative import sample_images_from_draft
+from visdyn.models.token.tokens import TokenLayout
 
 PROMPT_TEXT = 4  # tokens before the source image
 

@@ -2,8 +2,9 @@
 
 `python benchmarks/training_step.py --device cuda --size 7b` is the FDM's step on Chameleon-7B's shape: two images of
 1,024 codes and an action, recognition weights, LoRA r 16 on all seven linear maps, the base in bfloat16, and the kit's
-own loop (`visdyn.training.fit`: the Trainer, its data loader, autocast, clipping, AdamW). `--family liquid` has Gemma's
-shape and 264,192 entries. Without options a small model on one core: it shows that the benchmark runs, no more.
+own loop (`visdyn.training.engine.fit`: the Trainer, its data loader, autocast, clipping, AdamW). `--family liquid`
+has Gemma's shape and 264,192 entries. Without options a small model on one core: it shows that the benchmark runs, no
+more.
 
 Model FLOPs utilisation counts what the mathematics needs, not what recomputing adds: for a frozen weight two products
 (forward, and the gradient of its input), three for one that trains; attention over the tokens before each; the head
@@ -22,11 +23,11 @@ import numpy as np
 import torch
 from random_models import SIZES, add_options, now, peak, random_liquid, random_model, seconds, title
 
-from visdyn.models.sequences import TokenSequence, collate
-from visdyn.models.unified import UnifiedModel
+from visdyn.models.token.sequences import TokenSequence, collate
+from visdyn.models.token.unified import UnifiedModel
 from visdyn.training.dynamics import CompletionLoss, add_adapter
-from visdyn.training.fit import Recipe, fit
-from visdyn.training.sharding import trained_parameters, widen_trained
+from visdyn.training.engine.fit import Recipe, fit
+from visdyn.training.engine.sharding import trained_parameters, widen_trained
 
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
 ACTION = "open the red drawer"

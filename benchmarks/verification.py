@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from random_models import SIZES, add_options, random_model, seconds, title
 
-from visdyn.models.decoding import uniforms
-from visdyn.models.dynamics_pair import AdaptedLM
-from visdyn.models.unified import TokenForwardDynamics, UnifiedModel
+from visdyn.models.token.decoding import uniforms
+from visdyn.models.token.dynamics_pair import AdaptedLM
+from visdyn.models.token.unified import TokenForwardDynamics, UnifiedModel
 
 ACTION = "open the red drawer"
 LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "task_type": "CAUSAL_LM"}

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 
-from visdyn.parallel import map_processes
+from visdyn.compute.pool import map_processes
 
 JOBS = 6
 RECIPE = "visdyn.training.dynamics"

@@ -18,10 +18,10 @@ WORDS += ["the", "red", "blue", "green", "drawer", "cup", "lamp"]
 
 def build_tiny_model(seed: int = 0, words=WORDS, vqgan=None):
     """Build a `UnifiedModel`: 2 layers of width 32, by default 16 image codes, 16 x 16 pixels to 4 x 4 codes."""
-    from visdyn.models.chameleon import ChameleonLM, tiny_config
-    from visdyn.models.sequences import SequenceBuilder
-    from visdyn.models.tokens import IMAGE, TokenLayout, build_tokenizer
-    from visdyn.models.unified import UnifiedModel
+    from visdyn.models.token.chameleon import ChameleonLM, tiny_config
+    from visdyn.models.token.sequences import SequenceBuilder
+    from visdyn.models.token.tokens import IMAGE, TokenLayout, build_tokenizer
+    from visdyn.models.token.unified import UnifiedModel
 
     torch.manual_seed(seed)
     vqgan = vqgan or tiny_vqgan()

@@ -22,7 +22,7 @@ def main(path: str) -> None:
     torch.set_num_threads(1)
     from visdyn.training import chunked_cross_entropy
     from visdyn.training.dynamics import train_dynamics
-    from visdyn.training.worker import end_rank, without_kernels
+    from visdyn.training.engine.worker import end_rank, without_kernels
 
     without_kernels()
     for arguments in json.loads(Path(path).read_text()):

@@ -10,11 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 
-from visdyn.evaluation.endpoint import Endpoint, EndpointSettings
-from visdyn.evaluation.endpoint_judge import (
-    JudgedItem,
-)
-from visdyn.evaluation.reply_store import Question
+from visdyn.endpoint.client import Endpoint, EndpointSettings
+from visdyn.endpoint.replies import Question
+from visdyn.evaluation.judges.ask import JudgedItem
 
 KEY = "sk-visdyn/0123456789+secret"
 

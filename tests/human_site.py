@@ -10,9 +10,9 @@ import pytest
 
 pytest.importorskip("starlette", reason="the human study needs starlette")
 
-from visdyn.evaluation.human.app import create_app
-from visdyn.evaluation.human.store import Store
-from visdyn.evaluation.human.study import load_study
+from visdyn.human_study.app import create_app
+from visdyn.human_study.study import load_study
+from visdyn.human_study.study_store import Store
 
 TOKEN = "a-token-of-more-than-sixteen"
 HOSTILE = "<script>alert(1)</script>'\"&"

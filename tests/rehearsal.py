@@ -38,7 +38,7 @@ ANOLE |= {"n_embed": 64, "resolution": 32}
 
 def write_data(root: Path) -> Path:
     """Write AURORA, EPIC-KITCHENS, clips and Do-Undo annotations in their public layouts, with images of many sizes."""
-    from visdyn.datasets.kitchen.writer import KitchenSizes, write_kitchen
+    from visdyn.kitchen.write import KitchenSizes, write_kitchen
 
     write_kitchen(root, KitchenSizes(5, 3, 24, 24, 4, 4, 4))
     for part in ("truth", "captions", "kitchen.json"):
@@ -121,7 +121,7 @@ def save_encoders(folder: Path, words: list[str]) -> dict[str, Path]:
     """Save a tiny CLIP and a tiny DINO that take the public 224-pixel crops."""
     from transformers import CLIPConfig, CLIPModel, ViTConfig, ViTModel
 
-    from visdyn.training.encoders import build_caption_tokenizer
+    from visdyn.training.tiny.encoder_recipe import build_caption_tokenizer
 
     torch.manual_seed(0)
     tokenizer = build_caption_tokenizer([" ".join(words)])
@@ -137,7 +137,7 @@ def save_encoders(folder: Path, words: list[str]) -> dict[str, Path]:
 
 def vocabulary() -> list[str]:
     """Return the words that instructions and prompts of the data use."""
-    from visdyn.datasets.kitchen.text import vocabulary as kitchen_words
+    from visdyn.kitchen.text import vocabulary as kitchen_words
 
     return sorted({word.strip(",.").lower() for word in kitchen_words()} | {"edit", "infer"})
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from visdyn.evaluation.human.stage import COLUMNS as STUDY
-from visdyn.evaluation.spatial_stage import ACCURACY
+from visdyn.stages.human_study import COLUMNS as STUDY
+from visdyn.stages.spatial import ACCURACY
 
 SUBSETS = ("magicbrush", "ag", "something", "whatsup", "kubric")
 DOUNDO_CRITERIA = ("instruction", "identity", "temporal", "objects")

@@ -7,11 +7,11 @@ import sys
 import time
 from pathlib import Path
 
+from visdyn.compute.rows import Execution, compute_rows, file_identity
+from visdyn.compute.workers import Task
 from visdyn.datasets.clips import find_clips
 from visdyn.mining import clip_mining
 from visdyn.mining.clip_mining import ClipSettings
-from visdyn.sharded import Execution, compute_rows, file_identity
-from visdyn.workers import Task
 
 
 def noted(shared, clip) -> dict:

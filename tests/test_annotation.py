@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from visdyn.compute.rows import Execution
 from visdyn.datasets.annotated import read_annotated
 from visdyn.inference import annotation
 from visdyn.inference.annotation import (
@@ -24,11 +25,10 @@ from visdyn.inference.annotation import (
     select,
     write_triplets,
 )
-from visdyn.mining.output import ImagePair
-from visdyn.models.tokens import IMAGE
-from visdyn.models.unified import UnifiedModel
+from visdyn.mining.mined_files import ImagePair
+from visdyn.models.token.tokens import IMAGE
+from visdyn.models.token.unified import UnifiedModel
 from visdyn.quarantine import Quarantine
-from visdyn.sharded import Execution
 
 
 class _Labeller:

@@ -16,9 +16,9 @@ import pytest
 from conftest import serving
 from PIL import Image
 
-from visdyn.evaluation.api_editor import ApiEditor, read_edited
-from visdyn.evaluation.endpoint import EndpointSettings, EndpointStoppedError
-from visdyn.evaluation.outputs import OutputFolder, Wanted, produce
+from visdyn.endpoint.client import EndpointSettings, EndpointStoppedError
+from visdyn.evaluation.systems.outputs import OutputFolder, Wanted, produce
+from visdyn.models.editors.endpoint_editor import ApiEditor, read_edited
 
 KEY = "sk-visdyn-edits-0123456789"
 PICTURE = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)

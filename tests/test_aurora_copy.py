@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visdyn.evaluation.aurora_copy import PUBLISHED_COPY_L1, copy_rows
-from visdyn.evaluation.baselines import baseline, copy, oracle, shuffled
+from visdyn.evaluation.benches.aurora_copy import PUBLISHED_COPY_L1, copy_rows
+from visdyn.evaluation.systems.baselines import baseline, copy, oracle, shuffled
 from visdyn.paths import shared_data
 from visdyn.quarantine import Quarantine
 from visdyn.trajectory import Trajectory

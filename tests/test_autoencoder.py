@@ -15,8 +15,8 @@ from visdyn.images import to_pixels
 from visdyn.models.autoencoder import load_autoencoder, patch_of, tiny_autoencoder
 from visdyn.models.bagel import Autoencoder, AutoencoderConfig
 from visdyn.models.bagel.config import ConfigError
-from visdyn.models.vqgan_blocks import fold, unfold
-from visdyn.training.autoencoder import equalise_channels, measure_scale, train_autoencoder
+from visdyn.models.vqgan.blocks import fold, unfold
+from visdyn.training.tiny.autoencoder_recipe import equalise_channels, measure_scale, train_autoencoder
 
 
 def _shapes(number: int, seed: int = 0) -> np.ndarray:

@@ -10,7 +10,7 @@ from toy_bagel import batch_of, encode, mixture, pairs
 
 from visdyn.models.bagel import edit_sample
 from visdyn.models.bagel.samples import VAE
-from visdyn.training.bagel_data import DROPOUT, KINDS, BagelMixture
+from visdyn.training.bagel.mixture import DROPOUT, KINDS, BagelMixture
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 

@@ -8,13 +8,13 @@ import torch
 from test_bagel_model import picture, small_model
 from toy_bagel import words
 
-from visdyn.inference.bagel_editor import BagelEditor, sampler_settings
-from visdyn.inference.editing import Guidance, do_and_undo
 from visdyn.models.bagel import SamplerSettings
 from visdyn.models.bagel import context as contexts
-from visdyn.models.bagel.text import continue_text
+from visdyn.models.bagel.text_decoding import continue_text
 from visdyn.models.bagel.transforms import to_normalised, transform
-from visdyn.training.bagel_recipes import apply_adapter
+from visdyn.models.editors.bagel_editor import BagelEditor, sampler_settings
+from visdyn.models.editors.protocol import Guidance, do_and_undo
+from visdyn.training.bagel.recipe import apply_adapter
 from visdyn.trajectory import ReversiblePair
 
 FAST = SamplerSettings(num_timesteps=4)
@@ -87,7 +87,7 @@ def test_guidance_and_steps_become_sampler_settings():
 
 
 def test_steps_are_network_evaluations(monkeypatch):
-    from visdyn.inference import bagel_editor
+    from visdyn.models.editors import bagel_editor
 
     traces, sample = [], bagel_editor.sample_latents
     monkeypatch.setattr(bagel_editor, "sample_latents", lambda *a: sample(*a, trace=traces))
@@ -97,7 +97,7 @@ def test_steps_are_network_evaluations(monkeypatch):
 
 
 def test_guidance_without_renorm_is_the_bare_formula(monkeypatch):
-    from visdyn.inference import bagel_editor
+    from visdyn.models.editors import bagel_editor
 
     traces, sample = [], bagel_editor.sample_latents
     monkeypatch.setattr(bagel_editor, "sample_latents", lambda *a: sample(*a, trace=traces))
@@ -175,7 +175,7 @@ def test_plans_are_kept_and_change_the_image_whatever_the_batch():
 
 
 def test_as_many_items_go_together_as_their_tokens_allow(monkeypatch):
-    from visdyn.inference import bagel_editor
+    from visdyn.models.editors import bagel_editor
 
     ours = editor(batch_size=None)
     assert ours._batch_size(picture(24, 16)) == 64

@@ -28,7 +28,8 @@ from test_bagel_recompute import (
     vit_outputs,
 )
 
-from visdyn.models.bagel import SamplerSettings, flow, sampler, transforms
+from visdyn.models.bagel import SamplerSettings, sampler, transforms
+from visdyn.models.bagel import rectified_flow as flow
 from visdyn.models.bagel.config import TransformConfig
 
 pytestmark = needs_golden

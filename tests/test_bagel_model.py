@@ -30,7 +30,7 @@ from visdyn.models.bagel import (
 from visdyn.models.bagel import context as contexts
 from visdyn.models.bagel.edit_batch import sample_edit_batch
 from visdyn.models.bagel.embeddings import patchify, unpatchify
-from visdyn.models.bagel.flow import estimate_clean, training_timesteps
+from visdyn.models.bagel.rectified_flow import estimate_clean, training_timesteps
 from visdyn.models.bagel.sampler import Branches, sample_latents
 
 

@@ -19,7 +19,9 @@ from test_bagel_recompute import (
 from torch import nn
 
 from visdyn.models.bagel import context as contexts
-from visdyn.models.bagel import decoder, embeddings, flow, mask, rows, sampler, training
+from visdyn.models.bagel import decoder, embeddings, mask, rows, sampler
+from visdyn.models.bagel import forward_pack as training
+from visdyn.models.bagel import rectified_flow as flow
 from visdyn.models.bagel.config import RENORMS
 
 pytestmark = needs_golden

@@ -8,13 +8,10 @@ from test_bagel_model import small_model
 from toy_bagel import KEPT, MIXTURES, batch_of, gradients, mixture
 
 from visdyn.models.bagel import Bagel, Dropout, pack_samples
-from visdyn.models.bagel.flow import estimate_clean
-from visdyn.training.bagel_data import KINDS
-from visdyn.training.bagel_objective import BagelObjective, RunningAverage, global_mean
-from visdyn.training.bagel_recipes import (
-    apply_adapter,
-    trained_parameters,
-)
+from visdyn.models.bagel.rectified_flow import estimate_clean
+from visdyn.training.bagel.mixture import KINDS
+from visdyn.training.bagel.objective import BagelObjective, RunningAverage, global_mean
+from visdyn.training.bagel.recipe import apply_adapter, trained_parameters
 from visdyn.training.flow_losses import Consistency
 
 

@@ -20,24 +20,18 @@ from visdyn.models.bagel import (
     Dropout,
     SamplerSettings,
     edit_sample,
-    flow,
     pack_samples,
     sampler,
-    text,
     text_to_image_sample,
     transforms,
     understanding_sample,
 )
 from visdyn.models.bagel import context as contexts
-from visdyn.models.bagel.embeddings import (
-    grid_position_ids,
-    patchify,
-    sincos_2d,
-    timestep_sinusoid,
-    unpatchify,
-)
+from visdyn.models.bagel import rectified_flow as flow
+from visdyn.models.bagel import text_decoding as text
+from visdyn.models.bagel.embeddings import grid_position_ids, patchify, sincos_2d, timestep_sinusoid, unpatchify
+from visdyn.models.bagel.forward_pack import NoisedLatents
 from visdyn.models.bagel.mask import MODES
-from visdyn.models.bagel.training import NoisedLatents
 from visdyn.paths import shared_data
 
 FOLDER = (shared_data() or Path("shared")) / "golden" / "bagel"

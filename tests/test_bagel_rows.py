@@ -10,7 +10,7 @@ from test_bagel_model import picture, small_model
 from toy_bagel import batch_of, mixture
 
 from visdyn.models.bagel import edit_sample, pack_samples, rows, text_to_image_sample
-from visdyn.training.bagel_data import KINDS
+from visdyn.training.bagel.mixture import KINDS
 
 
 def outputs(model, batch, padding: float, monkeypatch, **options):

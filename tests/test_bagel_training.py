@@ -16,17 +16,11 @@ from transformers import TrainingArguments
 from visdyn.datasets.bad_items import DatasetError
 from visdyn.models.adapters import base_of
 from visdyn.models.bagel import Bagel, BagelConfig
-from visdyn.training.bagel_data import KINDS
-from visdyn.training.bagel_objective import BagelObjective
-from visdyn.training.bagel_recipes import (
-    apply_adapter,
-    is_generation,
-    resolve_hardware,
-    train_bagel,
-    trained_parameters,
-)
-from visdyn.training.bagel_records import read_records
-from visdyn.training.launch import Hardware
+from visdyn.training.bagel.mixture import KINDS
+from visdyn.training.bagel.objective import BagelObjective
+from visdyn.training.bagel.recipe import apply_adapter, is_generation, resolve_hardware, train_bagel, trained_parameters
+from visdyn.training.bagel.records import read_records
+from visdyn.training.engine.launch import Hardware
 
 
 @pytest.fixture(scope="module")
@@ -180,9 +174,9 @@ def test_two_ranks_of_deepspeed_train_like_one_process(world, tmp_path, stage):
     whole = train_bagel(**options, **folders[0], recipe=recipe)
     hardware = {"deepspeed": f"hardware/deepspeed/zero{stage}.json"}
     arguments = {**options, **folders[1], "recipe": recipe, "hardware": hardware}
-    job = {"function": "visdyn.training.bagel_recipes:train_bagel", "arguments": arguments}
+    job = {"function": "visdyn.training.bagel.recipe:train_bagel", "arguments": arguments}
     (tmp_path / "job.json").write_text(json.dumps(job))
-    run_ranks("visdyn.training.worker", str(tmp_path / "job.json"))
+    run_ranks("visdyn.training.engine.worker", str(tmp_path / "job.json"))
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "two/training.csv"), whole, rtol=1e-4, check_dtype=False)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
     for name, value in one.items():

@@ -7,7 +7,7 @@ import random
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visdyn.training.batching import LengthGroupedSampler
+from visdyn.training.engine.batching import LengthGroupedSampler
 
 
 @settings(max_examples=30, deadline=None)

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import ChameleonForConditionalGeneration
 
-from visdyn.models.chameleon import ChameleonLM, load_lm
-from visdyn.models.tokens import image_token_name
+from visdyn.models.token.chameleon import ChameleonLM, load_lm
+from visdyn.models.token.tokens import image_token_name
 
 
 @pytest.fixture(scope="module")

@@ -15,14 +15,14 @@ import slow_clips
 from PIL import Image
 from test_clips import write_video
 
+from visdyn.compute.rows import Execution, compute_rows
+from visdyn.compute.workers import Task, WorkerError, each
 from visdyn.datasets.clips import Clip, find_clips, frame_rate, read_frames, sample_clips
 from visdyn.mining import clip_mining
 from visdyn.mining.clip_mining import ClipSettings, mine_clips
 from visdyn.mining.keyframes import MODES
-from visdyn.mining.output import read_lengths, read_pairs, write_pairs
+from visdyn.mining.mined_files import read_lengths, read_pairs, write_pairs
 from visdyn.quarantine import Quarantine
-from visdyn.sharded import Execution, compute_rows
-from visdyn.workers import Task, WorkerError, each
 
 NUM_CLIPS = 10
 

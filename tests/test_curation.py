@@ -10,8 +10,8 @@ from PIL import Image
 
 from visdyn.datasets.epic_kitchens import Segment, frame_path
 from visdyn.mining import curation, curation_prompts
-from visdyn.mining.answer_cache import CachedVLM, content_key
 from visdyn.mining.reversible import mine_pairs
+from visdyn.models.understanding.chat_cache import CachedVLM, content_key
 from visdyn.quarantine import Quarantine
 
 GOOD = "clear: 1\nobject_present: 1\naction_applied: 1"

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from visdyn.models.decoding import GrowingCache, draw, generate_text, sample_images, token_probabilities, uniforms
-from visdyn.models.scoring import score_completions
-from visdyn.models.sequences import TokenSequence
+from visdyn.models.token.decoding import GrowingCache, draw, generate_text, sample_images, token_probabilities, uniforms
+from visdyn.models.token.scoring import score_completions
+from visdyn.models.token.sequences import TokenSequence
 
 ACTIONS = ["open", "close the red cup", "take lamp", "put the cup", "open the blue drawer", "open"]
 ALMOST_ONE = 1 - 2**-53

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from tiny_pipelines import PIPELINES, SMALL_KONTEXT, save_pipelines
 
-from visdyn.inference.diffusion_editors import (
+from visdyn.models.editors.diffusers_editors import (
     KONTEXT,
     PIX2PIX,
     PRESETS,
@@ -28,7 +28,7 @@ from visdyn.inference.diffusion_editors import (
     fit_to_64,
     kontext_size,
 )
-from visdyn.inference.editing import Guidance, do_and_undo
+from visdyn.models.editors.protocol import Guidance, do_and_undo
 from visdyn.trajectory import ReversiblePair
 
 SMALL_PIX2PIX = replace(PRESETS["instruct-pix2pix"], resolution=64)

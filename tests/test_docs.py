@@ -65,7 +65,10 @@ def test_the_parameters_that_the_extension_guide_names_exist():
 
 
 def test_a_wrong_name_would_be_found(tmp_path):
-    assert named("see `models/unified.py: Nothing` and `x.py`") == [("models/unified.py", "Nothing"), ("x.py", "")]
+    assert named("see `models/token/unified.py: Nothing` and `x.py`") == [
+        ("models/token/unified.py", "Nothing"),
+        ("x.py", ""),
+    ]
     assert find("x.py") is None
-    assert "Nothing" not in defined(find("models/unified.py"))
-    assert {"UnifiedModel", "DECODINGS"} <= defined(find("models/unified.py"))
+    assert "Nothing" not in defined(find("models/token/unified.py"))
+    assert {"UnifiedModel", "DECODINGS"} <= defined(find("models/token/unified.py"))

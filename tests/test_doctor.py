@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 from visdyn.datasets.inventory import ANNOTATIONS
-from visdyn.doctor import BENCHMARKS, DESCRIPTIONS, examine, find_checkpoint, main, named_checkpoints, render
 from visdyn.params import load_params
 from visdyn.paths import repository_root
+from visdyn.pipeline.doctor import BENCHMARKS, DESCRIPTIONS, examine, find_checkpoint, main, named_checkpoints, render
 
 EXTERNAL = repository_root() / "data/external"
 
@@ -110,7 +110,7 @@ def test_a_checkpoint_is_found_in_a_folder_and_in_the_cache_only_with_weights(no
 
 
 def test_keys_are_looked_for_and_never_shown(no_cache, monkeypatch, capsys):
-    from visdyn import doctor
+    from visdyn.pipeline import doctor
 
     monkeypatch.setattr(doctor, "_texts", lambda value: iter(["OPENAI_API_KEY", "models/base"]))
     monkeypatch.setenv("OPENAI_API_KEY", "secret-value")

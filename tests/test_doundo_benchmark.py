@@ -13,9 +13,9 @@ from toy_bagel import words
 
 from visdyn.datasets import doundo_bench
 from visdyn.images import load
-from visdyn.inference import doundo_benchmark as benchmark
-from visdyn.inference.doundo_benchmark import BenchmarkError, Protocol, run, unfinished
-from visdyn.inference.editing import do_and_undo
+from visdyn.inference import do_undo as benchmark
+from visdyn.inference.do_undo import BenchmarkError, Protocol, run, unfinished
+from visdyn.models.editors.protocol import do_and_undo
 
 GT = Protocol("inverter")
 

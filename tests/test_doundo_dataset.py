@@ -15,11 +15,11 @@ from tiny_vlms import save_tiny
 
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.epic_kitchens import load_segments
-from visdyn.inference import doundo_dataset
-from visdyn.inference.doundo_dataset import mine_split
 from visdyn.mining import curation
 from visdyn.params import load_params
 from visdyn.quarantine import Quarantine
+from visdyn.stages import mining_doundo as doundo_dataset
+from visdyn.stages.mining_doundo import mine_split
 
 ROWS = [("open", "door"), ("pick-up", "cup"), ("stack", "plate"), ("wash", "cup"), ("open", "tap"), ("close", "door")]
 # The last segment overruns its video by 10 frames, and is clamped.

@@ -12,10 +12,10 @@ import yaml
 from checkouts import copy_checkout, dvc
 from toy import write_notebook
 
-from visdyn.dependencies import PLUMBING, differences, imported_files, main, rewritten
 from visdyn.params import load_params
 from visdyn.paths import repository_root
-from visdyn.pipeline_guards import read_entries
+from visdyn.pipeline.dependencies import differences, imported_files, is_plumbing, main, rewritten
+from visdyn.pipeline.guards import read_entries
 from visdyn.reporting.items import load
 from visdyn.reporting.report import build_all
 
@@ -80,7 +80,7 @@ def test_no_stage_depends_on_a_whole_source_folder():
 
 
 def test_what_the_notebooks_import_is_what_the_stages_declare():
-    assert differences(ROOT) == {}, "run `python -m visdyn.dependencies --write`"
+    assert differences(ROOT) == {}, "run `python -m visdyn.pipeline.dependencies --write`"
 
 
 def test_profiles_share_the_root_s_pipeline():
@@ -102,8 +102,8 @@ def package(tmp_path):
     """A little `src/visdyn` with imports of every kind."""
     files = {
         "__init__.py": "",
-        "pipeline.py": "from visdyn.stage import open_stage",
-        "stage.py": "",
+        "pipeline/__init__.py": "from visdyn.pipeline.stage import open_stage",
+        "pipeline/stage.py": "",
         "a/__init__.py": "from visdyn.a.first import thing",
         "a/first.py": "import typing\nfrom . import second\nif typing.TYPE_CHECKING:\n    import visdyn.b\n",
         "a/second.py": "def f():\n    from visdyn.c import late\n",
@@ -123,9 +123,11 @@ def package(tmp_path):
 
 def test_the_closure_follows_late_relative_and_named_imports(package):
     found = imported_files(package / "notebooks/toy.ipynb", package / "src")
-    wanted = ("__init__", "stage", "a/__init__", "a/first", "a/second", "c", "d", "e")
+    wanted = ("__init__", "a/__init__", "a/first", "a/second", "c", "d", "e")
     assert found == {f"visdyn/{name}.py" for name in wanted}
-    assert "visdyn.pipeline" in PLUMBING
+    assert is_plumbing("visdyn.pipeline.runner")
+    assert is_plumbing("visdyn.paths")
+    assert not is_plumbing("visdyn.pipelines")
 
 
 def test_dvc_yaml_is_mended(package, monkeypatch, capsys):

@@ -12,7 +12,7 @@ import torch
 
 from visdyn.images import to_pixels
 from visdyn.models import load_model
-from visdyn.models.sequences import TokenSequence, collate
+from visdyn.models.token.sequences import TokenSequence, collate
 from visdyn.training.dynamics import CompletionLoss, train_dynamics
 from visdyn.training.losses import recognition_weights
 from visdyn.training.triplets import SequenceDataset, _loss_weights, dynamics_dataset, load_triplets, save_triplets

@@ -18,9 +18,9 @@ from safetensors import safe_open
 from tiny_tokens import save_trained_families
 
 from visdyn.models import load_model
-from visdyn.models.sequences import collate
+from visdyn.models.token.sequences import collate
 from visdyn.training.dynamics import CompletionLoss, add_adapter, train_dynamics
-from visdyn.training.sharding import widen_trained
+from visdyn.training.engine.sharding import widen_trained
 
 LORA = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.1}
 RECIPE = {"steps": 6, "batch_size": 4, "learning_rate": 1e-2, "log_every": 1, "save_every": 2}

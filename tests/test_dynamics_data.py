@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visdyn.datasets.cached_pairs import CachedTriplets, write_triplets
-from visdyn.datasets.code_cache import CodeCache, ModelEncoder
 from visdyn.models import load_model
+from visdyn.models.vqgan.cached_pairs import CachedTriplets, write_triplets
+from visdyn.models.vqgan.code_cache import CodeCache, ModelEncoder
 from visdyn.params import load_params
 from visdyn.quarantine import Quarantine
-from visdyn.training.dynamics_data import DynamicsData, sample
-from visdyn.training.dynamics_jobs import _synthetic, arms_table, steps_of
+from visdyn.stages.dynamics import _synthetic, arms_table, steps_of
+from visdyn.stages.dynamics_data import DynamicsData, sample
 from visdyn.training.triplets import dynamics_dataset, load_triplets, save_triplets
 from visdyn.trajectory import Trajectory
 

@@ -15,7 +15,7 @@ from tiny_tokens import save_trained_families
 
 from visdyn.models import load_model
 from visdyn.training.dynamics import train_dynamics
-from visdyn.training.fit import ScratchError
+from visdyn.training.engine.fit import ScratchError
 
 LORA = {"adapter": "lora", "lora": {"r": 2, "lora_alpha": 4}}
 HEAD = {"adapter": "lora", "lora": {"r": 2, "lora_alpha": 4, "modules_to_save": ["lm_head"]}}

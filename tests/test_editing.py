@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from visdyn.inference.editing import Guidance, check_items, do_and_undo, item_seed, undo
+from visdyn.models.editors.protocol import Guidance, check_items, do_and_undo, item_seed, undo
 from visdyn.trajectory import ReversiblePair
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from visdyn.datasets.kitchen.render import render
-from visdyn.datasets.kitchen.scene import make_scene, random_transition
-from visdyn.datasets.kitchen.text import canonical
-from visdyn.evaluation.editing import EditingEvaluation
+from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
+from visdyn.kitchen.render import render
+from visdyn.kitchen.scene import make_scene, random_transition
+from visdyn.kitchen.text import canonical
 from visdyn.trajectory import ReversiblePair
 
 

@@ -11,11 +11,11 @@ import torch
 from test_bagel_model import picture, small_model
 from toy_bagel import words
 
-from visdyn.inference.bagel_editor import BagelEditor
-from visdyn.inference.editors import load_editor
 from visdyn.models.adapters import make_portable
 from visdyn.models.bagel import SamplerSettings
-from visdyn.training.bagel_recipes import apply_adapter
+from visdyn.models.editors import load_editor
+from visdyn.models.editors.bagel_editor import BagelEditor
+from visdyn.training.bagel.recipe import apply_adapter
 
 FAST = SamplerSettings(num_timesteps=3)
 
@@ -60,7 +60,7 @@ def test_an_adapter_finds_its_base_wherever_the_profile_is_moved(profile, tmp_pa
 
 
 def test_a_pipeline_goes_to_the_diffusers_editor(tmp_path, monkeypatch):
-    from visdyn.inference.diffusion_editors import DiffusersEditor
+    from visdyn.models.editors.diffusers_editors import DiffusersEditor
 
     (tmp_path / "model_index.json").write_text("{}")
     asked = {}

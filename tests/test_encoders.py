@@ -14,8 +14,8 @@ from PIL import Image
 
 from visdyn.models.encoder_preprocess import CLIP_PRESETS, DINO_PRESETS, IMAGENET_MEAN, IMAGENET_STD
 from visdyn.models.encoders import ImageEncoder, ImageTextEncoder
-from visdyn.training.encoder_checks import clip_measures, dino_measures
-from visdyn.training.encoders import (
+from visdyn.stages.encoder_checks import clip_measures, dino_measures
+from visdyn.training.tiny.encoder_recipe import (
     ViewSettings,
     build_caption_tokenizer,
     tampered,

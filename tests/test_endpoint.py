@@ -12,13 +12,10 @@ import pytest
 from fake_endpoint import KEY, QUIET, ask, completion, endpoint, fine, items, picture
 from PIL import Image
 
-from visdyn.evaluation.endpoint import Endpoint, EndpointSettings, EndpointStoppedError, Pacer, RequestFailedError
-from visdyn.evaluation.endpoint import RequestRefusedError as Refused
-from visdyn.evaluation.endpoint_judge import (
-    DOUNDO,
-    judge_items,
-)
-from visdyn.evaluation.reply_store import Question, ReplyStore, asked_wait
+from visdyn.endpoint.client import Endpoint, EndpointSettings, EndpointStoppedError, Pacer, RequestFailedError
+from visdyn.endpoint.client import RequestRefusedError as Refused
+from visdyn.endpoint.replies import Question, ReplyStore, asked_wait
+from visdyn.evaluation.judges.ask import DOUNDO, judge_items
 
 
 @pytest.mark.parametrize("name", ["openai", "gemini", "vllm"])

@@ -17,8 +17,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from visdyn.evaluation.endpoint import Endpoint, EndpointSettings
-from visdyn.evaluation.endpoint_judge import (
+from visdyn.endpoint.client import Endpoint, EndpointSettings
+from visdyn.endpoint.replies import Question, Reply, ReplyStore, read_reply, reply_key
+from visdyn.endpoint.request_progress import Prices
+from visdyn.evaluation.judges.ask import (
     DOUNDO,
     EDITING,
     EndpointJudge,
@@ -28,8 +30,6 @@ from visdyn.evaluation.endpoint_judge import (
     read_scores,
     summarise,
 )
-from visdyn.evaluation.progress import Prices
-from visdyn.evaluation.reply_store import Question, Reply, ReplyStore, read_reply, reply_key
 
 
 def test_every_outcome_is_in_the_table_and_asked_as_often_as_stated(serve, tmp_path):

@@ -20,7 +20,7 @@ from test_api_editor import EditServer, inverted
 from tiny_pipelines import SMALL_AREAS, SMALL_KONTEXT, save_pipelines
 
 from visdyn.datasets.aurora import load_bench
-from visdyn.inference.diffusion_editors import KONTEXT, PIX2PIX, QWEN, QWEN_PLUS
+from visdyn.models.editors.diffusers_editors import KONTEXT, PIX2PIX, QWEN, QWEN_PLUS
 from visdyn.paths import repository_root
 
 ROOT = repository_root()
@@ -34,7 +34,7 @@ ITEMS = 2  # of each subset, and pairs
 FLOW = "farneback" if find_spec("torchvision") else "auto"  # which is Farneback where torchvision is absent
 SMALL_PIX2PIX = """
 from dataclasses import replace
-from visdyn.inference.diffusion_editors import PRESETS
+from visdyn.models.editors.diffusers_editors import PRESETS
 
 PRESETS["instruct-pix2pix"] = replace(PRESETS["instruct-pix2pix"], resolution=64)
 """

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from visdyn import external
-from visdyn.evaluation.aurora_copy import PUBLISHED_COPY_L1
+from visdyn.evaluation.benches.aurora_copy import PUBLISHED_COPY_L1
 from visdyn.paths import repository_root, shared_data
+from visdyn.stages import external
 
 COMMITTED = repository_root() / external.FOLDER
 EPIC_HEADER = (

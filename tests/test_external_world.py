@@ -10,12 +10,12 @@ import yaml
 from toy import make_repository
 
 from visdyn.datasets.inventory import ANNOTATIONS, take_inventory, write_inventory
-from visdyn.datasets.world import make_world
-from visdyn.models.references import write_reference
 from visdyn.paths import UnsetVariableError
 from visdyn.pipeline import open_stage
-from visdyn.stage import StageError
-from visdyn.training.base_jobs import base_jobs, link_references, training_curves
+from visdyn.pipeline.errors import StageError
+from visdyn.stages.base_models import base_jobs, link_references, training_curves
+from visdyn.stages.references import write_reference
+from visdyn.stages.world import make_world
 
 
 @pytest.fixture

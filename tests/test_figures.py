@@ -14,16 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
-from visdyn.reporting import (
-    figures_bootstrapping,
-    figures_doundo,
-    figures_schematic,
-    figures_shared,
-    items,
-    outputs,
-    style,
-    summaries,
-)
+from visdyn.reporting import items, summaries
+from visdyn.reporting import rendering as outputs
+from visdyn.reporting.figures import bootstrapping_figures as figures_bootstrapping
+from visdyn.reporting.figures import doundo_figures as figures_doundo
+from visdyn.reporting.figures import figure_parts as figure_parts
+from visdyn.reporting.figures import schematic as figures_schematic
+from visdyn.reporting.figures import style
 from visdyn.reporting.results import Results
 
 
@@ -81,13 +78,13 @@ def test_series_differ_by_more_than_colour():
 def test_strips_refuse_columns_of_different_length():
     image = np.zeros((2, 8, 8, 3), np.uint8)
     with pytest.raises(ValueError, match="equal number"):
-        figures_shared.image_strips({"source": image, "target": image[:1]})
+        figure_parts.image_strips({"source": image, "target": image[:1]})
 
 
 def test_strips_order_columns_and_limit_rows():
     image = np.zeros((9, 8, 8, 3), np.uint8)
     arrays = dict.fromkeys(("doundo_forward", "source", "base_reverse", "target", "base_forward"), image)
-    figure = figures_shared.image_strips(arrays, max_rows=2)
+    figure = figure_parts.image_strips(arrays, max_rows=2)
     assert len(figure.axes) == 10
     heads = [axes.get_xlabel() for axes in figure.axes[-5:]]
     assert heads == ["Input", "Ground truth", "Bagel (base)\nforward", "Bagel (base)\nreverse", "Do-Undo\nforward"]
@@ -98,7 +95,7 @@ def test_other_plots_draw(results):
     figures_doundo.action_counts(segments, "kitchen-train")
     figures_doundo.benchmark_set(segments, results.read("mining/prompts.csv"))
     figures_doundo.verb_noun_heatmap(segments, "kitchen-test", most=3)
-    curves = figures_shared.training_curves(results.read("doundo/training.csv"), "variant", ("loss", "consistency"))
+    curves = figure_parts.training_curves(results.read("doundo/training.csv"), "variant", ("loss", "consistency"))
     assert [axes.get_ylabel() for axes in curves.axes] == ["loss", "consistency"]
 
 
@@ -156,9 +153,9 @@ def test_save_writes_png_pdf_and_hashes_without_dates(results, tmp_path):
 def test_two_processes_write_the_same_bytes(tmp_path):
     code = (
         "import sys, numpy as np, pandas as pd\n"
-        "from visdyn.reporting import figures_shared, style\n"
+        "from visdyn.reporting.figures import figure_parts, style\n"
         "steps = pd.DataFrame({'arm': 'supervised', 'seed': 0, 'step': range(9), 'loss': np.linspace(2, 1, 9)})\n"
-        "style.save(figures_shared.training_curves(steps, 'arm'), 'x', sys.argv[1])\n"
+        "style.save(figure_parts.training_curves(steps, 'arm'), 'x', sys.argv[1])\n"
     )
     for name in ("one", "two"):
         subprocess.run([sys.executable, "-c", code, str(tmp_path / name)], check=True)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from toy_training import RECIPE, Killed, ToyModel, toy_data, train_toy
 
-from visdyn.training.fit import COMPLETE, Recipe, ScratchError, fit
+from visdyn.training.engine.fit import COMPLETE, Recipe, ScratchError, fit
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from visdyn.evaluation.flow import epe_forward, epe_reverse, epe_v1, estimate, of_f
-from visdyn.evaluation.flow_backends import get_backend
+from visdyn.evaluation.metrics.optical_flow import epe_forward, epe_reverse, epe_v1, estimate, of_f
+from visdyn.evaluation.metrics.optical_flow_backends import get_backend
 
 
 def _scene(size: int = 96) -> np.ndarray:

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visdyn.models.bagel.flow import add_noise, training_timesteps
+from visdyn.models.bagel.rectified_flow import add_noise, training_timesteps
 from visdyn.training.flow_losses import Consistency, consistency_loss, predict_clean, rectified_flow_loss
 
 

@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from visdyn.evaluation.editing import EditingEvaluation
-from visdyn.evaluation.forward import METRICS, ForwardEvaluation
-from visdyn.evaluation.forward_systems import baseline_systems
-from visdyn.evaluation.outputs import FORWARD
-from visdyn.evaluation.region_judge import judge
-from visdyn.evaluation.region_verdicts import region_verdicts
-from visdyn.evaluation.similarity import l1
+from visdyn.evaluation.benches.bench_aurora import METRICS, ForwardEvaluation
+from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
+from visdyn.evaluation.metrics.region_judge import judge
+from visdyn.evaluation.metrics.region_verdicts import region_verdicts
+from visdyn.evaluation.metrics.similarity import l1
+from visdyn.evaluation.systems.forward_systems import baseline_systems
+from visdyn.evaluation.systems.outputs import FORWARD
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 SIZES = [(40, 30), (30, 40), (64, 64), (50, 20)]
@@ -161,7 +161,7 @@ def test_chunks_of_pairs_change_nothing(pairs, monkeypatch):
     captions = (["a"] * 3, ["b"] * 3)
     ends, starts = [pair.end for pair in pairs], [pair.start for pair in pairs]
     whole = EditingEvaluation(pairs, captions, None, Mean(), Mean(), flow_size=64).score(ends, {"gt": starts})
-    monkeypatch.setattr("visdyn.evaluation.editing.AT_ONCE", 2)
+    monkeypatch.setattr("visdyn.evaluation.benches.bench_doundo.AT_ONCE", 2)
     parts = EditingEvaluation(pairs, captions, None, Mean(), Mean(), flow_size=64).score(ends, {"gt": starts})
     order = ["direction", "id", "metric"]
     pd.testing.assert_frame_equal(

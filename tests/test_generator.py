@@ -11,14 +11,14 @@ import pytest
 import torch
 from toy_bagel import save_annotations
 
-from visdyn.inference.editing import do_and_undo
-from visdyn.inference.editors import load_editor
 from visdyn.models.autoencoder import tiny_autoencoder
 from visdyn.models.bagel import Bagel
-from visdyn.training.autoencoder import equalise_channels, measure_scale
-from visdyn.training.bagel_recipes import is_generation, train_bagel
-from visdyn.training.generator import train_generator
-from visdyn.training.phrases import MARKERS, phrase_tokenizer
+from visdyn.models.editors import load_editor
+from visdyn.models.editors.protocol import do_and_undo
+from visdyn.training.bagel.recipe import is_generation, train_bagel
+from visdyn.training.tiny.autoencoder_recipe import equalise_channels, measure_scale
+from visdyn.training.tiny.generator import train_generator
+from visdyn.training.tiny.phrases import MARKERS, phrase_tokenizer
 from visdyn.trajectory import ReversiblePair
 
 SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 2, "num_heads": 2}

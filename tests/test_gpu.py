@@ -20,22 +20,22 @@ from tiny_pipelines import PIPELINES
 from tiny_tokens import save_trained_families
 from toy_bagel import batch_of, gradients, mixture, words
 
-from visdyn.inference.bagel_editor import BagelEditor
 from visdyn.models import load_model
-from visdyn.models.decoding import sample_images, uniforms
-from visdyn.models.dynamics_pair import load_dynamics
+from visdyn.models.editors.bagel_editor import BagelEditor
 from visdyn.models.encoders import ImageEncoder
-from visdyn.models.scoring import score_completions
-from visdyn.models.shared_prefix import score_shared
-from visdyn.models.speculative import sample_images_from_draft
+from visdyn.models.token.decoding import sample_images, uniforms
+from visdyn.models.token.dynamics_pair import load_dynamics
+from visdyn.models.token.scoring import score_completions
+from visdyn.models.token.shared_prefix import score_shared
+from visdyn.models.token.speculative import sample_images_from_draft
 from visdyn.models.vqgan import VQGAN, VQGANConfig
-from visdyn.training.bagel_data import KINDS
-from visdyn.training.bagel_objective import BagelObjective
+from visdyn.training.bagel.mixture import KINDS
+from visdyn.training.bagel.objective import BagelObjective
 from visdyn.training.chunked_cross_entropy import weighted_cross_entropy
 from visdyn.training.dynamics import train_dynamics
-from visdyn.training.encoders import tiny_dino
+from visdyn.training.engine.launch import Hardware, Job, run_jobs
 from visdyn.training.flow_losses import Consistency
-from visdyn.training.launch import Hardware, Job, run_jobs
+from visdyn.training.tiny.encoder_recipe import tiny_dino
 
 pytestmark = [
     pytest.mark.gpu,

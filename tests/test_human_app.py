@@ -18,9 +18,9 @@ pytest.importorskip("starlette", reason="the human study needs starlette")
 
 from human_site import HOSTILE, Site, ranked
 
-from visdyn.evaluation.human.plan import plan
-from visdyn.evaluation.human.store import Choice, Store
-from visdyn.evaluation.human.study import load_study
+from visdyn.human_study.plan import plan
+from visdyn.human_study.study import load_study
+from visdyn.human_study.study_store import Choice, Store
 
 
 @pytest.fixture
@@ -203,7 +203,7 @@ def test_a_killed_server_goes_on_and_exports(tmp_path):
         again.cookies = browser.cookies
         assert again.send("GET", "/task")[2] == "/task/2"
         again.send("POST", "/task/2", ranked())
-    command = [sys.executable, "-m", "visdyn.evaluation.human", "--study", str(folder)]
+    command = [sys.executable, "-m", "visdyn.human_study", "--study", str(folder)]
     done = subprocess.run([*command, "--export", str(tmp_path / "a.csv")], capture_output=True, text=True, check=True)
     assert "2 answers written" in done.stdout
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 3

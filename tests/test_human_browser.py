@@ -9,9 +9,9 @@ import shutil
 import pytest
 import toy_study
 
-from visdyn.evaluation.human.plan import plan
-from visdyn.evaluation.human.store import Choice, Store
-from visdyn.evaluation.human.study import load_study
+from visdyn.human_study.plan import plan
+from visdyn.human_study.study import load_study
+from visdyn.human_study.study_store import Choice, Store
 
 pytestmark = pytest.mark.slow
 sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")

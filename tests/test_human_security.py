@@ -13,8 +13,8 @@ pytest.importorskip("starlette", reason="the human study needs starlette")
 
 from human_site import HOSTILE, TOKEN, Client, Site, ranked
 
-from visdyn.evaluation.human.plan import plan
-from visdyn.evaluation.human.security import MAX_BODY, check_token
+from visdyn.human_study.plan import plan
+from visdyn.human_study.security import MAX_BODY, check_token
 
 
 @pytest.fixture

@@ -15,17 +15,17 @@ from toy import make_repository
 
 from visdyn.datasets.aurora import load_bench
 from visdyn.datasets.doundo_bench import load
-from visdyn.datasets.kitchen.writer import KitchenSizes, write_kitchen
-from visdyn.evaluation.human.analysis import AnswersError
-from visdyn.evaluation.human.export import export
-from visdyn.evaluation.human.plan import plan
-from visdyn.evaluation.human.prepare import main as prepare
-from visdyn.evaluation.human.stage import COLUMNS, tables
-from visdyn.evaluation.human.store import Choice, Store
-from visdyn.evaluation.human.study import load_study
+from visdyn.human_study.analysis import AnswersError
+from visdyn.human_study.export import export
+from visdyn.human_study.plan import plan
+from visdyn.human_study.prepare import main as prepare
+from visdyn.human_study.study import load_study
+from visdyn.human_study.study_store import Choice, Store
+from visdyn.kitchen.write import KitchenSizes, write_kitchen
 from visdyn.paths import repository_root
 from visdyn.pipeline import open_stage
-from visdyn.stage import StageError
+from visdyn.pipeline.errors import StageError
+from visdyn.stages.human_study import COLUMNS, tables
 
 NOTEBOOK = repository_root() / "notebooks/08c_human_study.ipynb"
 

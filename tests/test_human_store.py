@@ -15,13 +15,13 @@ import yaml
 from PIL import Image
 from scipy import stats
 
-from visdyn.evaluation.human import analysis
-from visdyn.evaluation.human.export import COLUMNS, export
-from visdyn.evaluation.human.plan import plan
-from visdyn.evaluation.human.prepare import write_best_worst
-from visdyn.evaluation.human.store import Choice, Store, StoreError
-from visdyn.evaluation.human.study import StudyError, load_study
 from visdyn.evaluation.statistics import sign_flip_test
+from visdyn.human_study import analysis
+from visdyn.human_study.export import COLUMNS, export
+from visdyn.human_study.plan import plan
+from visdyn.human_study.prepare import write_best_worst
+from visdyn.human_study.study import StudyError, load_study
+from visdyn.human_study.study_store import Choice, Store, StoreError
 from visdyn.quarantine import Quarantine
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from visdyn.evaluation.systems.image_folder import FIELDS, ImageFolder, systems_in
 from visdyn.images import load
-from visdyn.inference.image_folder import FIELDS, ImageFolder, systems_in
 from visdyn.trajectory import Trajectory
 
 GREY = np.full((30, 40, 3), 128, np.uint8)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pandas as pd
 
-from visdyn.evaluation import inverse
+from visdyn.evaluation.benches import inverse
 from visdyn.inference.probing import probe
 from visdyn.models import load_model
-from visdyn.models.decoding import generate_text
+from visdyn.models.token.decoding import generate_text
 from visdyn.trajectory import Trajectory
 
 ACTIONS = ["open the drawer", "close the drawer", "take the cup", "put the cup on the lamp", "open the lamp"]
@@ -24,7 +24,7 @@ def test_pairs_go_together_as_their_tokens_allow_and_only_actions_are_scored(tin
         sizes.append(batch_size)
         return generate_text(lm, layout, prompts, most, batch_size, **options)
 
-    monkeypatch.setattr("visdyn.models.unified.generate_text", counted)
+    monkeypatch.setattr("visdyn.models.token.unified.generate_text", counted)
     items, models = _items(scenes), {"idm": tiny_folder}
     predictions, likelihoods = inverse.examine(models, items, seed=0)
     monkeypatch.setattr(inverse, "TOKENS_AT_ONCE", 2 * 16 * 2)  # two pairs of 16 codes an image

@@ -9,7 +9,8 @@ import pytest
 import yaml
 
 from visdyn.paths import repository_root
-from visdyn.reporting import items, outputs, published
+from visdyn.reporting import items, published
+from visdyn.reporting import rendering as outputs
 from visdyn.reporting.results import ResultError, Results
 
 

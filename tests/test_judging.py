@@ -19,9 +19,9 @@ import pandas as pd
 import pytest
 from fake_endpoint import KEY, completion
 
-from visdyn.evaluation.judging import RUNS, SCORES, judge_all, spread
-from visdyn.evaluation.outputs import FORWARD, SystemImages
-from visdyn.params_evaluation import JudgeEntry
+from visdyn.evaluation.judges.run import RUNS, SCORES, judge_all, spread
+from visdyn.evaluation.systems.outputs import FORWARD, SystemImages
+from visdyn.params.evaluation import JudgeEntry
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 ITEMS, REPEATS = 5, 2

@@ -10,20 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visdyn.datasets.kitchen import prompts, text
-from visdyn.datasets.kitchen.motion import film
-from visdyn.datasets.kitchen.render import ImageSettings, photograph, render, render_state
-from visdyn.datasets.kitchen.scene import (
-    SPLITS,
-    Scene,
-    fingerprint,
-    kinds_cycle,
-    make_scene,
-    random_state,
-    random_transition,
-)
-from visdyn.datasets.kitchen.sheet import contact_sheet
-from visdyn.datasets.kitchen.state import KINDS, NOUNS, Action, KitchenError, State, apply, inverse, valid_actions
+from visdyn.kitchen import prompts, text
+from visdyn.kitchen.motion import film
+from visdyn.kitchen.render import ImageSettings, photograph, render, render_state
+from visdyn.kitchen.scene import SPLITS, Scene, fingerprint, kinds_cycle, make_scene, random_state, random_transition
+from visdyn.kitchen.sheet import contact_sheet
+from visdyn.kitchen.state import KINDS, NOUNS, Action, KitchenError, State, apply, inverse, valid_actions
 
 seeds = st.integers(0, 2**31 - 1)
 kinds = st.sampled_from(KINDS)

@@ -15,12 +15,12 @@ import pytest
 
 from visdyn import images, paths
 from visdyn.datasets import aurora
-from visdyn.datasets.kitchen.render import ImageSettings, render_state
-from visdyn.datasets.kitchen.scene import split_of
-from visdyn.datasets.kitchen.state import Action, State, apply
-from visdyn.datasets.kitchen.truth import NAMES, load_truth, state_at
-from visdyn.datasets.kitchen.write_epic import COLUMNS, FRAME_RATE, VERB_CLASSES
-from visdyn.datasets.kitchen.writer import KitchenSizes, write_kitchen
+from visdyn.kitchen.render import ImageSettings, render_state
+from visdyn.kitchen.scene import split_of
+from visdyn.kitchen.state import Action, State, apply
+from visdyn.kitchen.truth import NAMES, load_truth, state_at
+from visdyn.kitchen.write import KitchenSizes, write_kitchen
+from visdyn.kitchen.write.epic_files import COLUMNS, FRAME_RATE, VERB_CLASSES
 
 SIZES = KitchenSizes(6, 3, 30, 10, 4, 20, 8)
 

@@ -16,8 +16,8 @@ import pytest
 from ranks import run_ranks
 
 from visdyn.paths import repository_root
-from visdyn.training import launch
-from visdyn.training.launch import Hardware, Job, JobError, check_split, run_jobs
+from visdyn.training.engine import launch
+from visdyn.training.engine.launch import Hardware, Job, JobError, check_split, run_jobs
 
 pytestmark = pytest.mark.slow
 TWO = Hardware(parallel_jobs=2)
@@ -117,7 +117,7 @@ def test_a_killed_stage_takes_its_jobs_along_and_is_continued(tmp_path, job):
     jobs = [job("first"), job("second", "wait", until=str(go))]
     script = f"""
         from pathlib import Path
-        from visdyn.training.launch import Hardware, Job, run_jobs
+        from visdyn.training.engine.launch import Hardware, Job, run_jobs
         run_jobs({jobs!r}, Path({str(scratch)!r}), Hardware(parallel_jobs=2))
     """
     parent = subprocess.Popen([sys.executable, "-c", textwrap.dedent(script)])
@@ -189,5 +189,5 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused_before_anything_starts(m
 def test_a_rank_whose_work_is_done_ends_well_whatever_its_threads_do(tmp_path):
     arguments = {"output": str(tmp_path / "out")}
     (tmp_path / "job.json").write_text(json.dumps({"function": "toy_jobs:abort_at_exit", "arguments": arguments}))
-    run_ranks("visdyn.training.worker", str(tmp_path / "job.json"))
+    run_ranks("visdyn.training.engine.worker", str(tmp_path / "job.json"))
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["rank0", "rank1"]

@@ -11,17 +11,11 @@ from plain_forwards import plain_tokens
 from tiny_tokens import NUM_CODES, tiny_liquid
 from transformers import AutoTokenizer, GemmaForCausalLM
 
-from visdyn.models.decoding import uniforms
-from visdyn.models.liquid import (
-    LiquidModel,
-    LiquidSequenceBuilder,
-    liquid_layout,
-    load_lm,
-    tiny_config,
-)
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
-from visdyn.models.unified import TokenForwardDynamics
-from visdyn.models.vqgan_preprocess import pad, to_pixels
+from visdyn.models.token.decoding import uniforms
+from visdyn.models.token.liquid import LiquidModel, LiquidSequenceBuilder, liquid_layout, load_lm, tiny_config
+from visdyn.models.token.unified import TokenForwardDynamics
+from visdyn.models.vqgan.preprocess import pad, to_pixels
 
 EDITING = "editing the given image according to the following prompt :"
 INFER = "infer the action between the two consecutive images ."
@@ -179,7 +173,7 @@ def test_an_adapter_folder_loads_merged(model, folder, grids, tmp_path):
 
 
 def test_the_training_loss_is_the_weighted_mean(model, grids):
-    from visdyn.models.sequences import collate
+    from visdyn.models.token.sequences import collate
     from visdyn.training.dynamics import CompletionLoss
 
     weights = np.linspace(0.1, 2, 16, dtype=np.float32)

@@ -14,10 +14,10 @@ from tiny_vlms import save_tiny
 
 from visdyn.models import load_model
 from visdyn.models.adapters import make_portable
-from visdyn.models.liquid import LiquidModel
-from visdyn.models.understanding import UnderstandingModel
-from visdyn.models.unified import UnifiedModel
-from visdyn.models.vqgan_preprocess import centre_crop, pad, to_pixels
+from visdyn.models.token.liquid import LiquidModel
+from visdyn.models.token.unified import UnifiedModel
+from visdyn.models.understanding.understanding_model import UnderstandingModel
+from visdyn.models.vqgan.preprocess import centre_crop, pad, to_pixels
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,11 @@ import pytest
 import torch
 from tiny_vlms import save_tiny
 
-from visdyn.evaluation.captions import Captioner, captions_of, read_captions
-from visdyn.evaluation.endpoint_judge import EDITING, JudgedItem, judge_items
-from visdyn.evaluation.local_judge import LocalEndpoint, LocalSettings
-from visdyn.evaluation.reply_store import Question, ReplyStore
-from visdyn.inference.transformers_vlm import TransformersVLM
+from visdyn.endpoint.local_server import LocalEndpoint, LocalSettings
+from visdyn.endpoint.replies import Question, ReplyStore
+from visdyn.evaluation.judges.ask import EDITING, JudgedItem, judge_items
+from visdyn.evaluation.metrics.captions import Captioner, captions_of, read_captions
+from visdyn.models.understanding.chat import TransformersVLM
 
 PICTURES = [np.full((20, 30, 3), shade, np.uint8) for shade in (10, 90, 200)]
 

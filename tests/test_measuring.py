@@ -7,14 +7,14 @@ import pytest
 
 from visdyn.datasets.clips import find_clips, read_frames
 from visdyn.datasets.epic_kitchens import load_segments
-from visdyn.datasets.kitchen import measuring
-from visdyn.datasets.kitchen.state import State
-from visdyn.datasets.kitchen.text import facts
-from visdyn.datasets.kitchen.truth import load_truth
-from visdyn.datasets.kitchen.writer import KitchenSizes, write_kitchen
 from visdyn.images import to_array
+from visdyn.kitchen import measuring
+from visdyn.kitchen.state import State
+from visdyn.kitchen.text import facts
+from visdyn.kitchen.truth import load_truth
+from visdyn.kitchen.write import KitchenSizes, write_kitchen
 from visdyn.mining.clip_mining import ClipSettings, mine_clips
-from visdyn.mining.output import prompt_lengths, read_pairs, write_pairs
+from visdyn.mining.mined_files import prompt_lengths, read_pairs, write_pairs
 from visdyn.mining.reversible import mine_pairs
 from visdyn.trajectory import ReversiblePair
 

@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from toy import TITLE, write_notebook
 
-from visdyn.executed import scrub, to_html
-from visdyn.notebooks import checked_parameters, defaults, lint, stage_values, strip_outputs
 from visdyn.params import load_params
 from visdyn.paths import repository_root
-from visdyn.pipeline_guards import read_entries
-from visdyn.stage import StageError
+from visdyn.pipeline.errors import StageError
+from visdyn.pipeline.executed import scrub, to_html
+from visdyn.pipeline.guards import read_entries
+from visdyn.pipeline.notebooks import checked_parameters, defaults, lint, stage_values, strip_outputs
 
 ROOT = repository_root()
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))

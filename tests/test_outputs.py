@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visdyn.evaluation.outputs import (
+from visdyn.evaluation.systems.outputs import (
     FORWARD,
     OutputFolder,
     SystemImages,

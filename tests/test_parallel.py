@@ -7,7 +7,7 @@ import os
 import pytest
 import toy_jobs
 
-from visdyn.parallel import map_processes
+from visdyn.compute.pool import map_processes
 
 
 @pytest.mark.slow

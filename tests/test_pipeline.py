@@ -17,10 +17,10 @@ import yaml
 from toy import make_repository, write_notebook
 
 from visdyn import paths
-from visdyn.pipeline import main, open_stage, run_stage
-from visdyn.pipeline_guards import changed, key_of, read_entry, snapshot, stage_key
-from visdyn.pipeline_processes import TOKEN, end_marked, marked
-from visdyn.stage import StageError
+from visdyn.pipeline.errors import StageError
+from visdyn.pipeline.guards import changed, key_of, read_entry, snapshot, stage_key
+from visdyn.pipeline.processes import TOKEN, end_marked, marked
+from visdyn.pipeline.runner import main, open_stage, run_stage
 
 PACKAGE_SOURCE = str(Path(paths.__file__).resolve().parents[1])
 

@@ -19,12 +19,13 @@ from tiny_vlms import save_tiny
 
 from visdyn.datasets.aurora import load_bench
 from visdyn.inference.probing import KINDS
-from visdyn.models import load_model, understanding
-from visdyn.models.understanding import UnderstandingModel
-from visdyn.models.understanding_families import PROBED_MODELS
-from visdyn.models.understanding_inputs import picture
+from visdyn.models import load_model
+from visdyn.models.understanding import understanding_model as understanding
+from visdyn.models.understanding.families import PROBED_MODELS
+from visdyn.models.understanding.inputs import picture
+from visdyn.models.understanding.understanding_model import UnderstandingModel
 from visdyn.paths import repository_root
-from visdyn.pipeline_kernel import Kernel, execute
+from visdyn.pipeline.kernel import Kernel, execute
 from visdyn.trajectory import negatives
 
 ITEMS = [("ag", "open the red cup"), ("ag", "take the lamp"), ("kubric", "close"), ("kubric", "put the cup on")]

@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from visdyn.inference import probe_runs
-from visdyn.inference.probe_runs import labels, probe_models, read_rows, write_rows
 from visdyn.inference.probing import COLUMNS, preferences, probe
+from visdyn.stages import probing as probe_runs
+from visdyn.stages.probing import labels, probe_models, read_rows, write_rows
 from visdyn.trajectory import Trajectory
 
 

@@ -13,10 +13,10 @@ from PIL import Image
 from test_clip_mining import _moving
 from test_clips import write_video
 
+from visdyn.compute.rows import Execution
 from visdyn.inference.annotation import Decoding, Labeller, annotate_pairs
-from visdyn.mining.output import ImagePair
+from visdyn.mining.mined_files import ImagePair
 from visdyn.quarantine import Quarantine
-from visdyn.sharded import Execution
 
 CLIPS = 32
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visdyn.evaluation.region_judge import NoChangeError, changed_regions, judge, judge_batch, region_distance
+from visdyn.evaluation.metrics.region_judge import NoChangeError, changed_regions, judge, judge_batch, region_distance
 
 SIZE = 32
 
@@ -132,9 +132,9 @@ def test_blur_scores_between():
 
 
 def test_kitchen_world_separates_target_copy_and_wrong_actions():
-    from visdyn.datasets.kitchen.render import render
-    from visdyn.datasets.kitchen.scene import make_scene, random_transition
-    from visdyn.datasets.kitchen.state import KINDS, apply, valid_actions
+    from visdyn.kitchen.render import render
+    from visdyn.kitchen.scene import make_scene, random_transition
+    from visdyn.kitchen.state import KINDS, apply, valid_actions
 
     generator = np.random.default_rng(0)
     steps = [random_transition(generator, make_scene(0, "test", i), KINDS[i % 12]) for i in range(24)]

@@ -9,7 +9,8 @@ import pytest
 import reporting_results
 
 from visdyn.paths import repository_root
-from visdyn.reporting import items, outputs, report
+from visdyn.reporting import items, report
+from visdyn.reporting import rendering as outputs
 from visdyn.reporting import report as reporting
 
 

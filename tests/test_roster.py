@@ -11,7 +11,8 @@ import pytest
 import reporting_results
 from test_tables import PANEL, built, cell
 
-from visdyn.reporting import items, outputs, published, roster, tables
+from visdyn.reporting import items, published, roster, tables
+from visdyn.reporting import rendering as outputs
 from visdyn.reporting.results import ResultError, Results
 
 SYSTEM_TABLES = [item for item in items.load() if item.systems]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from visdyn.models.scoring import score_completions
+from visdyn.models.token.scoring import score_completions
 
 ACTIONS = ["open", "close the red cup", "take lamp", "put the blue drawer on the green cup", "open the cup"]
 

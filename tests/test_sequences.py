@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visdyn.models.sequences import TokenSequence, collate
+from visdyn.models.token.sequences import TokenSequence, collate
 
 
 def _sequence(prompt: int, completion: int, start: int = 10) -> TokenSequence:

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GemmaConfig, GemmaForCausalLM
 
-from visdyn.models.chameleon import load_lm
-from visdyn.models.scoring import score_completions
-from visdyn.models.sequences import TokenSequence
-from visdyn.models.shared_prefix import (
+from visdyn.models.token.chameleon import load_lm
+from visdyn.models.token.scoring import score_completions
+from visdyn.models.token.sequences import TokenSequence
+from visdyn.models.token.shared_prefix import (
     count_tokens,
     score_options,
     score_shared,
@@ -131,7 +131,7 @@ def test_options_of_one_prompt(tiny, grids):
 
 
 def test_the_keys_of_leaves_are_not_kept(tiny, grids, monkeypatch):
-    from visdyn.models import shared_prefix
+    from visdyn.models.token import shared_prefix
 
     kept = []
     original = shared_prefix._BranchCache.update

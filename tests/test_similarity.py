@@ -6,8 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from visdyn.evaluation.geometry import centre_crop, match
-from visdyn.evaluation.similarity import clip_t, cosine_pairs, l1, row_cosines
+from visdyn.evaluation.metrics.geometry import centre_crop, match
+from visdyn.evaluation.metrics.similarity import clip_t, cosine_pairs, l1, row_cosines
 
 
 def _noise(height: int, width: int, seed: int = 0) -> np.ndarray:

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from visdyn.datasets.spatial import SpatialQuestion
-from visdyn.evaluation.spatial import (
+from visdyn.datasets.spatial_questions import SpatialQuestion
+from visdyn.evaluation.benches.bench_spatial import (
     COLUMNS,
     PROMPTS,
     generate_answers,
@@ -24,10 +24,10 @@ from visdyn.evaluation.spatial import (
     score_likelihoods,
     summarise,
 )
-from visdyn.evaluation.spatial_models import UnifiedAnswers
+from visdyn.evaluation.benches.spatial_models import UnifiedAnswers
 from visdyn.images import ImageError, load
-from visdyn.mining.answer_cache import CachedVLM
-from visdyn.models.scoring import Scores
+from visdyn.models.token.scoring import Scores
+from visdyn.models.understanding.chat_cache import CachedVLM
 from visdyn.quarantine import Quarantine
 
 SIX = ("on/above", "below", "in front of", "behind", "left of", "right of")

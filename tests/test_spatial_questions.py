@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from visdyn.datasets.bad_items import DatasetError
-from visdyn.datasets.spatial import load_embspatial, load_spatialmqa
+from visdyn.datasets.spatial_questions import load_embspatial, load_spatialmqa
 from visdyn.images import ImageError, load
 from visdyn.quarantine import Quarantine
 

@@ -16,20 +16,20 @@ from tiny_vlms import save_tiny
 from toy import make_repository
 from transformers import GemmaForCausalLM
 
-from visdyn.datasets.kitchen.render import ImageSettings
-from visdyn.datasets.kitchen.scene import make_scene, random_state
-from visdyn.datasets.kitchen.text import NUMBERS, facts
-from visdyn.datasets.kitchen.write_spatial import KINDS, write_spatial
-from visdyn.datasets.spatial import SpatialQuestion, load_spatialmqa
-from visdyn.evaluation.spatial import score_likelihoods, summarise
-from visdyn.evaluation.spatial_models import UnderstandingAnswers, UnifiedAnswers, answers_of
-from visdyn.evaluation.spatial_stage import ACCURACY, ANSWERS, accuracy_table, load_questions, model_name, model_names
-from visdyn.models import liquid
-from visdyn.models.scoring import Scores
-from visdyn.models.understanding import UnderstandingModel
+from visdyn.datasets.spatial_questions import SpatialQuestion, load_spatialmqa
+from visdyn.evaluation.benches.bench_spatial import score_likelihoods, summarise
+from visdyn.evaluation.benches.spatial_models import UnderstandingAnswers, UnifiedAnswers, answers_of
+from visdyn.kitchen.render import ImageSettings
+from visdyn.kitchen.scene import make_scene, random_state
+from visdyn.kitchen.text import NUMBERS, facts
+from visdyn.kitchen.write.spatial_files import KINDS, write_spatial
+from visdyn.models.token import liquid
+from visdyn.models.token.scoring import Scores
+from visdyn.models.understanding.understanding_model import UnderstandingModel
 from visdyn.paths import repository_root
 from visdyn.pipeline import open_stage
-from visdyn.stage import StageError
+from visdyn.pipeline.errors import StageError
+from visdyn.stages.spatial import ACCURACY, ANSWERS, accuracy_table, load_questions, model_name, model_names
 
 NOTEBOOK = repository_root() / "notebooks/08b_spatial_reasoning.ipynb"
 # SpatialMQA's test split: how many questions have two, four and six options.
@@ -229,7 +229,7 @@ def test_chance_on_spatialmqa_s_option_counts_is_the_published_level():
 
 
 def test_the_paper_s_accuracies_are_not_above_chance():
-    from visdyn.evaluation.spatial import _p_chance
+    from visdyn.evaluation.benches.bench_spatial import _p_chance
 
     chances = pd.Series([1 / count for count, number in PUBLIC_OPTIONS.items() for _ in range(number)])
     for percent, lowest in ((25.8, 0.8), (26.1, 0.7), (28.0, 0.2)):

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 from transformers import GemmaConfig, GemmaForCausalLM
 
-from visdyn.models.chameleon import ChameleonLM, load_lm, tiny_config
-from visdyn.models.decoding import sample_images, token_probabilities, uniforms
-from visdyn.models.speculative import accept_or_redraw, sample_images_from_draft
-from visdyn.models.tokens import IMAGE, TokenLayout, build_tokenizer
+from visdyn.models.token.chameleon import ChameleonLM, load_lm, tiny_config
+from visdyn.models.token.decoding import sample_images, token_probabilities, uniforms
+from visdyn.models.token.speculative import accept_or_redraw, sample_images_from_draft
+from visdyn.models.token.tokens import IMAGE, TokenLayout, build_tokenizer
 
 ACTIONS = ["open", "close the red cup", "take lamp", "put the cup", "open the blue drawer", "open"]
 NUM_SAMPLES = 24_000
@@ -98,8 +98,8 @@ def test_the_distribution_is_the_models(small, draft, temperature, top_p, block)
 @pytest.mark.parametrize("rule", ["draft stays in the rest", "always accepted", "number used twice"])
 def test_wrong_rules_are_caught(small, rule, monkeypatch):
     """The test above fails for the mistakes that such a sampler invites."""
-    from visdyn.models import speculative
-    from visdyn.models.decoding import draw
+    from visdyn.models.token import speculative
+    from visdyn.models.token.decoding import draw
 
     def wrong(probabilities, drafts, numbers):
         own = probabilities.double().gather(-1, drafts[:, None]).squeeze(1)

@@ -12,8 +12,10 @@ import reporting_results
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from visdyn.reporting import items, outputs, published, segments, summaries, tables
+from visdyn.reporting import items, published, summaries, tables
+from visdyn.reporting import rendering as outputs
 from visdyn.reporting.results import ResultError, Results
+from visdyn.reporting.tables import segments
 
 PANEL = "Forward-dynamics Prediction (GPT4o score)"
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU
 
-from visdyn.evaluation.bert_score import bert_score
-from visdyn.evaluation.text import bleu, embedding_score, exact_match, rouge, text_metrics
+from visdyn.evaluation.metrics.bert_score import bert_score
+from visdyn.evaluation.metrics.text_metrics import bleu, embedding_score, exact_match, rouge, text_metrics
 
 PREDICTIONS = ["open the red drawer now", "put the cup on the table", "turn off the lamp", "pick up a knife"]
 REFERENCES = ["open the blue drawer now", "put the cup on the table", "turn on the lamp", "put the knife down"]

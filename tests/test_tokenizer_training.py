@@ -9,7 +9,7 @@ import torch
 
 from visdyn.images import to_pixels
 from visdyn.models.vqgan import VQGAN, VQGANConfig
-from visdyn.training.tokenizer import (
+from visdyn.training.tiny.tokenizer import (
     ImageDataset,
     TokenizerSettings,
     TokenizerTraining,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from visdyn.models.tokens import IMAGE, TokenLayout, build_tokenizer, image_token_name
+from visdyn.models.token.tokens import IMAGE, TokenLayout, build_tokenizer, image_token_name
 
 WORDS = ["open", "Close", "the", "drawer"]
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from tiny_vlms import save_tiny
 
-from visdyn.inference.transformers_vlm import TransformersVLM
-from visdyn.models.understanding import UnderstandingModel
-from visdyn.models.understanding_inputs import completed
+from visdyn.models.understanding.chat import TransformersVLM
+from visdyn.models.understanding.inputs import completed
+from visdyn.models.understanding.understanding_model import UnderstandingModel
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "llava")
 RANDOM = np.random.default_rng(0)

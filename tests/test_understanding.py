@@ -10,10 +10,15 @@ import torch
 from plain_forwards import mark, plain, plain_inputs, plain_interleaved, rendered
 from tiny_vlms import edit, save_tiny
 
-from visdyn.models import understanding, understanding_families
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
-from visdyn.models.understanding import DEFINITIONS, UnderstandingForwardLikelihood, UnderstandingModel
-from visdyn.models.understanding_inputs import collate
+from visdyn.models.understanding import families as understanding_families
+from visdyn.models.understanding import understanding_model as understanding
+from visdyn.models.understanding.inputs import collate
+from visdyn.models.understanding.understanding_model import (
+    DEFINITIONS,
+    UnderstandingForwardLikelihood,
+    UnderstandingModel,
+)
 
 ACTIONS = ["open the drawer", "put it", "take the red cup off the table"]
 CASES = ["qwen2_vl", "qwen2_5_vl", "llava", "llava_next", "qwen2_5_omni", "qwen2_5_omni_thinker"]

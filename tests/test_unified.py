@@ -11,7 +11,7 @@ import torch
 from visdyn.images import to_pixels
 from visdyn.models import load_model
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
-from visdyn.models.unified import TokenForwardDynamics, TokenInverseDynamics, UnifiedModel
+from visdyn.models.token.unified import TokenForwardDynamics, TokenInverseDynamics, UnifiedModel
 
 ACTIONS = ["open the cup", "close the red cup", "take lamp"]
 

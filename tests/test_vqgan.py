@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from visdyn.images import ImageError
-from visdyn.models import vqgan_preprocess
 from visdyn.models.vqgan import VQGAN, CheckpointError, VQGANConfig
+from visdyn.models.vqgan import preprocess as vqgan_preprocess
 from visdyn.paths import shared_data
 
 GOLDEN = (shared_data() or Path("absent")) / "golden" / "vqgan"

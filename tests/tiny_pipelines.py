@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from visdyn.inference.diffusion_editors import KONTEXT, PIX2PIX, QWEN, QWEN_PLUS
+from visdyn.models.editors.diffusers_editors import KONTEXT, PIX2PIX, QWEN, QWEN_PLUS
 
 PIPELINES = (PIX2PIX, KONTEXT, QWEN, QWEN_PLUS)
 SMALL_KONTEXT = {"width": 64, "height": 48, "max_area": 64 * 48, "_auto_resize": False, "max_sequence_length": 16}

@@ -40,7 +40,13 @@ def tiny_liquid(vqgan=None, words: Sequence[str] = WORDS.split(), sharp: bool = 
     """A tiny Liquid: 2 layers of width 32; without `sharp` it has the library's initial weights, as for training."""
     from transformers import GemmaForCausalLM
 
-    from visdyn.models.liquid import LiquidModel, LiquidSequenceBuilder, build_tokenizer, liquid_layout, tiny_config
+    from visdyn.models.token.liquid import (
+        LiquidModel,
+        LiquidSequenceBuilder,
+        build_tokenizer,
+        liquid_layout,
+        tiny_config,
+    )
 
     torch.manual_seed(0)
     vqgan = vqgan or tiny_vqgan()
@@ -85,7 +91,7 @@ def save_liquid(model, path: Path, vqgan: Path) -> Path:
     """Save a Liquid as Junfeng5/Liquid_V1_7B: decoder and tokenizer; the public vqgan.ckpt and its yaml elsewhere."""
     import yaml
 
-    from visdyn.models.vqgan_checkpoints import config_to_public
+    from visdyn.models.vqgan.checkpoint_formats import config_to_public
 
     model.lm.save_pretrained(str(path))
     model.builder.tokenizer.save_pretrained(str(path))

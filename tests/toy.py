@@ -26,7 +26,7 @@ ENTRY = """stages:
 
 def write_notebook(path: Path, *sources: str, parameters: str | None = PARAMETERS, title: str = TITLE) -> Path:
     """Write a notebook in the form that the save hook gives it: a title, a parameters cell, one cell a source."""
-    from visdyn.notebooks import strip_outputs
+    from visdyn.pipeline.notebooks import strip_outputs
 
     cells = [nbformat.v4.new_markdown_cell(title, id="title")]
     if parameters is not None:

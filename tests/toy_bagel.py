@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from visdyn.models.bagel import Dropout
-from visdyn.training.bagel_data import KINDS, BagelMixture, Caption, Question, collate
+from visdyn.training.bagel.mixture import KINDS, BagelMixture, Caption, Question, collate
 from visdyn.trajectory import ReversiblePair
 
 KEPT = Dropout()

@@ -14,7 +14,7 @@ from urllib.parse import urlencode
 
 import numpy as np
 
-from visdyn.evaluation.human.prepare import write_best_worst, write_pairwise
+from visdyn.human_study.prepare import write_best_worst, write_pairwise
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 SYSTEMS = ("Zebra-Net", "Yak-Net", "Xerus-Net", "Walrus-Net")  # names that no page has a reason to hold
@@ -79,7 +79,7 @@ def serving(folder: Path, *options: str):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "visdyn.evaluation.human", "--study", str(folder), "--port", str(port), *options]
+    command = [sys.executable, "-m", "visdyn.human_study", "--study", str(folder), "--port", str(port), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         _wait(process, port)

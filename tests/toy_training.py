@@ -42,7 +42,7 @@ def toy_data() -> list[dict[str, torch.Tensor]]:
 
 def train_toy(scratch: str | Path, kill: Callable[[int], bool] = lambda step: False, save=None, **recipe):
     """Train the toy; return its weights and its history."""
-    from visdyn.training.fit import Recipe, fit
+    from visdyn.training.engine.fit import Recipe, fit
 
     torch.manual_seed(0)
     model = ToyModel(kill=kill)

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from visdyn.compute.rows import Progress
+from visdyn.compute.workers import Lost, Task, each
 from visdyn.datasets.bad_items import DatasetError
 from visdyn.quarantine import Quarantine
-from visdyn.sharded import Progress
-from visdyn.workers import Lost, Task, each
 
 # What AURORA's own filter drops, as substrings ("show" also hits "shower").
 KEYWORDS = (

@@ -5,8 +5,8 @@
     ... --judge endpoint:gpt-4o-2024-11-20 --base-url https://api.openai.com/v1 --key-variable OPENAI_API_KEY
     ... --judge transformers:Qwen/Qwen2.5-VL-7B-Instruct
 
-Layouts of the folder: `visdyn.inference.image_folder` (AURORA-Bench), `<id>_fwd.png` and `<id>_rev.png` (Do-Undo).
-Copy, oracle and shuffled stand beside it. Started once more, a judge is asked only for what is not kept yet.
+Layouts of the folder: `visdyn.evaluation.systems.image_folder` (AURORA-Bench), `<id>_fwd.png` and `<id>_rev.png`
+(Do-Undo). Copy, oracle and shuffled stand beside it. Started once more, a judge is asked only for what is not kept yet.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import pandas as pd
 
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.aurora import load_bench
-from visdyn.evaluation import doundo_systems, forward_systems
-from visdyn.evaluation.captions import Captioner, captions_of, read_captions
-from visdyn.evaluation.editing import EditingEvaluation
-from visdyn.evaluation.flow_backends import NamedFlow, resolved
-from visdyn.evaluation.forward import ForwardEvaluation
-from visdyn.evaluation.judging import judge_bench, spread
+from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
+from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
+from visdyn.evaluation.judges.run import judge_bench, spread
 from visdyn.evaluation.leaderboard import leaderboard
-from visdyn.evaluation.outputs import SystemImages
-from visdyn.inference.editing import REVERSE_FROM
+from visdyn.evaluation.metrics.captions import Captioner, captions_of, read_captions
+from visdyn.evaluation.metrics.optical_flow_backends import NamedFlow, resolved
+from visdyn.evaluation.systems import doundo_systems, forward_systems
+from visdyn.evaluation.systems.outputs import SystemImages
 from visdyn.mining.reversible import with_short_prompts
+from visdyn.models.editors.protocol import REVERSE_FROM
 from visdyn.models.encoders import ImageEncoder, ImageTextEncoder
-from visdyn.params_evaluation import JudgeEntry
+from visdyn.params.evaluation import JudgeEntry
 from visdyn.quarantine import Quarantine
 
 ENCODERS = {

@@ -13,18 +13,18 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from visdyn.compute.rows import Execution, compute_rows
+from visdyn.compute.workers import Task
 from visdyn.datasets.annotated import write_annotated
 from visdyn.datasets.bad_items import collecting
 from visdyn.images import ImageError, ImageRef, load
-from visdyn.mining.output import ImagePair
+from visdyn.mining.mined_files import ImagePair
 from visdyn.mining.stratified import stratified_top_k
 from visdyn.models import load_model
-from visdyn.models.decoding import uniforms
 from visdyn.models.protocols import InverseDynamics
+from visdyn.models.token.decoding import uniforms
+from visdyn.pipeline.stage import Stage
 from visdyn.quarantine import Quarantine
-from visdyn.sharded import Execution, compute_rows
-from visdyn.stage import Stage
-from visdyn.workers import Task
 
 PAIRS = ["dataset", "class", "video", "pair", "action", "log_likelihood", "selected", "true_action", "correct"]
 SUMMARY = ["dataset", "videos", "mean_seconds", "total_hours", "observations_per_video", "actions_per_video"]
@@ -259,7 +259,7 @@ def mining_summary(table: pd.DataFrame, lengths: pd.DataFrame) -> pd.DataFrame:
 
     Args:
         table: as `write_triplets` returns it.
-        lengths: of all clips that were mined, also those without a pair (`visdyn.mining.output.read_lengths`).
+        lengths: of all clips that were mined, also those without a pair (`visdyn.mining.mined_files.read_lengths`).
     """
     rows = []
     for dataset, part in table.groupby("dataset"):

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from visdyn.images import stacked
-from visdyn.models.decoding import uniforms
-from visdyn.models.unified import TokenForwardDynamics, UnifiedModel
+from visdyn.models.token.decoding import uniforms
+from visdyn.models.token.unified import TokenForwardDynamics, UnifiedModel
 from visdyn.trajectory import Trajectory
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 
 from visdyn.images import ImageRef
-from visdyn.models.scoring import Scores
-from visdyn.models.understanding import DEFINITIONS, UnderstandingModel
-from visdyn.models.unified import UnifiedModel
+from visdyn.models.token.scoring import Scores
+from visdyn.models.token.unified import UnifiedModel
+from visdyn.models.understanding.understanding_model import DEFINITIONS, UnderstandingModel
 from visdyn.trajectory import NEGATIVE_KINDS, Trajectory, negatives
 
 KINDS = ("reference", *NEGATIVE_KINDS)
@@ -38,7 +38,7 @@ def probe(
 
     IDP is the mean log-probability of the action's tokens. FDP is one of several definitions, and each row says which:
     D1, the mean log-probability of the target's image codes renormalised over the image vocabulary, of a model that has
-    one; D2, D2-target and D3 of the others (`visdyn.models.understanding`).
+    one; D2, D2-target and D3 of the others (`visdyn.models.understanding.understanding_model`).
 
     Args:
         definitions: of FDP; `auto` is D1 where there is an image vocabulary and D2 elsewhere. What a model does not

@@ -8,7 +8,7 @@ import numpy as np
 
 from visdyn.images import ImageRef
 from visdyn.inference.generation import generate
-from visdyn.models.unified import TokenForwardDynamics
+from visdyn.models.token.unified import TokenForwardDynamics
 from visdyn.trajectory import Trajectory
 
 

@@ -14,7 +14,7 @@ import torch
 from visdyn.images import ImageRef, stacked
 from visdyn.inference.generation import generate, restored
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
-from visdyn.models.unified import TokenForwardDynamics, TokenInverseDynamics
+from visdyn.models.token.unified import TokenForwardDynamics, TokenInverseDynamics
 from visdyn.trajectory import Trajectory
 
 

@@ -17,6 +17,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
+from visdyn.compute.rows import Execution, compute_rows, file_identity
+from visdyn.compute.workers import Task
 from visdyn.datasets.clips import Clip, ClipError, frame_rate, frames_at, stream_frames
 from visdyn.mining.flow_profile import SHORT_SIDE, flow_profiles
 from visdyn.mining.keyframes import (
@@ -28,8 +30,6 @@ from visdyn.mining.keyframes import (
     select_from_profile,
 )
 from visdyn.quarantine import Quarantine
-from visdyn.sharded import Execution, compute_rows, file_identity
-from visdyn.workers import Task
 
 COLUMNS = ["dataset", "class", "video", "mode", "num_frames", "num_keyframes", "num_pairs", "num_clean_pairs"]
 # Longer clips than this many bytes of pixels are decoded a second time for their key-frames.

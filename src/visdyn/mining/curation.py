@@ -126,7 +126,8 @@ def _quoted(text: str) -> str:
 
 @dataclass(frozen=True)
 class VLMCurator:
-    """Curates with vision-language models; wrap them in `visdyn.mining.answer_cache.CachedVLM` to be resumable.
+    """Curates with vision-language models; wrap them in `visdyn.models.understanding.chat_cache.CachedVLM` to be
+    resumable.
 
     Attributes:
         filter_model: answers the three questions.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 # model_type in config.json -> the class here; all that understand images and write text only share one.
-_UNIFIED = {"chameleon": "visdyn.models.unified:UnifiedModel", "gemma": "visdyn.models.liquid:LiquidModel"}
-_UNDERSTANDING = "visdyn.models.understanding:UnderstandingModel"
+_UNIFIED = {"chameleon": "visdyn.models.token.unified:UnifiedModel", "gemma": "visdyn.models.token.liquid:LiquidModel"}
+_UNDERSTANDING = "visdyn.models.understanding.understanding_model:UnderstandingModel"
 
 
 def load_model(name_or_path: str | Path, task: str | None = None, device: str = "cpu", **options):
@@ -31,7 +31,7 @@ def load_model(name_or_path: str | Path, task: str | None = None, device: str = 
     from importlib import import_module
 
     from visdyn.models.checkpoints import locate
-    from visdyn.models.understanding_families import FAMILIES
+    from visdyn.models.understanding.families import FAMILIES
 
     if task not in (None, "idp", "fdp"):
         raise ValueError(f"unknown task {task!r}; one of idp, fdp or None")
@@ -41,7 +41,7 @@ def load_model(name_or_path: str | Path, task: str | None = None, device: str = 
         known = ", ".join([*_UNIFIED, *FAMILIES])
         raise ValueError(
             f"{name_or_path} holds a model of family {family!r}; load_model knows {known}, and "
-            "visdyn.inference.editors.load_editor knows image editors such as BAGEL"
+            "visdyn.models.editors.load_editor knows image editors such as BAGEL"
         )
     module, name = _UNIFIED.get(family, _UNDERSTANDING).split(":")
     model = getattr(import_module(module), name).from_pretrained(name_or_path, device=device, **options)

@@ -36,4 +36,5 @@ def base_of(folder: Path) -> str:
     if not name:
         raise FileNotFoundError(f"{folder / SETTINGS} names no base model; set base_model_name_or_path to its folder")
     above = (parent / name for parent in folder.resolve().parents)
-    return str(next((place for place in above if place.is_dir()), name))
+    # a folder of that name that holds no model, such as /tmp/base, is not it
+    return str(next((place for place in above if any(place.glob("*config.json"))), name))

@@ -7,21 +7,18 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from visdyn.reporting import (
-    figures_bootstrapping,
-    figures_doundo,
-    figures_schematic,
-    figures_shared,
-    leaderboard,
-    names,
-    segments,
-    summaries,
-    tables_bootstrapping,
-    tables_doundo,
-    tables_human,
-    tables_spatial,
-)
+from visdyn.reporting import names, summaries
+from visdyn.reporting.figures import bootstrapping_figures as figures_bootstrapping
+from visdyn.reporting.figures import doundo_figures as figures_doundo
+from visdyn.reporting.figures import figure_parts as figures_shared
+from visdyn.reporting.figures import schematic as figures_schematic
 from visdyn.reporting.results import Results
+from visdyn.reporting.tables import bootstrapping_tables as tables_bootstrapping
+from visdyn.reporting.tables import doundo_tables as tables_doundo
+from visdyn.reporting.tables import human_tables as tables_human
+from visdyn.reporting.tables import leaderboard_table as leaderboard
+from visdyn.reporting.tables import segments
+from visdyn.reporting.tables import spatial_tables as tables_spatial
 
 TableBuilder = Callable[[Results, pd.DataFrame | None, str], pd.DataFrame]
 FigureBuilder = Callable[[Results], Figure]

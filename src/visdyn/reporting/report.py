@@ -15,9 +15,10 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from PIL import Image
 
 from visdyn.reporting import items as item_module
-from visdyn.reporting import outputs, provenance, published, roster, tables
+from visdyn.reporting import provenance, published, roster, tables
+from visdyn.reporting import rendering as outputs
 from visdyn.reporting.items import ItemMap
-from visdyn.reporting.outputs import Outcome
+from visdyn.reporting.rendering import Outcome
 
 PORTRAIT_COLUMNS = 10  # tables with more are printed on a page across
 NUMBER_IN_TEXT = 12  # published values of figures are listed in full up to this many

@@ -1,6 +1,6 @@
 """Read the small results that stages leave in `<profile>/reports/results/`, and the arrays in `data/generated/`.
 
-Results of real public data (`external/...`, written by `visdyn.external`) belong to no profile: they lie at the
+Results of real public data (`external/...`, written by `visdyn.stages.external`) belong to no profile: they lie at the
 repository's root, and every profile reads them there.
 """
 

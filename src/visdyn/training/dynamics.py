@@ -14,11 +14,11 @@ from torch.utils.data import Dataset
 
 from visdyn.models import load_model
 from visdyn.models.adapters import make_portable
-from visdyn.models.sequences import collate
-from visdyn.models.unified import UnifiedModel
-from visdyn.training.fit import Recipe, fit
+from visdyn.models.token.sequences import collate
+from visdyn.models.token.unified import UnifiedModel
+from visdyn.training.engine.fit import Recipe, fit
+from visdyn.training.engine.sharding import gathered, widen_trained
 from visdyn.training.losses import weighted_cross_entropy
-from visdyn.training.sharding import gathered, widen_trained
 from visdyn.training.triplets import dynamics_dataset
 
 # All seven linear maps of a decoder layer; the papers name none.
@@ -28,7 +28,7 @@ LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 class CompletionLoss(nn.Module):
     """A language model with the weighted loss of its completions; what the Trainer trains.
 
-    Takes the batches of `visdyn.models.sequences.collate`.
+    Takes the batches of `visdyn.models.token.sequences.collate`.
     """
 
     def __init__(self, lm: nn.Module) -> None:

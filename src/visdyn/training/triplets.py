@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset
 
-from visdyn.datasets.cached_pairs import CachedTriplets
-from visdyn.models.sequences import SequenceBuilder, TokenSequence
-from visdyn.models.unified import UnifiedModel
+from visdyn.models.token.sequences import SequenceBuilder, TokenSequence
+from visdyn.models.token.unified import UnifiedModel
+from visdyn.models.vqgan.cached_pairs import CachedTriplets
 from visdyn.training.losses import normalise_weights, token_distances
 
 
@@ -46,7 +46,7 @@ def save_triplets(
 ) -> None:
     """Encode image pairs once and write a triplet file; the weights are the raw squared feature distances (Eq. 2).
 
-    For data that fit in memory; `visdyn.datasets.cached_pairs` is for others.
+    For data that fit in memory; `visdyn.models.vqgan.cached_pairs` is for others.
     """
     features, codes = {}, {}
     with torch.inference_mode():

@@ -10,8 +10,8 @@ flow over FLUX latents, cached inference with two guidance branches. Plain PyTor
     output.loss().backward()
 """
 
-from .checkpoint import CheckpointError
-from .config import (
+from visdyn.models.bagel.checkpoint import CheckpointError
+from visdyn.models.bagel.config import (
     AutoencoderConfig,
     BagelConfig,
     ConfigError,
@@ -21,12 +21,12 @@ from .config import (
     TransformConfig,
     VisionConfig,
 )
-from .model import Bagel
-from .outputs import BagelOutput
-from .packing import Dropout, Pack, pack_samples
-from .samples import Part, edit_sample, text_to_image_sample, understanding_sample
-from .text import Generation
-from .vae import Autoencoder
+from visdyn.models.bagel.model import Bagel
+from visdyn.models.bagel.model_outputs import BagelOutput
+from visdyn.models.bagel.packing import Dropout, Pack, pack_samples
+from visdyn.models.bagel.samples import Part, edit_sample, text_to_image_sample, understanding_sample
+from visdyn.models.bagel.text_decoding import Generation
+from visdyn.models.bagel.vae import Autoencoder
 
 __all__ = [
     "Autoencoder",

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .config import BagelConfig, SamplerSettings, SpecialTokens
-from .vae import Autoencoder
+from visdyn.models.bagel.config import BagelConfig, SamplerSettings, SpecialTokens
+from visdyn.models.bagel.vae import Autoencoder
 
 WEIGHT_FILES = ("ema.safetensors", "model.safetensors", "weights.safetensors")
 INDEX_FILE = "model.safetensors.index.json"

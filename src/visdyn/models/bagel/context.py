@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .decoder import KeysValues, Streams
-from .embeddings import grid_position_ids, patchify
+from visdyn.models.bagel.decoder import KeysValues, Streams
+from visdyn.models.bagel.embeddings import grid_position_ids, patchify
 
 if TYPE_CHECKING:
-    from .model import Bagel
+    from visdyn.models.bagel.model import Bagel
 
 
 @dataclass(frozen=True)

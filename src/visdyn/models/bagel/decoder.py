@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from .config import TextConfig
-from .layers import GatedMLP, RMSNorm, apply_rotary, rotary_tables
+from visdyn.models.bagel.config import TextConfig
+from visdyn.models.bagel.layers import GatedMLP, RMSNorm, apply_rotary, rotary_tables
 
 
 class Streams(NamedTuple):

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from . import context as contexts
-from . import flow
-from .decoder import Streams
-from .embeddings import patchify, unpatchify
-from .outputs import BagelOutput
-from .sampler import Branches, SamplerSettings, sample_latents
+from visdyn.models.bagel import context as contexts
+from visdyn.models.bagel import rectified_flow as flow
+from visdyn.models.bagel.decoder import Streams
+from visdyn.models.bagel.embeddings import patchify, unpatchify
+from visdyn.models.bagel.model_outputs import BagelOutput
+from visdyn.models.bagel.sampler import Branches, SamplerSettings, sample_latents
 
 if TYPE_CHECKING:
-    from .model import Bagel
+    from visdyn.models.bagel.model import Bagel
 
 SOURCE, VIT, TEXT, TARGET = range(4)
 

@@ -8,14 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, edit_batch, sampler, text, training
-from .config import BagelConfig, SamplerSettings
-from .decoder import LanguageModel
-from .embeddings import Connector, PositionTable, TimestepEmbedder
-from .outputs import BagelOutput
-from .packing import Pack
-from .vae import Autoencoder
-from .vit import VisionTower
+from visdyn.models.bagel import checkpoint, edit_batch, sampler
+from visdyn.models.bagel import forward_pack as training
+from visdyn.models.bagel import text_decoding as text
+from visdyn.models.bagel.config import BagelConfig, SamplerSettings
+from visdyn.models.bagel.decoder import LanguageModel
+from visdyn.models.bagel.embeddings import Connector, PositionTable, TimestepEmbedder
+from visdyn.models.bagel.model_outputs import BagelOutput
+from visdyn.models.bagel.packing import Pack
+from visdyn.models.bagel.vae import Autoencoder
+from visdyn.models.bagel.vit import VisionTower
 
 
 class Bagel(nn.Module):

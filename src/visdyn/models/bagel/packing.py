@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
-from . import mask as masks
-from .config import BagelConfig
-from .embeddings import grid_position_ids, patchify
-from .samples import TEXT, VAE, VIT, Part, Sample
+from visdyn.models.bagel import mask as masks
+from visdyn.models.bagel.config import BagelConfig
+from visdyn.models.bagel.embeddings import grid_position_ids, patchify
+from visdyn.models.bagel.samples import TEXT, VAE, VIT, Part, Sample
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import mask as masks
-from .decoder import Decoder, Streams
-from .packing import Pack
+from visdyn.models.bagel import mask as masks
+from visdyn.models.bagel.decoder import Decoder, Streams
+from visdyn.models.bagel.packing import Pack
 
 # Rows waste their padding: above this many times the pack's tokens, the dense mask over the pack is used.
 MOST_PADDING = 1.5

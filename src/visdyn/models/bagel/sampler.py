@@ -11,16 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from visdyn.images import load
-
-from . import context as contexts
-from . import flow
-from .config import SamplerSettings
-from .context import Context
-from .embeddings import unpatchify
-from .transforms import resize, transform
+from visdyn.models.bagel import context as contexts
+from visdyn.models.bagel import rectified_flow as flow
+from visdyn.models.bagel.config import SamplerSettings
+from visdyn.models.bagel.context import Context
+from visdyn.models.bagel.embeddings import unpatchify
+from visdyn.models.bagel.transforms import resize, transform
 
 if TYPE_CHECKING:
-    from .model import Bagel
+    from visdyn.models.bagel.model import Bagel
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from visdyn.images import ImageRef
-
-from .config import BagelConfig
-from .transforms import transform
+from visdyn.models.bagel.config import BagelConfig
+from visdyn.models.bagel.transforms import transform
 
 Posteriors = Callable[[ImageRef], Tensor]
 TEXT, VIT, VAE = "text", "vit", "vae"

@@ -8,8 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from visdyn.images import ImageRef, load
-
-from .config import TransformConfig
+from visdyn.models.bagel.config import TransformConfig
 
 
 def resized_size(width: int, height: int, limits: TransformConfig, num_images: int = 1) -> tuple[int, int]:

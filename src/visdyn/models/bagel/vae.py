@@ -7,9 +7,8 @@ import re
 import torch
 from torch import Tensor, nn
 
-from visdyn.models.vqgan_blocks import fold, unfold
-
-from .config import AutoencoderConfig
+from visdyn.models.bagel.config import AutoencoderConfig
+from visdyn.models.vqgan.blocks import fold, unfold
 
 _ATTENTION_PARTS = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import VisionConfig
+from visdyn.models.bagel.config import VisionConfig
 
 
 class VisionAttention(nn.Module):

@@ -1,0 +1,187 @@
+"""Many items over processes that may die: a file that hangs or crashes its decoder costs that file alone.
+
+`visdyn.compute.pool` serves computations of the kit's own, whose failure should end the stage. Here the items come from
+outside: tens of thousands of video files, among which some hang the decoder or bring the process down.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from visdyn.compute.pool import cores, end_with_parent, warm_context
+
+
+class WorkerError(RuntimeError):
+    """The function itself failed on an item; the message holds the traceback of the process that ran it."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is computed of each item.
+
+    Attributes:
+        function: (state, item) -> result; importable, its result can be pickled.
+        shared: sent once to each process.
+        setup: (shared, place) -> state, run once in each process, place counting the processes from 0 (a model is
+            loaded on GPU `place`); None: the state is `shared`.
+        heavy: the function needs torch and transformers: without a GPU its processes are forked from one that has
+            imported them (`visdyn.compute.pool.warm_context`).
+    """
+
+    function: Callable[[Any, Any], Any]
+    shared: Any = None
+    setup: Callable[[Any, int], Any] | None = None
+    heavy: bool = False
+
+    def state(self, place: int = 0) -> Any:
+        """Make the state of one process."""
+        return self.setup(self.shared, place) if self.setup else self.shared
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What stands for the result of an item whose process died or ran out of time."""
+
+    reason: str
+
+
+def each(task: Task, items: Sequence, processes: int = 0, timeout: float = 0.0) -> Iterator[tuple[int, Any]]:
+    """Yield (index, result) of each item as they are finished; a result is `Lost` where the process died.
+
+    Args:
+        processes: 0 means one per core; 1 without a timeout stays in this process.
+        timeout: seconds for one item, after which its process is killed; 0 waits for ever.
+
+    Raises:
+        WorkerError: the function or the setup raised.
+    """
+    count = min(processes or cores(), len(items))
+    if count <= 1 and not timeout:
+        state = task.state() if items else None
+        for index, item in enumerate(items):
+            yield index, task.function(state, item)
+        return
+    pool = _Pool(task, deque(enumerate(items)), timeout)
+    try:
+        pool.start(count)
+        while pool.busy:
+            yield from pool.finished()
+    finally:
+        pool.end()
+
+
+@dataclass
+class _Worker:
+    process: multiprocessing.process.BaseProcess
+    connection: Connection
+    place: int
+    index: int | None = None
+    deadline: float = float("inf")
+
+
+class _Pool:
+    """Hands items out one by one, and replaces the processes that die."""
+
+    def __init__(self, task: Task, waiting: deque, timeout: float) -> None:
+        self.task, self.waiting, self.timeout = task, waiting, timeout
+        self.workers: list[_Worker] = []
+        self.context = _context(task.heavy)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.workers)
+
+    def start(self, count: int) -> None:
+        for place in range(count):
+            self._start(place)
+
+    def _start(self, place: int) -> None:
+        ours, theirs = self.context.Pipe()
+        process = self.context.Process(target=_serve, args=(theirs, self.task, place), daemon=True)
+        process.start()
+        theirs.close()
+        self.workers.append(_Worker(process, ours, place))
+
+    def finished(self) -> Iterator[tuple[int, Any]]:
+        """Wait for the next replies, deaths or deadlines, and yield what they decide."""
+        soonest = min(worker.deadline for worker in self.workers)
+        patience = None if soonest == float("inf") else max(0.0, soonest - time.monotonic())
+        ready = set(wait([worker.connection for worker in self.workers], patience))
+        for worker in list(self.workers):
+            if worker.connection in ready:
+                yield from self._answered(worker)
+            elif worker.deadline <= time.monotonic():
+                yield from self._replaced(worker, f"took longer than {self.timeout:g} seconds; its process was ended")
+
+    def _answered(self, worker: _Worker) -> Iterator[tuple[int, Any]]:
+        try:
+            kind, value = worker.connection.recv()
+        except (EOFError, OSError):
+            worker.process.join()
+            yield from self._replaced(worker, f"ended its process ({_cause(worker.process.exitcode)})")
+            return
+        if kind == "error":
+            raise WorkerError(value)
+        done, worker.index = worker.index, None
+        self._next(worker)
+        if kind == "done":
+            yield done, value
+
+    def _next(self, worker: _Worker) -> None:
+        if not self.waiting:
+            worker.connection.send(None)
+            self.workers.remove(worker)
+            return
+        worker.index, item = self.waiting.popleft()
+        worker.deadline = time.monotonic() + self.timeout if self.timeout else float("inf")
+        worker.connection.send(("item", item))
+
+    def _replaced(self, worker: _Worker, reason: str) -> Iterator[tuple[int, Any]]:
+        worker.process.kill()
+        worker.process.join()
+        self.workers.remove(worker)
+        if worker.index is None:
+            raise WorkerError(f"a worker process {reason} before it was ready; see its output above")
+        if self.waiting:
+            self._start(worker.place)
+        yield worker.index, Lost(reason)
+
+    def end(self) -> None:
+        for worker in self.workers:
+            worker.process.kill()
+
+
+def _context(heavy: bool) -> multiprocessing.context.BaseContext:
+    """Return fresh processes, or forks of a warm one: decoders and CUDA do not survive a fork of what has used them."""
+    if heavy:
+        import torch
+
+        if not torch.cuda.is_available():
+            return warm_context()
+    return multiprocessing.get_context("spawn")
+
+
+def _cause(code: int | None) -> str:
+    return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
+
+
+def _serve(connection: Connection, task: Task, place: int) -> None:
+    end_with_parent()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        state = task.state(place)
+        connection.send(("ready", None))
+        while (message := connection.recv()) is not None:
+            connection.send(("done", task.function(state, message[1])))
+    except (EOFError, BrokenPipeError):
+        return
+    except Exception:
+        connection.send(("error", traceback.format_exc()))

@@ -1,0 +1,1 @@
+"""A client of OpenAI-compatible servers, its kept replies, and a local stand-in."""

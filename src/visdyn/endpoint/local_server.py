@@ -1,0 +1,93 @@
+"""A vision-language model on this machine in an endpoint's place: judged, kept and resumed in the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from visdyn.endpoint.replies import Question, Reply, Usage
+from visdyn.images import load
+from visdyn.models.understanding.chat import TransformersVLM
+
+
+@dataclass(frozen=True)
+class LocalSettings:
+    """What decides a local model's answers.
+
+    Attributes:
+        model: hub id or folder of a family that `visdyn.models.understanding.families` lists.
+        sampling: `max_tokens`; `temperature`, 0 being greedy decoding, whose repeats are all alike.
+        seed: repeat r is drawn with the seed `seed` + r; no use at temperature 0.
+        max_side: larger images are shrunk to this many pixels on the longer side; None shows them as they are.
+        device, dtype: where and in which precision it runs.
+    """
+
+    model: str
+    sampling: Mapping[str, object] = field(default_factory=lambda: {"max_tokens": 400, "temperature": 0.0})
+    seed: int | None = 0
+    max_side: int | None = None
+    device: str = "cpu"
+    dtype: str = "auto"
+    base_url: str = ""
+    concurrency: int = 1  # one model, one question at a time
+
+    def sampling_of(self, repeat: int) -> dict:
+        """Return the sampling fields of repeat 0, 1, ...; with the seed where one is drawn."""
+        drawn = self.seed is not None and float(self.sampling.get("temperature") or 0) > 0
+        return dict(self.sampling) | ({"seed": self.seed + repeat} if drawn else {})
+
+
+class LocalEndpoint:
+    """Answers `ask` as `visdyn.endpoint.client.Endpoint` does; loads the model at the first question."""
+
+    def __init__(self, settings: LocalSettings) -> None:
+        self.settings = settings
+        length = int(settings.sampling.get("max_tokens") or 400)
+        self._vlm = TransformersVLM(settings.model, length, settings.device, settings.dtype)
+
+    def __enter__(self) -> LocalEndpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def resume(self) -> None:
+        """Nothing was stopped."""
+
+    def stop(self, reason: str = "") -> None:
+        """Nothing waits."""
+
+    def ask(self, question: Question, repeat: int = 0) -> Reply:
+        """Return the model's reply; the body has a chat completion's form, so that `ReplyStore` keeps it."""
+        import torch
+
+        from visdyn.models.understanding.inputs import completed
+
+        sampling, model = self.settings.sampling_of(repeat), self._vlm._load()
+        images = tuple(self._shown(image) for image in question.images)
+        prompt = model.chat.prompt(len(images), question.prompt)
+        temperature = float(sampling.get("temperature") or 0)
+        drawn = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
+        with torch.inference_mode(), torch.random.fork_rng():
+            torch.manual_seed(int(sampling.get("seed", 0)))
+            inputs, _ = model.inputs([completed(prompt, (), images)], padding_side="left")
+            # Qwen's generation config asks for a repetition penalty, another sampling than was asked for.
+            tokens = model.lm.generate(
+                **inputs, **drawn, repetition_penalty=1.0, max_new_tokens=self._vlm.max_new_tokens
+            )
+        answer = tokens[0, inputs["input_ids"].shape[1] :]
+        text = model.chat.tokenizer.decode(answer, skip_special_tokens=True).strip()
+        usage = Usage(inputs["input_ids"].shape[1], len(answer))
+        return _reply(text, "length" if len(answer) >= self._vlm.max_new_tokens else "stop", usage)
+
+    def _shown(self, ref):
+        image = load(ref)
+        if self.settings.max_side is not None and max(image.size) > self.settings.max_side:
+            image = image.copy()
+            image.thumbnail((self.settings.max_side, self.settings.max_side))
+        return image
+
+
+def _reply(text: str, finish: str, usage: Usage) -> Reply:
+    choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
+    return Reply(text, finish, usage, {"choices": [choice], "usage": usage._asdict()})

@@ -1,0 +1,175 @@
+"""Every metric of the Do-Undo tables, for a forward and a reverse image of each pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+
+from visdyn.evaluation.benches.bench_aurora import cosines, distance, embedded, features
+from visdyn.evaluation.metrics.optical_flow import FlowBackend, estimate, mean_length
+from visdyn.evaluation.metrics.region_verdicts import NAMES, region_verdicts
+from visdyn.evaluation.metrics.similarity import ImageEncoder, ImageTextEncoder, row_cosines
+from visdyn.images import ImageRef, load
+from visdyn.trajectory import ReversiblePair
+
+Candidates = Sequence[Sequence[np.ndarray]]
+AT_ONCE = 64  # pairs in memory together, with all their images and flows
+# In the newer version's code CLIP compares the forward image with the forward prompt, cut to 77 tokens.
+PROMPT_METRIC = "clip_prompt"
+
+
+@dataclass
+class EditingEvaluation:
+    """Do-Undo's test pairs with all that is computed once for every system.
+
+    Attributes:
+        pairs: N reversible pairs, images of any sizes.
+        captions: captions of the start and of the end image of each pair, for CLIP-T; None where there is none.
+        candidates: reachable end states of each pair's start, and of its end, for `success`; None where nobody knows
+            them (real data).
+        clip, dino: encoders; None leaves their metrics empty.
+        flow_size: side to which images are squashed before optical flow; None is their own size (512 in the paper).
+            With a size, the first version's two flow errors are also given as a share of it.
+        flow_backend: optical flow; the results say which.
+        region: whether the region judge judges.
+        prompts: whether CLIP also compares the forward image with the forward prompt (`clip_prompt`).
+        edited_captions: writes a caption of each edited image (`clip_t_edited`); None leaves that metric out.
+    """
+
+    pairs: Sequence[ReversiblePair]
+    captions: tuple[Sequence[str | None], Sequence[str | None]]
+    candidates: tuple[Candidates, Candidates] | None
+    clip: ImageTextEncoder | None
+    dino: ImageEncoder | None
+    flow_size: int | None = None
+    flow_backend: str | FlowBackend = "farneback"
+    region: bool = True
+    prompts: bool = False
+    edited_captions: Callable[[Sequence[ImageRef]], list[str]] | None = None
+    starts: list[ImageRef] = field(init=False)
+    ends: list[ImageRef] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.starts = [pair.start for pair in self.pairs]
+        self.ends = [pair.end for pair in self.pairs]
+        self._texts = [embedded(self.clip, captions, texts=True) for captions in self.captions]
+        self._dino_targets = [embedded(self.dino, images) for images in (self.starts, self.ends)]
+        self._true_flows: dict[int, np.ndarray] = {}
+
+    def score(
+        self,
+        forward: Sequence[ImageRef | None],
+        reverse: dict[str, Sequence[ImageRef | None]],
+        prompt: str = "long",
+    ) -> pd.DataFrame:
+        """Score forward images (against the end) and reverse images (against the start); one each for each pair.
+
+        `returned`: the reverse image shows the start state; `joint`: the forward image was right and it returned. A
+        model that copies returns for free, so `joint` is the number to read. Optical flow, in pixels: `epe_f` and
+        `epe_r` as the newer version's code defines them, `epe` and `of_f` as the first version's prose may be read
+        (`visdyn.evaluation.metrics.optical_flow` has the definitions), `epe_norm` and `of_f_norm` as shares of the
+        longer side.
+
+        Args:
+            forward: images, None for a pair without one; such a pair has no row.
+            reverse: reverse images by what they were made from: `gt` (the true end) or `generated` (the forward image).
+            prompt: length of the prompts that were given, for `clip_prompt`.
+
+        Returns:
+            columns direction, reverse_from, verb, id, metric, value (NaN where a metric cannot be had).
+        """
+        parts = [
+            self._score_rows(range(start, min(start + AT_ONCE, len(self.pairs))), forward, reverse, prompt)
+            for start in range(0, len(self.pairs), AT_ONCE)
+        ]
+        return pd.concat(parts, ignore_index=True)
+
+    def _score_rows(self, rows: range, forward: Sequence, reverse: dict[str, Sequence], prompt: str) -> pd.DataFrame:
+        ahead = _arrays(rows, forward)
+        done = self._direction(ahead, forward, "forward")
+        if self.prompts and self.clip is not None:
+            done[PROMPT_METRIC] = self._prompt_cosines(ahead, prompt)
+        flows = {row: self._flow(self.starts[row], image) for row, image in ahead.items()}
+        done["epe_f"] = [_length(self._true_flow(row) - flow) for row, flow in flows.items()]
+        done["of_f"] = [_length(self._flow(self.ends[row], image)) for row, image in ahead.items()]
+        tables = [self._long(done, "forward", "")]
+        for reverse_from, refs in reverse.items():
+            images = _arrays(rows, refs)
+            undone = self._direction(images, refs, "reverse")
+            undone["epe_r"] = [_length(self._flow(self.starts[row], image)) for row, image in images.items()]
+            undone["epe"] = [self._round_trip(row, image, ahead, flows) for row, image in images.items()]
+            undone["returned"] = undone["success"]
+            undone["joint"] = done["success"].reindex(undone.index) * undone["success"]
+            tables.append(self._long(undone, "reverse", reverse_from))
+        return pd.concat(tables, ignore_index=True)
+
+    def _round_trip(self, row: int, image: np.ndarray, ahead: dict, flows: dict) -> float:
+        """EPE(OF): the flow to the forward image, from the start and from the reverse image."""
+        return _length(flows[row] - self._flow(image, ahead[row])) if row in ahead else float("nan")
+
+    def _true_flow(self, row: int) -> np.ndarray:
+        if row not in self._true_flows:
+            self._true_flows[row] = self._flow(self.starts[row], self.ends[row])
+        return self._true_flows[row]
+
+    def _flow(self, start: ImageRef, end: ImageRef) -> np.ndarray:
+        if self.flow_size is not None:
+            return estimate(start, end, self.flow_backend, self.flow_size)
+        first, second = load(start), load(end)
+        if first.size != second.size:  # a generator's own size: compared at the first image's
+            second = second.resize(first.size)
+        return estimate(first, second, self.flow_backend, None)
+
+    def _direction(self, images: dict[int, np.ndarray], refs: Sequence, direction: str) -> pd.DataFrame:
+        """Return a row for each pair with an image, indexed by the pair's place."""
+        ahead = direction == "forward"
+        rows, arrays = list(images), list(images.values())
+        if not rows:
+            return pd.DataFrame(columns=[*NAMES, "dino", "clip_t", "l1"], index=[], dtype=float)
+        side = 1 if ahead else 0
+        targets = [(self.ends if ahead else self.starts)[row] for row in rows]
+        clip = features(self.clip, arrays)
+        table = {
+            **self._verdicts(rows, arrays, ahead),
+            "dino": cosines(features(self.dino, arrays), self._dino_targets[side], rows),
+            "clip_t": cosines(clip, self._texts[side], rows),
+            "l1": [distance(image, target, "paper") for image, target in zip(arrays, targets, strict=True)],
+        }
+        if self.edited_captions is not None and clip is not None:
+            texts = self.clip.embed_texts(self.edited_captions([refs[row] for row in rows]))
+            table["clip_t_edited"] = row_cosines(clip, texts)
+        return pd.DataFrame(table, index=rows)
+
+    def _verdicts(self, rows: list[int], images: list[np.ndarray], ahead: bool) -> dict[str, np.ndarray]:
+        if not self.region:
+            return {name: np.full(len(rows), np.nan) for name in NAMES}
+        sources, targets = (self.starts, self.ends) if ahead else (self.ends, self.starts)
+        known = self.candidates and self.candidates[0 if ahead else 1]
+        candidates = [known[row] for row in rows] if known else None
+        return region_verdicts([sources[row] for row in rows], images, [targets[row] for row in rows], candidates)
+
+    def _prompt_cosines(self, images: dict[int, np.ndarray], prompt: str) -> np.ndarray:
+        if not images:
+            return np.zeros(0)
+        texts = self.clip.embed_texts([self.pairs[row].forward(prompt).action for row in images])
+        return row_cosines(self.clip.embed_images(list(images.values())), texts)
+
+    def _long(self, table: pd.DataFrame, direction: str, reverse_from: str) -> pd.DataFrame:
+        sides = [self.flow_size or max(load(self.starts[row]).size) for row in table.index]
+        shares = {f"{name}_norm": table[name] / sides for name in ("of_f", "epe") if name in table}
+        table = table.assign(**shares)
+        pairs = [self.pairs[row] for row in table.index]
+        keys = {"direction": direction, "reverse_from": reverse_from}
+        keys |= {"verb": [pair.verb for pair in pairs], "id": [pair.id for pair in pairs]}
+        return table.assign(**keys).melt(list(keys), var_name="metric", value_name="value")
+
+
+def _arrays(rows: range, refs: Sequence[ImageRef | None]) -> dict[int, np.ndarray]:
+    return {row: np.asarray(load(refs[row])) for row in rows if refs[row] is not None}
+
+
+def _length(flow: np.ndarray) -> float:
+    return mean_length(flow).pixels

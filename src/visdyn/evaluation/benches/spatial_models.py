@@ -1,0 +1,120 @@
+"""How each family of models is asked a multiple-choice question: in words, and by the likelihood of the options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from visdyn.evaluation.benches.bench_spatial import QuestionAnswering
+from visdyn.images import ImageRef
+from visdyn.models.token.decoding import generate_text
+from visdyn.models.token.liquid import END_OF_TURN, START_OF_TURN, LiquidModel
+from visdyn.models.token.scoring import Scores, score_completions
+from visdyn.models.token.unified import UnifiedModel
+from visdyn.models.understanding.inputs import completed
+from visdyn.models.understanding.understanding_model import UnderstandingModel
+
+
+def answers_of(model: object, max_new_tokens: int = 32) -> QuestionAnswering:
+    """Return what asks questions of a model that `load_model` gave.
+
+    Raises:
+        TypeError: a model of another kind.
+    """
+    for kind, asked in ((LiquidModel, LiquidAnswers), (UnifiedModel, UnifiedAnswers)):
+        if isinstance(model, kind):
+            return asked(model, max_new_tokens)
+    if isinstance(model, UnderstandingModel):
+        return UnderstandingAnswers(model, max_new_tokens)
+    raise TypeError(f"a {type(model).__name__} cannot be asked questions; give a unified or an understanding model")
+
+
+@dataclass(frozen=True)
+class UnifiedAnswers:
+    """A unified token model (Chameleon, Anole) in both modes: text, then the image, then the answer.
+
+    Images are cropped to their centre square as that family's public tokenizer does, so what is asked about at the
+    left and right edges may be out of sight.
+    """
+
+    model: UnifiedModel
+    max_new_tokens: int = 32
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.model.name
+
+    def answer_many(self, questions: Sequence[tuple[Sequence[ImageRef], str]]) -> list[str]:
+        """See `AnswersInWords`."""
+        prompts = [self.ids(images, prompt) for images, prompt in questions]
+        answers = generate_text(self.model.lm, self.model.layout, prompts, self.max_new_tokens)[0]
+        return [self.model.builder.tokenizer.decode(ids, skip_special_tokens=True) for ids in answers]
+
+    def score_options(self, image: ImageRef, prompt: str, options: Sequence[str]) -> Scores:
+        """See `ScoresOptions`; the end-of-sequence token is not scored."""
+        builder, layout, ids = self.model.builder, self.model.layout, self.ids([image], prompt)
+        sequences = [builder.completed(ids, [*builder.text(option), layout.eos]) for option in options]
+        return score_completions(self.model.lm, sequences, slice(0, -1), layout.pad)
+
+    def ids(self, images: Sequence[ImageRef], prompt: str) -> list[int]:
+        """Return the token ids of the prompt, up to where the answer begins."""
+        builder, layout = self.model.builder, self.model.layout
+        codes = self.model.encode(list(images))
+        shown = [token for grid in codes for token in builder.image(grid)]
+        return [layout.bos, *builder.text(prompt), *shown, layout.end_of_turn]
+
+
+@dataclass(frozen=True)
+class LiquidAnswers(UnifiedAnswers):
+    """Liquid: a user turn of image, newline and text as in its own training, and the opening of the model's turn.
+
+    Images are padded to squares, so nothing is out of sight.
+    """
+
+    model: LiquidModel
+
+    def ids(self, images: Sequence[ImageRef], prompt: str) -> list[int]:
+        """See `UnifiedAnswers.ids`."""
+        builder = self.model.builder
+        shown = [token for grid in self.model.encode(list(images)) for token in builder.image(grid)]
+        opening = builder.text(f"{START_OF_TURN}user\n")
+        closing = builder.text(f"\n{prompt}{END_OF_TURN}\n{START_OF_TURN}model\n")
+        return [self.model.layout.bos, *opening, *shown, *closing]
+
+
+@dataclass(frozen=True)
+class UnderstandingAnswers:
+    """A VLM of the understanding families, by its own chat template and preprocessing."""
+
+    model: UnderstandingModel
+    max_new_tokens: int = 32
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.model.name
+
+    @torch.inference_mode()
+    def answer_many(self, questions: Sequence[tuple[Sequence[ImageRef], str]]) -> list[str]:
+        """See `AnswersInWords`."""
+        return [self._answer(images, prompt) for images, prompt in questions]
+
+    def _answer(self, images: Sequence[ImageRef], prompt: str) -> str:
+        model = self.model
+        query = completed(model.chat.prompt(len(images), prompt), (), tuple(images))
+        inputs, _ = model.inputs([query], padding_side="left")
+        # Qwen's generation config asks for a repetition penalty, which would not be greedy decoding.
+        tokens = model.lm.generate(
+            **inputs, do_sample=False, repetition_penalty=1.0, max_new_tokens=self.max_new_tokens
+        )
+        text = model.chat.tokenizer.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return text.strip()
+
+    def score_options(self, image: ImageRef, prompt: str, options: Sequence[str]) -> Scores:
+        """See `ScoresOptions`; the end of the turn is not scored."""
+        chat = self.model.chat
+        ids = chat.prompt(1, prompt)
+        return self.model.score([completed(ids, chat.answer(option), (image,)) for option in options])

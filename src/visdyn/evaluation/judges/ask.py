@@ -1,0 +1,344 @@
+"""Judges behind an endpoint, for both papers' criteria: repeats with their spread, and every outcome counted.
+
+Bootstrapping (Figure 10): editing success and minimal editing, their minimum being the score. Do-Undo (section 4,
+Tables 3, 4 and 6): instruction, identity, temporal coherence and object consistency, for the forward and the reverse
+image. Do-Undo prints neither its prompt nor which images are shown: here the judge sees the image before and the image
+after the action, never the target. Prompts are in the kit's own words and marked `reconstructed`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+
+from visdyn.endpoint.client import Endpoint, EndpointError, EndpointStoppedError
+from visdyn.endpoint.replies import Question, Reply, ReplyStore, reply_key
+from visdyn.endpoint.request_progress import Prices, Progress
+from visdyn.evaluation.judges import EDIT_PROMPT, EDIT_PROMPT_STATUS, Verdict
+from visdyn.evaluation.judges.judge_answers import MAX_SCORE, Scores, read_answer
+from visdyn.images import ImageError, ImageRef
+
+DOUNDO_PROMPT = """\
+You assess images that a generative model made of a person's hands acting on things in a kitchen.
+
+You are shown two images: first the scene before an action, then the scene after it as the model pictures it.
+{direction}
+The action: {instruction}
+
+Rate the second image on four criteria, each from 0 (not at all) to 10 (fully).
+- instruction: it shows the outcome of this very action, done to the right object and in the way described. Two images
+  that look the same mean that nothing was done.
+- identity: the object that is acted on is the same one, with the colour, material, shape and markings it had.
+- temporal_coherence: the images could be two moments of one recording: one viewpoint, one room, one light, and a
+  change that is physically possible in between.
+- object_consistency: everything else is as it was; nothing has appeared, vanished, moved or changed without cause.
+
+Answer with a JSON object and nothing else; keep the reasoning to one or two sentences:
+{{"instruction": ..., "identity": ..., "temporal_coherence": ..., "object_consistency": ..., "reasoning": "..."}}
+"""
+_DIRECTIONS = {
+    "forward": "The action is carried out on the scene of the first image.",
+    "reverse": "The action takes back an earlier one, so that the scene should again be as it was before that.",
+}
+_DOUNDO_KEYS = {
+    "instruction": r"instruction(?:[ _-]?(?:following|fidelity))?",
+    "identity": r"identity(?:[ _-]?preservation)?",
+    "temporal_coherence": r"temporal(?:[ _-]?coherence)?",
+    "object_consistency": r"object[ _-]?consistency",
+}
+_STRAIGHT = str.maketrans("“”„«»‘’‚`：，", '"""""\'\'\'\'' + ":,")
+_QUOTES = r"[\s\"'*\\]{0,12}"
+# A comma ends a value, unless a digit follows at once: "7,5" must not be read as 7.
+_IS = rf"{_QUOTES}[:=]{_QUOTES}"
+_VALUE = rf"{_IS}(?:[{{\[]{_QUOTES}(?:score|value|rating){_IS})?((?:[^,;}}\n]|,(?=\d))*)"
+_NUMBER = re.compile(r"[\s\"'*\[(]*([0-9]+(?:\.[0-9]+)?)(?:\s*/\s*10(?:\.0+)?)?[\s\"'*\]).]*")
+
+OUTCOMES = ("answered", "unparsable", "failed")
+Scored = tuple[dict[str, float] | None, str | None]  # metric -> value from 0 to 10, or the reason why there is none
+
+
+def read_editing(text: str) -> Scored:
+    """Read editing success, minimal editing and their minimum, `score` (`visdyn.evaluation.judges.judge_answers`)."""
+    scores, reason = read_answer(text)
+    return (None, reason) if scores is None else ({**scores._asdict(), "score": scores.score}, None)
+
+
+def read_doundo(text: str) -> Scored:
+    """Read Do-Undo's four scores, in any order, from JSON or lines `name: value`; refuse what leaves a doubt.
+
+    Values may be quoted, bold, "8/10" or nested ({"identity": {"score": 8}}); a name may come twice with one value.
+    Refused are a missing name, two values for one, words, numbers outside 0 to 10, and a value cut off at the end.
+    """
+    plain = text.translate(_STRAIGHT)
+    scores = {}
+    for metric, key in _DOUNDO_KEYS.items():
+        found = list(re.finditer(rf"(?<![a-z0-9_]){key}{_VALUE}", plain, re.IGNORECASE))
+        # Names also occur in prose and in the template; only what holds a digit can be a score.
+        stated = [match for match in found if re.search(r"\d", match[1])]
+        values = {_value(match[1]) for match in stated}
+        if len(values) != 1 or None in values:
+            return None, f"{metric} is not stated as one number from 0 to 10"
+        if stated[-1].end() == len(plain) and plain.count("{") > plain.count("}"):
+            return None, f"the answer ends within {metric}"
+        scores[metric] = values.pop()
+    return scores, None
+
+
+def _value(text: str) -> float | None:
+    match = _NUMBER.fullmatch(text)
+    return float(match[1]) if match and float(match[1]) <= MAX_SCORE else None
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """What a judge is asked.
+
+    Attributes:
+        name: `editing` or `doundo`.
+        prompts: template with one field `instruction` for each direction.
+        metrics: names of the scores, each from 0 to 10, higher is better.
+        read: reads them from an answer.
+        status: `reconstructed` where the paper's own prompt is not used.
+    """
+
+    name: str
+    prompts: Mapping[str, str]
+    metrics: tuple[str, ...]
+    read: Callable[[str], Scored]
+    status: str = "reconstructed"
+
+    @property
+    def version(self) -> str:
+        """Name, status and a hash of the prompts; scores of different versions do not compare."""
+        digest = hashlib.sha256(repr(sorted(self.prompts.items())).encode()).hexdigest()
+        return f"{self.name}-{self.status}-{digest[:8]}"
+
+
+EDITING = Criteria(
+    "editing",
+    dict.fromkeys(_DIRECTIONS, EDIT_PROMPT),
+    ("editing_success", "minimal_editing", "score"),
+    read_editing,
+    EDIT_PROMPT_STATUS,
+)
+DOUNDO = Criteria(
+    "doundo",
+    {name: DOUNDO_PROMPT.replace("{direction}", words) for name, words in _DIRECTIONS.items()},
+    tuple(_DOUNDO_KEYS),
+    read_doundo,
+)
+
+
+@dataclass(frozen=True)
+class JudgedItem:
+    """One prediction: the image it starts from, the predicted image, and the instruction that should lead there."""
+
+    system: str
+    id: str
+    source: ImageRef
+    prediction: ImageRef
+    instruction: str
+    subset: str = ""
+    direction: str = "forward"
+
+    @property
+    def name(self) -> tuple[str, str, str, str]:
+        """What tells items apart."""
+        return self.system, self.subset, self.id, self.direction
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question with its repeat and the key of its reply; no key where an image cannot be read."""
+
+    question: Question
+    repeat: int
+    key: str
+    record: dict
+    problem: str | None = None
+
+
+def ask_all(
+    questions: Sequence[Question],
+    endpoint: Endpoint,
+    store: ReplyStore,
+    repeats: int = 1,
+    prices: Prices | None = None,
+    report: Callable[[str], object] = print,
+    every_s: float = 10.0,
+    give_up_after: int = 10,
+) -> list[tuple[Asked, Reply | None, str | None]]:
+    """Ask every question `repeats` times, but nothing whose reply is in the store; keep each reply as it comes.
+
+    Equal questions share one reply for each repeat. After a kill the same call goes on: at most `concurrency` requests
+    that were under way are sent again. Failed requests are sent again too, replies that make no sense are not.
+
+    Args:
+        report: takes a progress line about every `every_s` seconds, and a last one.
+        give_up_after: so many failures without one reply, new or kept, end the run.
+
+    Returns:
+        question by question, repeats in order: what was asked, the reply or None, the reason why there is none.
+
+    Raises:
+        EndpointStoppedError: going on makes no sense; what was answered is kept.
+    """
+    with store.session(), ThreadPoolExecutor(endpoint.settings.concurrency) as pool:
+        endpoint.resume()
+        asked = [one for many in pool.map(partial(_asked, endpoint, repeats), questions) for one in many]
+        wanted = {one.key: one for one in asked if one.problem is None}
+        missing = [one for key, one in wanted.items() if store.get(key) is None]
+        progress, reasons, said = Progress(len(wanted), len(wanted) - len(missing), prices), {}, time.monotonic()
+        futures = {pool.submit(_ask_one, endpoint, store, one): one.key for one in missing}
+        try:
+            for future in as_completed(futures):
+                reply, reasons[futures[future]] = future.result()
+                progress.add(reply)
+                if not (progress.answered or progress.kept) and progress.failed >= give_up_after:
+                    reason = reasons[futures[future]]
+                    raise EndpointStoppedError(f"the first {progress.failed} requests all failed; last: {reason}")
+                if time.monotonic() - said >= every_s:
+                    report(progress.line())
+                    said = time.monotonic()
+        except BaseException as error:
+            endpoint.stop(str(error))
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+        finally:
+            report(progress.line())
+        return [(one, store.get(one.key), one.problem or reasons.get(one.key)) for one in asked]
+
+
+def _asked(endpoint: Endpoint, repeats: int, question: Question) -> list[Asked]:
+    settings = endpoint.settings
+    try:
+        messages, problem = question.described(settings.max_side), None
+    except ImageError as error:
+        messages, problem = [], str(error)
+    found = []
+    for repeat in range(repeats):
+        record = {"model": settings.model, "base_url": settings.base_url, "repeat": repeat,
+                  "sampling": settings.sampling_of(repeat), "messages": messages}  # fmt: skip
+        key = "" if problem else reply_key(settings.model, messages, record["sampling"], repeat)
+        found.append(Asked(question, repeat, key, record, problem))
+    return found
+
+
+def _ask_one(endpoint: Endpoint, store: ReplyStore, asked: Asked) -> tuple[Reply | None, str | None]:
+    try:
+        reply = endpoint.ask(asked.question, asked.repeat)
+    except ImageError as error:  # it was there when the keys were made
+        return None, str(error)
+    except EndpointError as error:
+        if error.attempts:
+            store.add_failure(asked.key, asked.record, str(error), error.attempts)
+        if isinstance(error, EndpointStoppedError):
+            endpoint.stop(str(error))  # here, before this thread or another takes the next question
+            raise
+        return None, str(error)
+    store.add(asked.key, asked.record, reply)
+    return reply, None
+
+
+def judge_items(
+    items: Sequence[JudgedItem], criteria: Criteria, endpoint: Endpoint, store: ReplyStore, repeats: int = 1, **options
+) -> pd.DataFrame:
+    """Judge every item `repeats` times; `options` go to `ask_all`.
+
+    Returns:
+        a row for each item, repeat and metric: system, subset, id, direction, repeat, metric, value (0 to 10; NaN where
+        there is none), outcome (answered, unparsable, failed), reason, judge (model), prompt (`Criteria.version`), key
+        (of the reply in the store).
+
+    Raises:
+        ValueError: an empty instruction, an unknown direction, an item given twice; nothing is asked then.
+        EndpointStoppedError: as `ask_all`.
+    """
+    questions = [_question(item, criteria) for item in items]
+    if len({item.name for item in items}) < len(items):
+        raise ValueError("an item is given twice; system, subset, id and direction together must differ")
+    answers = ask_all(questions, endpoint, store, repeats, **options)
+    owners = [item for item in items for _ in range(repeats)]
+    rows = [_rows(item, criteria, *answer) for item, answer in zip(owners, answers, strict=True)]
+    return pd.DataFrame([row for many in rows for row in many]).assign(judge=endpoint.settings.model)
+
+
+def _question(item: JudgedItem, criteria: Criteria) -> Question:
+    if not item.instruction.strip():
+        raise ValueError(f"a judge needs the instruction; that of item {item.name} is empty")
+    if item.direction not in criteria.prompts:
+        raise ValueError(f"the direction of item {item.name} is none of {', '.join(criteria.prompts)}")
+    prompt = criteria.prompts[item.direction].format(instruction=item.instruction)
+    return Question((item.source, item.prediction), prompt)
+
+
+def _rows(item: JudgedItem, criteria: Criteria, asked: Asked, reply: Reply | None, reason: str | None) -> list[dict]:
+    scores, outcome = None, "failed"
+    if reply is not None:
+        scores, reason = read_scores(reply, criteria)
+        outcome = "unparsable" if scores is None else "answered"
+    system, subset, name, direction = item.name
+    row = {"system": system, "subset": subset, "id": name, "direction": direction, "repeat": asked.repeat}
+    rest = {"outcome": outcome, "reason": reason or "", "prompt": criteria.version, "key": asked.key}
+    values = dict.fromkeys(criteria.metrics, math.nan) | (scores or {})
+    return [{**row, "metric": metric, "value": value, **rest} for metric, value in values.items()]
+
+
+def read_scores(reply: Reply, criteria: Criteria) -> Scored:
+    """Read a reply's scores without its thinking; where it was cut short, without a last number that may be cut."""
+    words = reply.text.rpartition("</think>")[2].partition("<think>")[0]
+    cut = reply.finish_reason == "length"
+    scores, reason = criteria.read(re.sub(r"[\d.]+$", "", words) if cut else words)
+    if scores is None and reply.finish_reason != "stop":
+        reason = f"{reason} (finish_reason {reply.finish_reason}{'; raise max_tokens' if cut else ''})"
+    return scores, reason
+
+
+def summarise(table: pd.DataFrame, by: Sequence[str] = ("system", "direction")) -> pd.DataFrame:
+    """Summarise `judge_items` by system and direction (add `subset` for Bootstrapping's tables).
+
+    Returns:
+        a row for each group and metric: n_items; n_asked (items times repeats) = n_answered + n_unparsable + n_failed;
+        mean over items of each item's mean over repeats; sd_items, its standard deviation; sd_repeats, the standard
+        deviation of the repeats' own means (NaN for one repeat); judge, prompt. Only answered ones have scores.
+    """
+    groups = table.groupby([*by, "metric", "judge", "prompt"], sort=False)
+    return pd.DataFrame([dict(zip(groups.keys, name, strict=True)) | _summary(group) for name, group in groups])
+
+
+def _summary(group: pd.DataFrame) -> dict[str, float]:
+    counts = {f"n_{outcome}": int((group["outcome"] == outcome).sum()) for outcome in OUTCOMES}
+    per_item = group.groupby(["system", "subset", "id", "direction"])["value"].mean()
+    per_repeat = group.groupby("repeat")["value"].mean()
+    means = {"mean": per_item.mean(), "sd_items": per_item.std(), "sd_repeats": per_repeat.std()}
+    return {"n_items": len(per_item), "n_repeats": len(per_repeat), "n_asked": len(group), **counts, **means}
+
+
+class EndpointJudge:
+    """Bootstrapping's criteria behind `visdyn.evaluation.judges.Judge`; one question at a time, kept as all are."""
+
+    def __init__(self, endpoint: Endpoint, store: ReplyStore):
+        self.endpoint, self.store = endpoint, store
+
+    def score(self, source: ImageRef, prediction: ImageRef, target: ImageRef | None, instruction: str) -> Verdict:
+        """Return the verdict; the target is not shown. Without a reply, or one with scores, it carries the reason.
+
+        Raises:
+            ValueError: the instruction is empty.
+            EndpointStoppedError: no request can succeed.
+        """
+        question = _question(JudgedItem("", "", source, prediction, instruction), EDITING)
+        [(_, reply, reason)] = ask_all([question], self.endpoint, self.store, report=lambda line: None)
+        if reply is None:
+            return Verdict(None, reason)
+        scores, reason = read_scores(reply, EDITING)
+        found = scores and Scores(scores["editing_success"], scores["minimal_editing"])
+        return Verdict(found, reason, reply.text)

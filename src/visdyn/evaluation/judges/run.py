@@ -1,0 +1,240 @@
+"""Every judge of the parameters over every system's images: judge_scores.csv and judge_runs.csv.
+
+Judges that answer in words see the image before and the image after, never the target. Replies are kept under
+`data/kept/replies/<judge>`: nothing is asked twice, a killed run goes on where it was, and a reply that cannot be read
+stays on disk, is counted, and gives an empty value. The region judge asks nobody; its scores are metrics.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from visdyn.endpoint.client import Endpoint, EndpointSettings, EndpointStoppedError, RequestFailedError
+from visdyn.endpoint.local_server import LocalEndpoint, LocalSettings
+from visdyn.endpoint.replies import Question, Reply, ReplyStore
+from visdyn.endpoint.request_progress import Prices
+from visdyn.evaluation.judges.ask import DOUNDO, EDITING, Criteria, JudgedItem, judge_items
+from visdyn.evaluation.systems.outputs import Key, SystemImages, file_name
+from visdyn.images import ImageRef
+from visdyn.params.evaluation import JudgeEntry
+from visdyn.pipeline.stage import Stage
+from visdyn.trajectory import ReversiblePair, Trajectory
+
+KINDS = ("region", "endpoint", "transformers")
+PAPERS = {"aurora": "B", "doundo": "D"}
+SCORES = ["judge", "paper", "system", "seed", "subset", "id", "direction", "reverse_from", "prompt", "repeat",
+          "criterion", "value"]  # fmt: skip
+RUNS = ["judge", "paper", "system", "asked", "reused", "invalid", "failed", "cost_usd", "note"]
+CRITERIA = {"aurora": EDITING, "doundo": DOUNDO}
+_SEPARATOR = "\x1f"  # joins what tells images of one item apart; in no system's name
+
+
+def judge_all(
+    stage: Stage,
+    benches: dict[str, tuple[Sequence, Sequence[SystemImages]]],
+    report: Callable[[str], object] = print,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ask every judge that answers in words about every system it is meant for.
+
+    Args:
+        benches: `aurora` -> (trajectories, systems), `doundo` -> (pairs, systems).
+        report: takes progress, cost, and why a judge was left out.
+
+    Returns:
+        judge_scores.csv and judge_runs.csv (`SCORES`, `RUNS`), header only where no judge answers in words.
+
+    Raises:
+        ValueError: a judge of an unknown kind, or two of one name.
+    """
+    asked = [entry for entry in stage.params.judges if entry.kind != "region"]
+    names = [judge_name(entry) for entry in asked]
+    if unknown := {entry.kind for entry in asked} - set(KINDS):
+        raise ValueError(f"evaluation.judges has kind {sorted(unknown)[0]!r}; one of {', '.join(KINDS)}")
+    if len(set(names)) < len(names):
+        raise ValueError(f"two of evaluation.judges are called {max(names, key=names.count)!r}; give one another name")
+    found = [
+        judge_bench(entry, bench, *benches[bench], stage.root / "data/kept/replies", stage.device, report)
+        for entry in asked
+        for bench in benches
+        if bench in entry.benches
+    ]
+    scores, runs = ([part[place] for part in found] for place in (0, 1))
+    return _joined(scores, SCORES), _joined(runs, RUNS)
+
+
+def judge_bench(
+    entry: JudgeEntry,
+    bench: str,
+    items: Sequence,
+    systems: Sequence[SystemImages],
+    replies: Path,
+    device: str = "cpu",
+    report: Callable[[str], object] = print,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Ask one judge about one benchmark's systems; see `judge_all`.
+
+    A judge that cannot be asked any more gives a note, and the scores of the replies that were kept before.
+    """
+    chosen = [one for one in systems if not entry.systems or one.name in entry.systems]
+    judged, notes = [], {}
+    for one in chosen:
+        shown, skipped = _items(bench, items, one)
+        judged += shown
+        if skipped:
+            notes[one.name] = f"{skipped} undone images not shown: the image they start from is missing"
+    name, store = judge_name(entry), ReplyStore(replies / file_name(judge_name(entry)))
+    if not judged:
+        return pd.DataFrame(columns=SCORES), pd.DataFrame(columns=RUNS)
+    before, settings, stopped = store.keys(), _settings(entry, device), ""
+    ask = partial(judge_items, judged, CRITERIA[bench], store=store, repeats=entry.repeats)
+    prices = Prices(entry.price_in, entry.price_out) if entry.price_in or entry.price_out else None
+    try:
+        with _endpoint(settings) as endpoint:
+            table = ask(endpoint, prices=prices, report=lambda line: report(f"{name}, {bench}: {line}"))
+    except (EndpointStoppedError, FileNotFoundError, OSError, ImportError) as error:
+        stopped = f"not run: {error}"
+        report(f"{name}, {bench}: {stopped}")
+        table = ask(_Closed(settings, str(error)), report=lambda _: None, give_up_after=len(judged) * entry.repeats + 1)
+        if not (table["outcome"] != "failed").any():
+            rows = [[name, PAPERS[bench], one.name, 0, 0, 0, 0, 0.0, stopped] for one in chosen if one.images]
+            return pd.DataFrame(columns=SCORES), pd.DataFrame(rows, columns=RUNS).drop_duplicates("system")
+    table = _named(table, name, bench)
+    runs = _runs(table, CRITERIA[bench], store, before, entry)
+    told = [(stopped, notes.get(system, ""), note) for system, note in zip(runs["system"], runs["note"], strict=True)]
+    runs["note"] = ["; ".join(filter(None, parts)) for parts in told]
+    return table.rename(columns={"metric": "criterion"})[SCORES], runs
+
+
+class _Closed:
+    """Stands for a judge that cannot be asked: what it answered before is in the store, all else has a reason."""
+
+    def __init__(self, settings: EndpointSettings | LocalSettings, reason: str) -> None:
+        self.settings, self.reason = settings, reason
+
+    def resume(self) -> None:
+        """Nothing opens it again."""
+
+    def stop(self, reason: str = "") -> None:
+        """It is."""
+
+    def ask(self, question: Question, repeat: int = 0) -> Reply:
+        """Raise RequestFailedError, always."""
+        raise RequestFailedError(self.reason)
+
+
+def judge_name(entry: JudgeEntry) -> str:
+    """Return the judge's name in every table: its own, else the model's."""
+    return entry.name or Path(entry.model).name
+
+
+def spread(scores: pd.DataFrame) -> pd.DataFrame:
+    """Summarise judge_scores: a row for each judge, paper, system, direction, reverse_from, prompt and criterion.
+
+    Returns:
+        n (items with a score), empty (answers without one), mean over items of each item's mean over repeats, and
+        sd_repeats: the standard deviation of the repeats' own means (NaN for one repeat).
+    """
+    by = ["judge", "paper", "system", "direction", "reverse_from", "prompt", "criterion"]
+    filled = scores.assign(reverse_from=scores["reverse_from"].fillna(""), prompt=scores["prompt"].fillna(""))
+    rows = []
+    for key, group in filled.groupby(by, sort=True):
+        per_item = group.groupby(["seed", "subset", "id"])["value"].mean().dropna()
+        per_repeat = group.groupby("repeat")["value"].mean()
+        rows.append([*key, len(per_item), int(group["value"].isna().sum()), per_item.mean(), per_repeat.std()])
+    return pd.DataFrame(rows, columns=[*by, "n", "empty", "mean", "sd_repeats"])
+
+
+def _settings(entry: JudgeEntry, device: str) -> EndpointSettings | LocalSettings:
+    sampling = {"max_tokens": entry.max_tokens, "temperature": entry.temperature}
+    max_side = entry.max_side or None
+    if entry.kind == "transformers":
+        return LocalSettings(entry.model, sampling, 0, max_side, device)
+    return EndpointSettings(
+        entry.base_url,
+        entry.model,
+        entry.key_variable,
+        sampling,
+        0 if entry.seeded else None,
+        entry.concurrency,
+        entry.requests_per_minute or None,
+        entry.timeout_s,
+        entry.max_attempts,
+        entry.backoff_s,
+        max_side=max_side,
+        allow_http=entry.allow_http,
+    )
+
+
+def _endpoint(settings: EndpointSettings | LocalSettings) -> Endpoint | LocalEndpoint:
+    return LocalEndpoint(settings) if isinstance(settings, LocalSettings) else Endpoint(settings)
+
+
+def _items(bench: str, items: Sequence, system: SystemImages) -> tuple[list[JudgedItem], int]:
+    """Return what is shown of a system, and how many undone images are not: the one they start from is missing."""
+    found, skipped = [], 0
+    for key, refs in system.images.items():
+        owner = _SEPARATOR.join((system.name, str(system.seed), key[0], key[2]))
+        for row, (item, image) in enumerate(zip(items, refs, strict=True)):
+            if image is not None:
+                source, text, subset = _shown(bench, item, key, system, row)
+                if source is None:
+                    skipped += 1
+                else:
+                    found.append(JudgedItem(owner, item.id, source, image, text, subset, key[1]))
+    return found, skipped
+
+
+def _shown(bench: str, item, key: Key, system: SystemImages, row: int) -> tuple[ImageRef | None, str, str]:
+    """Return the image before (None: it is missing), the instruction, and the subset."""
+    if bench == "aurora":
+        trajectory: Trajectory = item
+        return trajectory.source, trajectory.action, trajectory.subset
+    pair: ReversiblePair = item
+    prompt, direction, reverse_from = key
+    half = pair.forward(prompt) if direction == "forward" else pair.reverse(prompt)
+    chained = reverse_from == "generated"
+    return (system.images[prompt, "forward", ""][row] if chained else half.source), half.action, pair.verb
+
+
+def _named(table: pd.DataFrame, judge: str, bench: str) -> pd.DataFrame:
+    parts = table["system"].str.split(_SEPARATOR, expand=True)
+    return table.assign(
+        judge=judge,
+        paper=PAPERS[bench],
+        system=parts[0],
+        seed=parts[1].astype(int),
+        prompt=parts[2],
+        reverse_from=parts[3],
+    )
+
+
+def _runs(
+    table: pd.DataFrame, criteria: Criteria, store: ReplyStore, before: set[str], entry: JudgeEntry
+) -> pd.DataFrame:
+    """Count requests by system; equal questions of one system share a reply, and each is counted."""
+    asked = table[table["metric"] == criteria.metrics[0]]
+    rows = []
+    for (judge, paper, system), group in asked.groupby(["judge", "paper", "system"], sort=True):
+        counts = {name: int((group["outcome"] == name).sum()) for name in ("unparsable", "failed")}
+        reused = int(group["key"].isin(before).sum())
+        cost = sum(_cost(store, key, entry) for key in group["key"].unique())
+        note = f"no seed reaches {entry.model}" if not entry.seeded else ""
+        rows.append([judge, paper, system, len(group), reused, counts["unparsable"], counts["failed"], cost, note])
+    return pd.DataFrame(rows, columns=RUNS)
+
+
+def _cost(store: ReplyStore, key: str, entry: JudgeEntry) -> float:
+    """Return what a reply cost in USD, whichever run paid for it; 0 where the endpoint counted no tokens."""
+    reply = store.get(key)
+    if reply is None or reply.usage is None:
+        return 0.0
+    return (reply.usage.prompt_tokens * entry.price_in + reply.usage.completion_tokens * entry.price_out) / 1e6
+
+
+def _joined(parts: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    filled = [part for part in parts if len(part)]
+    return pd.concat(filled, ignore_index=True) if filled else pd.DataFrame(columns=columns)

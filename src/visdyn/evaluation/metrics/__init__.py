@@ -1,0 +1,1 @@
+"""Metrics of images, text and optical flow."""

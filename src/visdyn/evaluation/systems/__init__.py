@@ -1,0 +1,1 @@
+"""Systems under test: where their images come from, and where they are kept."""

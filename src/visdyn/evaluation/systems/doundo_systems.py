@@ -1,0 +1,237 @@
+"""Do-Undo: every system's forward and reverse images of every pair, in the authors' file layout.
+
+`<prompt>/<id>_fwd.png`, `<id>_rev.png` (undone from the true end image, as the authors' code does) and
+`<id>_rev_generated.png` (undone from the generated image, as the paper's prose says).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+
+from visdyn.compute.pool import map_processes
+from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
+from visdyn.evaluation.systems import baselines
+from visdyn.evaluation.systems.editor_systems import UNAVAILABLE, editor_systems, located, outputs_root
+from visdyn.evaluation.systems.image_folder import ImageFolder
+from visdyn.evaluation.systems.outputs import (
+    Key,
+    OutputFolder,
+    SystemImages,
+    Wanted,
+    code_digest,
+    model_digest,
+    produce,
+)
+from visdyn.images import ImageRef
+from visdyn.models.editors import load_editor
+from visdyn.models.editors.protocol import REVERSE_FROM, item_seed
+from visdyn.pipeline.stage import Stage
+from visdyn.training.runs import run_name, runs_in
+from visdyn.trajectory import ReversiblePair, Trajectory
+
+BENCH = "doundo"
+COLUMNS = ["system", "seed", "direction", "reverse_from", "prompt", "verb", "id", "metric", "value"]
+_CODE = ("models", "models/editors/protocol.py", "models/editors/bagel_editor.py", "models/editors/__init__.py")
+_AT_ONCE = 32
+_SUFFIXES = {("forward", ""): "fwd", ("reverse", "gt"): "rev", ("reverse", "generated"): "rev_generated"}
+Images = dict[Key, list[ImageRef | None]]
+
+
+def doundo_systems(stage: Stage, evaluation: EditingEvaluation) -> list[SystemImages]:
+    """Return copy, oracle and shuffled, the base and its fine-tuned runs, the editors, and the imported folders."""
+    pairs, sources = evaluation.pairs, stage.params.reverse_from
+    systems = baseline_systems(pairs, sources, stage.seed, stage.params.prompts)
+    systems += _own(stage, pairs) if "doundo" in stage.params.trained else []
+    for editor in editor_systems(stage, BENCH):
+        images: Images = {}
+        for prompt in stage.params.prompts:
+            images |= done_and_undone(pairs, prompt, sources, stage.seed, editor.images)
+        editor.release()
+        systems.append(SystemImages(BENCH, editor.name, 0, editor.origin, editor.model, images, editor.note))
+    imported = [entry for entry in stage.params.imported if entry.bench == BENCH]
+    return systems + [
+        from_folder(located(stage, one.folder), one.name, one.folder, pairs, one.prompt) for one in imported
+    ]
+
+
+def baseline_systems(
+    pairs: Sequence[ReversiblePair], sources: Sequence[str], seed: int, prompts: Sequence[str] = ("long",)
+) -> list[SystemImages]:
+    """Return copy, oracle and shuffled: the same images for every prompt length, beside the systems of that length."""
+    return [_baseline(name, pairs, sources, seed, prompts) for name in baselines.BASELINES]
+
+
+def names(pairs: Sequence[ReversiblePair], keys: Sequence[Key]) -> dict[Key, list[str]]:
+    """Return the files' names below a system's folder, for each key in the order of the pairs."""
+    return {key: [_file(pair, key) for pair in pairs] for key in keys}
+
+
+def done_and_undone(
+    pairs: Sequence[ReversiblePair],
+    prompt: str,
+    sources: Sequence[str],
+    seed: int,
+    images: Callable[[Sequence[Wanted]], Sequence[ImageRef | None]],
+) -> Images:
+    """Do every pair's action, then undo it from each of `sources` (`gt`, `generated`).
+
+    Args:
+        images: makes or finds the wanted images; None for one that cannot be had. A pair that was not done is not
+            undone from its generated image.
+    """
+    found: Images = {}
+    ahead = [_wanted(pair, pair.forward(prompt), pair.start, (prompt, "forward", ""), seed) for pair in pairs]
+    done = found[prompt, "forward", ""] = list(images(ahead))
+    for source in sources:
+        key = (prompt, "reverse", source)
+        starts = done if source == "generated" else [pair.end for pair in pairs]
+        rows = [row for row, start in enumerate(starts) if start is not None]
+        wanted = [_wanted(pairs[row], pairs[row].reverse(prompt), starts[row], key, seed) for row in rows]
+        undone = dict(zip(rows, images(wanted), strict=True))
+        found[key] = [undone.get(row) for row in range(len(pairs))]
+    return found
+
+
+def score_doundo(evaluation: EditingEvaluation, systems: Sequence[SystemImages]) -> pd.DataFrame:
+    """Score every system with images: the columns of evaluation/doundo_scores.csv. A forward image is scored once."""
+    calls, owners = [], []
+    for system in systems:
+        for prompt in dict.fromkeys(key[0] for key in system.images):
+            forward = system.images[prompt, "forward", ""]
+            reverse = {
+                source: system.images[prompt, "reverse", source]
+                for source in REVERSE_FROM
+                if (prompt, "reverse", source) in system.images
+            }
+            if any(image is not None for refs in (forward, *reverse.values()) for image in refs):
+                calls.append((forward, reverse, prompt))
+                owners.append((system, prompt))
+    scored = map_processes(_scored, calls, evaluation)
+    parts = [
+        table.assign(system=system.name, seed=system.seed, prompt=prompt)
+        for table, (system, prompt) in zip(scored, owners, strict=True)
+    ]
+    return pd.concat(parts, ignore_index=True)[COLUMNS]
+
+
+def _scored(evaluation: EditingEvaluation, call: tuple) -> pd.DataFrame:
+    return evaluation.score(*call)
+
+
+def _baseline(
+    name: str, pairs: Sequence[ReversiblePair], sources: Sequence[str], seed: int, prompts: Sequence[str]
+) -> SystemImages:
+    images: Images = {}
+    try:
+        forward, reverse = (_halves(name, pairs, half, seed) for half in ("forward", "reverse"))
+    except ValueError as error:  # too few pairs to exchange targets
+        return SystemImages(BENCH, name, 0, "baseline", "", {}, str(error))
+    for prompt in prompts:
+        images[prompt, "forward", ""] = forward
+        for source in sources:
+            # Copying the generated image gives the start back; the others do not depend on what they start from.
+            images[prompt, "reverse", source] = forward if (name, source) == ("copy", "generated") else reverse
+    return SystemImages(BENCH, name, 0, "baseline", "", images)
+
+
+def _halves(name: str, pairs: Sequence[ReversiblePair], half: str, seed: int) -> list[ImageRef]:
+    return list(baselines.baseline(name, [getattr(pair, half)() for pair in pairs], seed))
+
+
+def _own(stage: Stage, pairs: Sequence[ReversiblePair]) -> list[SystemImages]:
+    """The base generator and every fine-tuned run, one job for each prompt length."""
+    doundo = stage.settings.doundo
+    runs = [("base", 0, located(stage, doundo.base), doundo.base)]
+    there = runs_in(stage.path("models/doundo"))
+    runs += [(name, seed, str(folder), f"models/doundo/{folder.name}") for name, seed, folder in there]
+    prompts = stage.params.prompts
+    # Processes share the prompt lengths; on a GPU, where there is one process, each checkpoint is loaded once.
+    shares = [prompts] if stage.device == "cuda" else [(prompt,) for prompt in prompts]
+    jobs = [(run, share) for run in runs for share in shares]
+    shared = (list(pairs), outputs_root(stage, BENCH), stage.device, stage.params.reverse_from,
+              stage.params.flow_steps or None, stage.seed)  # fmt: skip
+    systems: dict[tuple[str, int], SystemImages] = {}
+    for system in map_processes(_edited, jobs, shared):
+        key = system.name, system.seed
+        old = systems.get(key)
+        systems[key] = system if old is None else replace(old, images=old.images | system.images)
+    return [*systems.values(), *_absent(stage, {run[:2] for run in there})]
+
+
+def _absent(stage: Stage, there: set[tuple[str, int]]) -> list[SystemImages]:
+    doundo = stage.settings.doundo
+    return [
+        SystemImages(BENCH, name, seed, "trained", f"models/doundo/{run_name(name, seed)}", {},
+                     f"not run: models/doundo/{run_name(name, seed)} does not exist; run stage doundo")
+        for name in doundo.variants for seed in doundo.seeds if (name, seed) not in there
+    ]  # fmt: skip
+
+
+def _edited(shared: tuple, job: tuple) -> SystemImages:
+    """Do and undo, or find again, one run's images for some prompt lengths; a worker process runs this."""
+    (pairs, parent, device, sources, steps, base_seed), ((name, seed, reference, shown), prompts) = shared, job
+    noise = base_seed if name == "base" else seed
+    recipe = {"model": model_digest(reference), "code": code_digest(*_CODE), "steps": steps, "noise_seed": noise}
+    folder, loaded = OutputFolder.named(parent, name, seed, recipe), []
+
+    def make(wanted: list[Wanted]) -> Sequence[ImageRef]:
+        if not loaded:
+            loaded.append(load_editor(reference, device=device))
+        starts, texts = [one.source for one in wanted], [one.prompt for one in wanted]
+        return loaded[0].edit(starts, texts, [one.seed for one in wanted], steps)
+
+    images: Images = {}
+    try:
+        for prompt in prompts:
+            found = partial(produce, folder, make=make, chunk=_AT_ONCE)
+            images |= done_and_undone(pairs, prompt, sources, noise, found)
+    except UNAVAILABLE as error:
+        return SystemImages(BENCH, name, seed, "trained", shown, {}, f"not run: {error}")
+    return SystemImages(BENCH, name, seed, "trained", shown, images)
+
+
+def _wanted(pair: ReversiblePair, half: Trajectory, source: ImageRef, key: Key, seed: int) -> Wanted:
+    return Wanted(_file(pair, key), source, half.action, item_seed(seed, half.id))
+
+
+def _file(pair: ReversiblePair, key: Key) -> str:
+    prompt, direction, source = key
+    return f"{prompt}/{pair.id}_{_SUFFIXES[direction, source]}.png"
+
+
+def from_folder(
+    folder: str | Path, name: str, shown: str, pairs: Sequence[ReversiblePair], prompt: str = "long"
+) -> SystemImages:
+    """Return a folder in the authors' layout as a system; `_rev_generated` files are read where it has some.
+
+    Args:
+        folder: of `<id>_fwd.png` and `<id>_rev.png`.
+        name: of the system.
+        shown: the folder as the parameters name it.
+        prompt: length of the prompts that it was made with.
+    """
+    keys: list[Key] = [(prompt, *kind) for kind in _SUFFIXES]
+    # The layout has no subset and one prompt length: the folder's own files are `<id>_fwd.png` and so on.
+    items = [_as_item(pair, key) for key in keys for pair in pairs]
+    try:
+        report = ImageFolder(folder, name).find(items)
+    except (FileNotFoundError, ValueError) as error:
+        return SystemImages(BENCH, name, 0, "imported", shown, {}, f"not run: {error}")
+    found = report.images()
+    images = {key: found[place * len(pairs) : (place + 1) * len(pairs)] for place, key in enumerate(keys)}
+    if not any(images[keys[-1]]):
+        del images[keys[-1]]
+    missing = sum(image is None for refs in images.values() for image in refs)
+    note = f"{missing} of {len(pairs) * len(images)} images missing" if missing else ""
+    print(f"{name}: {note or 'all images found'}")
+    return SystemImages(BENCH, name, 0, "imported", shown, images, note)
+
+
+def _as_item(pair: ReversiblePair, key: Key) -> Trajectory:
+    name = _file(pair, key).partition("/")[2].removesuffix(".png")
+    return Trajectory(pair.start, pair.forward_prompt, pair.end, "", name)

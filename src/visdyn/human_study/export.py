@@ -1,0 +1,50 @@
+"""Answers as CSV, one row an answer, without tokens and without the names that annotators are greeted by."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+from visdyn.human_study.plan import plan
+from visdyn.human_study.study import Study
+from visdyn.human_study.study_store import Store
+
+COLUMNS = ("kind", "annotator", "assigned", "position", "subset", "item", "criterion", "shown", "best", "worst",
+           "revision", "answered_at")  # fmt: skip
+
+
+def rows(study: Study, store: Store) -> list[dict[str, object]]:
+    """Return all answers, sorted by annotator, position and criterion.
+
+    `kind` is the study's: of two systems, best/worst and pairwise answers look alike. `assigned` is the number of the
+    annotator's pages (fewer rows: not finished), `position` the page (from 1), `shown` the systems in the order shown,
+    joined by `|`; `best` and `worst` are empty for no preference, and of a pair `worst` is the other one.
+
+    Raises:
+        KeyError: an answer to a page that the annotator does not have; the store refuses such files before.
+    """
+    tasks = {annotator.number: plan(study, annotator.number) for annotator in store.annotators()}
+    places = {number: {task.key: place for place, task in enumerate(pages)} for number, pages in tasks.items()}
+    found = []
+    for answer in store.answers():
+        pages, place = tasks[answer.annotator], places[answer.annotator][answer.task]
+        item = pages[place].item
+        values = (study.settings.kind, answer.annotator, len(pages), place + 1, item.subset, item.id,
+                  answer.criterion, "|".join(answer.shown), answer.choice.best, answer.choice.worst,
+                  answer.revision, answer.answered_at)  # fmt: skip
+        found.append(dict(zip(COLUMNS, values, strict=True)))
+    return sorted(found, key=lambda row: (row["annotator"], row["position"], row["criterion"]))
+
+
+def export(study: Study, store: Store, path: str | Path) -> int:
+    """Write the answers to a CSV file, in whole or not at all; returns their number."""
+    path, answers = Path(path), rows(study, store)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(answers)
+    os.replace(partial, path)
+    return len(answers)

@@ -1,0 +1,138 @@
+"""Write a study's folder from images at hand: a notebook's generations, or folders that other programs filled.
+
+`python -m visdyn.human_study.prepare --out FOLDER [--kind pairwise] [--profile profiles/paper] [--systems A B]`
+writes one from the images that stage `evaluation` keeps of a profile's systems (`evaluation.keep_images`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from visdyn.datasets.bad_items import DatasetError
+from visdyn.human_study.study import VIEWS, StudyError
+from visdyn.human_study.study_criteria import BEST_WORST, PAIRWISE
+from visdyn.images import ImageRef, load
+from visdyn.params import ParamsError
+from visdyn.pipeline.errors import StageError
+from visdyn.quarantine import Quarantine
+from visdyn.trajectory import ReversiblePair, Trajectory
+
+
+def write_best_worst(
+    folder: str | Path, items: Sequence[Trajectory], images: Mapping[str, Sequence[ImageRef]], **settings: object
+) -> Path:
+    """Write a best/worst study (Bootstrapping, Table 5).
+
+    Args:
+        folder: to fill; an older study there is refused.
+        items: what was asked of the systems (N).
+        images: system -> its N images.
+        **settings: keys of study.yaml (`title`, `seed`, `items_per_subset`, ...).
+
+    Returns:
+        The folder.
+
+    Raises:
+        StudyError: the folder holds a study, or a system has more or fewer images than there are items.
+    """
+    records = [{"id": item.id, "subset": item.subset, "prompt": item.action} for item in items]
+    views = {name: [[image] for image in refs] for name, refs in images.items()}
+    return _write(folder, BEST_WORST, records, [item.source for item in items], views, settings)
+
+
+def write_pairwise(
+    folder: str | Path,
+    pairs: Sequence[ReversiblePair],
+    images: Mapping[str, Sequence[tuple[ImageRef, ImageRef]]],
+    /,  # `pairs` is also a key of study.yaml
+    length: str = "short",
+    **settings: object,
+) -> Path:
+    """Write a pairwise study (Do-Undo, Table 7).
+
+    Args:
+        folder: to fill; an older study there is refused.
+        pairs: what was asked of the systems (N).
+        images: system -> its N pairs of images (done, undone).
+        length: of the prompts shown, `short` or `long`.
+        **settings: keys of study.yaml.
+
+    Raises:
+        StudyError: as `write_best_worst`.
+    """
+    records = [
+        {"id": pair.id, "subset": pair.verb or "doundo", "prompt": pair.forward(length).action,
+         "reverse_prompt": pair.reverse(length).action}
+        for pair in pairs
+    ]  # fmt: skip
+    return _write(folder, PAIRWISE, records, [pair.start for pair in pairs], images, settings)
+
+
+def _write(folder, kind, records, sources, images, settings) -> Path:
+    folder = Path(folder)
+    if (folder / "study.yaml").exists():
+        raise StudyError(f"{folder} holds a study already; choose another folder: its answers need its images")
+    for system, refs in images.items():
+        if len(refs) != len(records):
+            raise StudyError(f"system {system} has {len(refs)} images for {len(records)} items")
+    for number, (record, source) in enumerate(zip(records, sources, strict=True)):
+        record["source"] = f"sources/{number:05d}.png"
+        _save(source, folder, record["source"])
+        for system, refs in images.items():
+            for view, image in zip(VIEWS[kind], refs[number], strict=True):
+                name = f"{record['id']}-{view}.png" if view else f"{record['id']}.png"
+                _save(image, folder, f"outputs/{system}/{record['subset']}/{name}")
+    lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    (folder / "items.jsonl").write_text(lines, encoding="utf-8")
+    # Last, so that a folder without it is one whose writing was cut off.
+    definition = {"title": "Which image shows the action?", "kind": kind, "systems": list(images), **settings}
+    text = yaml.safe_dump(definition, sort_keys=False, allow_unicode=True)
+    (folder / "study.yaml").write_text(text, encoding="utf-8")
+    return folder
+
+
+def _save(image: ImageRef, folder: Path, name: str) -> None:
+    path = (folder / name).resolve()
+    if not path.is_relative_to(folder.resolve()):
+        raise StudyError(f"the name {name!r} leads out of {folder}; give the item or system another")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    load(image).save(path)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (2 where no study can be made)."""
+    from visdyn.pipeline import open_stage
+    from visdyn.stages.human_study_outputs import prepare
+
+    options = _parser().parse_args(arguments)
+    quarantine = Quarantine()
+    given = {"seed": options.seed, "items_per_subset": options.items_per_subset}
+    try:
+        stage = open_stage("human_study", options.profile)
+        prepare(stage, options.kind, options.out, options.systems, quarantine, **given)
+    except (StudyError, StageError, ParamsError, DatasetError, FileNotFoundError) as error:
+        print(f"human study: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out} holds the study ({quarantine.summary()}); serve it: make human-study STUDY={options.out}")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m visdyn.human_study.prepare", description="Write a study.")
+    parser.add_argument("--out", required=True, type=Path, help="folder to fill")
+    parser.add_argument("--kind", choices=(BEST_WORST, PAIRWISE), default=BEST_WORST)
+    parser.add_argument("--profile", default=".", help="folder with params.yaml")
+    parser.add_argument("--systems", nargs="*", default=(), help="default: those that the paper compares")
+    parser.add_argument("--items-per-subset", type=int, default=5, help="that one annotator sees (the paper: 5)")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Pixels of the kitchen world: canvas, backgrounds and sprites."""

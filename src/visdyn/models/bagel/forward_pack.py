@@ -1,0 +1,135 @@
+"""Training forward over a pack: any mixture of edit, text-to-image and understanding samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from visdyn.models.bagel import rectified_flow as flow
+from visdyn.models.bagel import rows
+from visdyn.models.bagel.decoder import Streams
+from visdyn.models.bagel.embeddings import patchify
+from visdyn.models.bagel.mask import TokenLabels
+from visdyn.models.bagel.model_outputs import BagelOutput
+from visdyn.models.bagel.packing import Pack
+
+if TYPE_CHECKING:
+    from visdyn.models.bagel.model import Bagel
+
+
+def forward_pack(
+    model: Bagel,
+    pack: Pack,
+    *,
+    noise: Tensor | None = None,
+    posterior_noise: Tensor | None = None,
+    latents: Tensor | None = None,
+    timestep_shift: float | None = None,
+    generator: torch.Generator | None = None,
+    targets_only: bool = False,
+) -> BagelOutput:
+    """Return per-element losses of a pack.
+
+    Args:
+        noise: flow noise, one row per latent token of the pack, clean ones included (they use none of it).
+        posterior_noise: noise of the VAE posterior, in the shape of the padded latents. Both are drawn from
+            `generator` when not given.
+        latents: padded latents (m, z, h, w) computed before; the VAE then does not run.
+        timestep_shift: shift of the drawn timesteps; the model's own by default.
+        targets_only: where nothing is answered in text, spare the last layer all but the noised tokens; `hidden` is
+            then zero elsewhere.
+    """
+    pack, latent = pack.to(model.device), None
+    if pack.images is not None:
+        if latents is None:
+            latents = encode_images(model, pack.images, posterior_noise, generator)
+        latent = NoisedLatents(model, pack, latents, noise, timestep_shift, generator)
+    targets_only = targets_only and not len(pack.ce_index) and len(pack.mse_index) > 0
+    hidden = _run(model, pack, latent, targets_only)
+    output = BagelOutput(hidden=hidden)
+    if len(pack.mse_index):
+        _add_velocity(model, pack, latent, output)
+    if len(pack.ce_index):
+        output.ce_logits = model.language_model.lm_head(hidden[pack.ce_index]).float()
+        output.ce = F.cross_entropy(output.ce_logits, pack.ce_labels, reduction="none")
+        output.ce_weights = pack.ce_weights
+    return output
+
+
+def encode_images(
+    model: Bagel, images: Tensor, posterior_noise: Tensor | None, generator: torch.Generator | None
+) -> Tensor:
+    """Return sampled latents of a padded image batch; the VAE is frozen."""
+    vae = model.require_vae()
+    if posterior_noise is None:
+        size = [side // vae.config.downsample for side in images.shape[-2:]]
+        # Drawn on the CPU so that a seed means the same on every device.
+        posterior_noise = torch.randn(len(images), vae.config.z_channels, *size, generator=generator)
+    with torch.no_grad():
+        return vae.encode(images, posterior_noise.to(images.device))
+
+
+class NoisedLatents:
+    """The latent tokens of a pack with their timesteps: clean, noise, noised, all (k, channels)."""
+
+    def __init__(self, model: Bagel, pack: Pack, latents: Tensor, noise, shift, generator) -> None:
+        patch = model.config.latent_patch_size
+        crops = [
+            patchify(latent[:, : h * patch, : w * patch], patch)
+            for latent, (h, w) in zip(latents, pack.latent_shapes, strict=True)
+        ]
+        self.clean = torch.cat(crops).float()
+        if noise is None:
+            noise = torch.randn(self.clean.shape, generator=generator)
+        if noise.shape != self.clean.shape:
+            raise ValueError(f"noise is {tuple(noise.shape)}; the pack's latent tokens are {tuple(self.clean.shape)}")
+        self.noise = noise.to(self.clean)
+        shift = model.config.timestep_shift if shift is None else shift
+        self.timesteps = flow.training_timesteps(pack.raw_timesteps, shift)
+        self.noised = flow.add_noise(self.clean, self.noise, self.timesteps)
+
+
+def expert_index(pack: Pack) -> tuple[Tensor, Tensor]:
+    """Return which tokens each expert processes: latents go to the generation expert, all else to understanding.
+
+    The markers around an image's latents are text tokens and stay with the understanding expert.
+    """
+    return torch.cat([pack.text_index, pack.vit_index]), pack.latent_index
+
+
+def _run(model: Bagel, pack: Pack, latent: NoisedLatents | None, targets_only: bool) -> Tensor:
+    """Embed all tokens, run the decoder and return its output (L, hidden) in sequence order."""
+    parts = [(pack.text_index, model.language_model.model.embed_tokens(pack.text_ids))]
+    if pack.vit_lengths:
+        parts.append((pack.vit_index, model.embed_vit(pack.vit_tokens, pack.vit_position_ids, pack.vit_lengths)))
+    if latent is not None:
+        embedded = model.embed_latents(latent.noised, latent.timesteps, pack.latent_position_ids)
+        parts.append((pack.latent_index, embedded))
+    tokens = torch.cat([tokens for _, tokens in parts])
+    sequence = torch.empty_like(tokens).index_copy(0, torch.cat([index for index, _ in parts]), tokens)
+    und, gen = expert_index(pack)
+    decoder = model.language_model.model
+    sample = TokenLabels.of(pack.split_lengths, pack.split_modes, pack.sample_lengths, und.device).sample
+    places = [rows.Places.of(index, sample, len(pack.sample_lengths)) for index in (und, gen)]
+    if rows.worthwhile(pack, *places):
+        return rows.run_rows(decoder, sequence, pack, *places, targets_only)
+    order = torch.cat([und, gen])
+    mask = pack.attention_mask()[order][:, order]
+    streams = Streams(sequence[und].unsqueeze(0), sequence[gen].unsqueeze(0))
+    streams, _ = decoder(streams, pack.position_ids[order].unsqueeze(0), mask)
+    return torch.empty_like(sequence).index_copy(0, order, streams.joined()[0])
+
+
+def _add_velocity(model: Bagel, pack: Pack, latent: NoisedLatents, output: BagelOutput) -> None:
+    noised = latent.timesteps > 0
+    output.timesteps, output.clean, output.noised = (
+        latent.timesteps[noised],
+        latent.clean[noised],
+        latent.noised[noised],
+    )
+    output.velocity_target = flow.velocity_target(output.clean, latent.noise[noised])
+    output.velocity = model.llm2vae(output.hidden[pack.mse_index])
+    output.mse = (output.velocity.float() - output.velocity_target).square()

@@ -1,0 +1,92 @@
+"""The one door to editors: BAGEL checkpoints, LoRA adapters of BAGEL, and diffusers pipelines, told by their files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+
+from visdyn.models.adapters import SETTINGS, base_of
+from visdyn.models.editors.protocol import ImageEditor
+
+PIPELINE = "model_index.json"
+BAGEL_FILES = ("llm_config.json", "ema.safetensors")
+
+
+def load_editor(
+    name_or_path: str | Path,
+    adapter: str | Path | None = None,
+    device: str = "cpu",
+    dtype: str | torch.dtype | None = None,
+    **options,
+) -> ImageEditor:
+    """Load an image editor.
+
+    Args:
+        name_or_path: a folder or a hub id. A folder with `model_index.json` is a diffusers pipeline
+            (`DiffusersEditor`); one with BAGEL's files is a `BagelEditor`; one with `adapter_config.json` is a LoRA of
+            BAGEL, whose base is looked for beside it and beside the folders above it, or is a hub id.
+        adapter: a LoRA folder of `train_bagel`, melted into the BAGEL named first.
+        device: `cpu`, `cuda` or `cuda:<n>`.
+        dtype: of the weights, such as `bfloat16`; None keeps BAGEL's as stored, and takes a pipeline's as
+            `DiffusersEditor` has it.
+        options: of the editor (`batch_size`, `settings`, `image_size`, ...; `preset`, `size`, `offload`, ...).
+
+    Raises:
+        FileNotFoundError: there is no such folder, or a part of it is missing.
+        ValueError: the folder holds something else, or an adapter was given for something that is no BAGEL.
+    """
+    kind = _kind(name_or_path)
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    if kind == "diffusers":
+        if adapter is not None:
+            raise ValueError(f"{name_or_path} is a diffusers pipeline; adapters are loaded into BAGEL only")
+        from visdyn.models.editors.diffusers_editors import DiffusersEditor
+
+        return DiffusersEditor.from_pretrained(name_or_path, device=device, dtype=dtype, **options)
+    if kind == "adapter":
+        if adapter is not None:
+            raise ValueError(f"{name_or_path} is an adapter itself; give its base first, or leave `adapter` out")
+        name_or_path, adapter = base_of(Path(name_or_path)), name_or_path
+    from visdyn.models.editors.bagel_editor import BagelEditor
+
+    return BagelEditor.from_pretrained(name_or_path, adapter, device, dtype, **options)
+
+
+def _kind(name_or_path: str | Path) -> str:
+    """Tell what a folder, or a repository of the hub, holds: adapter, diffusers or bagel."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return _kind_on_hub(str(name_or_path))
+    if (folder / SETTINGS).is_file():
+        return "adapter"
+    if (folder / PIPELINE).is_file():
+        return "diffusers"
+    described = folder / "config.json"
+    family = json.loads(described.read_text()).get("model_type") if described.is_file() else None
+    if family == "bagel" or any((folder / name).is_file() for name in BAGEL_FILES):
+        return "bagel"
+    raise ValueError(
+        f"{folder} holds no editor: expected {PIPELINE} (diffusers), {SETTINGS} (a LoRA of BAGEL), or BAGEL's "
+        f"{' and '.join(BAGEL_FILES)}; found model type {family!r}"
+    )
+
+
+def _kind_on_hub(name: str) -> str:
+    """Tell a diffusers pipeline from a BAGEL by the files of a hub repository."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HFValidationError, OfflineModeIsEnabled
+
+    if name.count("/") != 1 or name.startswith((".", "/")):
+        raise FileNotFoundError(f"no editor at {name}; run the stage that trains it, or give a hub id <owner>/<name>")
+    for file, kind in ((PIPELINE, "diffusers"), ("llm_config.json", "bagel")):
+        try:
+            hf_hub_download(name, file)
+            return kind
+        except (EntryNotFoundError, HFValidationError, OfflineModeIsEnabled, OSError):
+            continue
+    raise FileNotFoundError(
+        f"{name} is no folder, and as a hub id it is out of reach or holds neither {PIPELINE} nor llm_config.json; "
+        f"`hf download {name} --local-dir <folder>` where there is a network, then give the folder"
+    )

@@ -1,0 +1,1 @@
+"""Unified models that read and write image tokens: Chameleon, Anole, Liquid."""

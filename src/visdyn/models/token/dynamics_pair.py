@@ -1,0 +1,122 @@
+"""FDM and IDM as two LoRA adapters on one resident base: sampling and verification without loading the base twice.
+
+At 7B a second copy of the decoder costs 13.5 GB; the adapters cost 80 MB each. Adapters stay unmerged, because merging
+and unmerging in bf16 would change the base a little at every switch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from visdyn.models import load_model
+from visdyn.models.adapters import SETTINGS
+from visdyn.models.checkpoints import Checkpoint, locate
+from visdyn.models.token.unified import TokenForwardDynamics, TokenInverseDynamics, UnifiedModel
+
+ROLES = ("fdp", "idp")
+# Decoding multiplies by the rows of these itself, so an adapter of them would be left out.
+_NOT_ADAPTED = ("lm_head", "embed_tokens")
+
+
+class AdaptedLM:
+    """A decoder as one of its adapters makes it; every use switches that adapter on first."""
+
+    def __init__(self, adapters, name: str) -> None:
+        self._adapters, self._name = adapters, name
+
+    def __call__(self, *args, **kwargs):
+        return self._base()(*args, **kwargs)
+
+    def __getattr__(self, attribute: str):
+        return getattr(self._base(), attribute)
+
+    def _base(self):
+        if self._adapters.active_adapter != self._name:
+            self._adapters.set_adapter(self._name)
+            self._adapters.requires_grad_(False)
+        return self._adapters.get_base_model()
+
+
+@dataclass(frozen=True)
+class DynamicsPair:
+    """A forward and an inverse model over one base; use them in turns, not at the same time from two threads."""
+
+    forward: UnifiedModel
+    inverse: UnifiedModel
+
+    @classmethod
+    def from_pretrained(cls, forward: str | Path, inverse: str | Path, device: str = "cpu", **options) -> DynamicsPair:
+        """Load the base once and both adapters.
+
+        Args:
+            forward, inverse: folders of LoRA adapters of one base (`shares_base` says so).
+            options: as of `visdyn.models.load_model`.
+
+        Raises:
+            ValueError: the two cannot share a base.
+        """
+        found = locate(forward), locate(inverse)
+        if not _share(*found):
+            raise ValueError(f"{forward} and {inverse} are not two adapters of one base's linear maps; load each alone")
+        base = load_model(found[0].base, device=device, **options)
+        adapters = _adapters(base.lm, found, device)
+        roles = (
+            _role(base, checkpoint, AdaptedLM(adapters, name)) for checkpoint, name in zip(found, ROLES, strict=True)
+        )
+        return cls(*roles)
+
+    @property
+    def forward_dynamics(self) -> TokenForwardDynamics:
+        return self.forward.forward_dynamics
+
+    @property
+    def inverse_dynamics(self) -> TokenInverseDynamics:
+        return self.inverse.inverse_dynamics
+
+
+def shares_base(forward: str | Path, inverse: str | Path) -> bool:
+    """Say whether both folders hold LoRA adapters of one token model that can be switched on it."""
+    return _share(locate(forward), locate(inverse))
+
+
+def load_dynamics(forward: str | Path, inverse: str | Path, device: str = "cpu", **options):
+    """Return the `ForwardDynamics` and the `InverseDynamics` of two folders, over one base where they share it."""
+    if shares_base(forward, inverse):
+        pair = DynamicsPair.from_pretrained(forward, inverse, device, **options)
+        return pair.forward_dynamics, pair.inverse_dynamics
+    return load_model(forward, "fdp", device, **options), load_model(inverse, "idp", device, **options)
+
+
+def _share(forward: Checkpoint, inverse: Checkpoint) -> bool:
+    both = forward, inverse
+    one_base = all(item.is_adapter for item in both) and forward.base.resolve() == inverse.base.resolve()
+    return one_base and forward.model_type in ("chameleon", "gemma") and all(map(_switchable, both))
+
+
+def _switchable(checkpoint: Checkpoint) -> bool:
+    settings = json.loads((checkpoint.folder / SETTINGS).read_text())
+    targets = settings.get("target_modules") or ()
+    names = [targets] if isinstance(targets, str) else list(targets)
+    names += settings.get("modules_to_save") or []
+    whole = settings.get("bias", "none") == "none" and settings.get("peft_type") == "LORA"
+    return whole and not any(left in name for name in names for left in _NOT_ADAPTED)
+
+
+def _adapters(lm, found: tuple[Checkpoint, Checkpoint], device: str):
+    from peft import PeftModel
+
+    # In the decoder's own precision, as merged weights would be.
+    options = {"autocast_adapter_dtype": False}
+    first, second = (str(checkpoint.folder) for checkpoint in found)
+    adapters = PeftModel.from_pretrained(lm, first, adapter_name=ROLES[0], **options)
+    adapters.load_adapter(second, adapter_name=ROLES[1], **options)
+    return adapters.to(device=device, dtype=lm.dtype).eval().requires_grad_(False)
+
+
+def _role(base: UnifiedModel, checkpoint: Checkpoint, lm: AdaptedLM) -> UnifiedModel:
+    path = checkpoint.holder("dynamics.json") / "dynamics.json"
+    prompts = json.loads(path.read_text()) if path.is_file() else {}
+    prompts.pop("public_pixels", None)
+    return replace(base, lm=lm, builder=replace(base.builder, **prompts), name=checkpoint.name)

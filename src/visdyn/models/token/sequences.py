@@ -1,0 +1,111 @@
+"""Token sequences of the dynamics tasks: a prompt, and the completion that is trained on or scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from visdyn.models.token.tokens import TokenLayout
+
+FDM_PROMPT = "edit {action}"
+IDM_PROMPT = "infer"
+
+
+@dataclass(frozen=True)
+class TokenSequence:
+    """One sequence: token ids of the prompt and of the completion, with a loss weight per completion token."""
+
+    prompt: np.ndarray
+    completion: np.ndarray
+    weights: np.ndarray
+
+
+@dataclass(frozen=True)
+class SequenceBuilder:
+    """Writes the sequences of a Chameleon-style model.
+
+    The text stands before the images, so that the distance between a source token and the target token at the
+    same place is constant. An answer follows the end-of-turn token, as in the public model's dialogue format.
+
+    Attributes:
+        fdm_prompt: text before the source image; `{action}` is replaced.
+        idm_prompt: text before the two images.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    layout: TokenLayout
+    fdm_prompt: str = FDM_PROMPT
+    idm_prompt: str = IDM_PROMPT
+
+    def text(self, text: str) -> list[int]:
+        """Return the ids of a text, without special tokens."""
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def image(self, codes: np.ndarray) -> list[int]:
+        """Return begin-of-image, the codes (h * w,) as vocabulary ids, end-of-image."""
+        layout = self.layout
+        ids = (np.asarray(codes).reshape(-1) + layout.image_offset).tolist()
+        return [layout.begin_of_image, *ids, layout.end_of_image]
+
+    def forward_prompt(self, source: np.ndarray, action: str) -> list[int]:
+        """bos, text with the action, source image, end of turn."""
+        text = self.text(self.fdm_prompt.format(action=action))
+        return [self.layout.bos, *text, *self.image(source), self.layout.end_of_turn]
+
+    def inverse_prompt(self, source: np.ndarray, target: np.ndarray) -> list[int]:
+        """bos, text, source image, target image, end of turn."""
+        images = [*self.image(source), *self.image(target)]
+        return [self.layout.bos, *self.text(self.idm_prompt), *images, self.layout.end_of_turn]
+
+    def forward(
+        self, source: np.ndarray, action: str, target: np.ndarray, weights: np.ndarray | None = None
+    ) -> TokenSequence:
+        """The FDM's sequence; the answer is begin-of-image, the codes, end-of-image, eos.
+
+        Args:
+            weights: loss weights (h * w,) of the target's codes; the other tokens of the answer weigh 1.
+        """
+        prompt = self.forward_prompt(source, action)
+        return self.completed(
+            prompt, [*self.image(target), self.layout.eos], None if weights is None else (1, weights, 2)
+        )
+
+    def inverse(self, source: np.ndarray, target: np.ndarray, action: str) -> TokenSequence:
+        """The IDM's sequence; the answer is the action, eos."""
+        return self.completed(self.inverse_prompt(source, target), [*self.text(action), self.layout.eos])
+
+    def completed(
+        self, prompt: Sequence[int], completion: Sequence[int], weights: tuple | None = None
+    ) -> TokenSequence:
+        """Join a prompt and a completion; `weights` = (ones before, weights, ones after), or None for all ones."""
+        values = np.ones(len(completion), np.float32)
+        if weights is not None:
+            before, inner, after = weights
+            values = np.concatenate([np.ones(before), np.asarray(inner).reshape(-1), np.ones(after)]).astype(np.float32)
+        return TokenSequence(np.asarray(prompt), np.asarray(completion), values)
+
+
+def collate(sequences: Sequence[TokenSequence], pad: int) -> dict[str, torch.Tensor]:
+    """Left-pad sequences to one length, so that all completions end at the last position.
+
+    Returns:
+        input_ids, attention_mask: int64 (B, T); targets: int64 (B, K), -100 where a completion is shorter than K;
+        weights: float32 (B, K), 0 there. Position T - K - 1 + k predicts targets[:, k].
+    """
+    lengths = [len(item.prompt) + len(item.completion) for item in sequences]
+    longest, width = max(lengths), max(len(item.completion) for item in sequences)
+    ids = np.full((len(sequences), longest), pad)
+    mask = np.zeros_like(ids)
+    targets = np.full((len(sequences), width), -100)
+    weights = np.zeros((len(sequences), width), np.float32)
+    for row, (item, length) in enumerate(zip(sequences, lengths, strict=True)):
+        ids[row, longest - length :] = np.concatenate([item.prompt, item.completion])
+        mask[row, longest - length :] = 1
+        targets[row, width - len(item.completion) :] = item.completion
+        weights[row, width - len(item.completion) :] = item.weights
+    tensors = {"input_ids": ids, "attention_mask": mask, "targets": targets, "weights": weights}
+    return {name: torch.from_numpy(values) for name, values in tensors.items()}

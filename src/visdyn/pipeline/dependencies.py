@@ -1,0 +1,131 @@
+"""What a stage imports, compared with what its entry in dvc.yaml declares.
+
+`python -m visdyn.pipeline.dependencies` reports the differences, `--write` mends dvc.yaml. The closure is read from
+the syntax trees of the notebook and of every module of this package that it leads to: imports at any depth (inside
+functions too), and strings that name a module (registries, `python -m visdyn...` command lines).
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import nbformat
+
+from visdyn.paths import repository_root
+from visdyn.pipeline.guards import Entry, read_entries
+
+# Plumbing that carries values but makes none: an edit there must not train everything again. DVC tracks the
+# parameters' values themselves; `dvc repro -f` runs a stage again all the same.
+PLUMBING = ("visdyn.params", "visdyn.paths", "visdyn.pipeline")
+_MODULE = re.compile(r"visdyn(\.\w+)+")
+
+
+def imported_files(notebook: Path, source: Path) -> set[str]:
+    """Return the package's files that a notebook's results depend on, relative to `source` (the `src` folder)."""
+    code = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
+    waiting = {name for text in code for name in _named_modules(ast.parse(text), "", source)}
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        seen.add(name)
+        path = _file_of(name, source)
+        package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+        waiting |= _named_modules(ast.parse(path.read_text()), package, source) - seen
+    return {str(_file_of(name, source).relative_to(source)) for name in seen if not is_plumbing(name)}
+
+
+def is_plumbing(module: str) -> bool:
+    """Whether a module is one of `PLUMBING`, or lies in such a package."""
+    return module in PLUMBING or module.startswith(tuple(f"{name}." for name in PLUMBING))
+
+
+def differences(root: Path) -> dict[str, tuple[list[str], list[str]]]:
+    """Return, for each stage of the root's dvc.yaml that differs, the files missing there and those too many."""
+    found = {}
+    for stage, entry in read_entries(root).items():
+        wanted = imported_files(root / entry.notebook, root / "src")
+        declared = set(_declared(entry))
+        if wanted != declared:
+            found[stage] = (sorted(wanted - declared), sorted(declared - wanted))
+    return found
+
+
+def rewritten(text: str, root: Path) -> str:
+    """Return the text of dvc.yaml with each stage's `src/visdyn` dependencies set to what its notebook imports."""
+    lines: list[str] = []
+    stage = ""
+    for line in text.splitlines():
+        if match := re.match(r"  (\w+):\s*$", line):
+            stage = match[1]
+        if "${root}/src/visdyn/" in line:
+            continue
+        lines.append(line)
+        if match := re.match(r"(\s+)- \$\{root\}/(notebooks/\S+\.ipynb)", line):
+            files = sorted(imported_files(root / match[2], root / "src"))
+            lines += [f"{match[1]}- ${{root}}/src/{name}" for name in files]
+    if not stage:
+        raise ValueError("dvc.yaml holds no stage")
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Report the differences (status 1 where there are any), or mend them with `--write`."""
+    root = repository_root()
+    found = differences(root)
+    for stage, (missing, extra) in found.items():
+        print(f"{stage}: missing {missing}, too many {extra}")
+    if found and "--write" in (sys.argv[1:] if arguments is None else arguments):
+        path = root / "dvc.yaml"
+        path.write_text(rewritten(path.read_text(), root))
+        print("dvc.yaml rewritten")
+        return 0
+    return 1 if found else 0
+
+
+def _declared(entry: Entry) -> Iterator[str]:
+    for dep in entry.deps:
+        if "src/visdyn/" in dep and dep.endswith(".py"):
+            yield dep[dep.index("visdyn/") :]
+
+
+def _named_modules(tree: ast.AST, package: str, source: Path) -> set[str]:
+    names: set[str] = set()
+    for node in _run_nodes(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = _absolute(node, package)
+            names |= {base} | {f"{base}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names.add(node.value.partition(":")[0])
+    modules = {name for name in names if name == "visdyn" or _MODULE.fullmatch(name)}
+    with_parents = {".".join(name.split(".")[:depth]) for name in modules for depth in range(1, name.count(".") + 2)}
+    return {name for name in with_parents if _file_of(name, source).is_file()}
+
+
+def _run_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from _run_nodes(node)
+
+
+def _absolute(node: ast.ImportFrom, package: str) -> str:
+    if not node.level:
+        return node.module or ""
+    parts = package.split(".")
+    return ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [node.module])])
+
+
+def _file_of(name: str, source: Path) -> Path:
+    base = source / name.replace(".", "/")
+    return base / "__init__.py" if (base / "__init__.py").is_file() else base.with_suffix(".py")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""What a profile needs and what of it is here: `make doctor PROFILE=profiles/paper`.
+
+Names every data set, checkpoint, key, accelerator and optional library that the profile's parameters ask for; for each
+that is missing its command, size and licence, and the stages that wait for it. Fetches nothing, loads no weights.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import re
+import shutil
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+
+import yaml
+
+from visdyn.datasets.inventory import ANNOTATIONS, take_inventory
+from visdyn.params import Params, load_params
+from visdyn.paths import UnsetVariableError, expanded, profile_root, repository_root
+from visdyn.pipeline.errors import StageError
+from visdyn.pipeline.stage import open_stage
+
+# Description files in data/external of what lies under each root of section `data`.
+DESCRIPTIONS = {
+    "aurora": ("aurora",),
+    "epic": ("epic_kitchens_100",),
+    "clips": ("moments_in_time", "ucf_101", "kinetics_700"),
+    "doundo": ("doundo_bench",),
+    "captions": ("bagel_mixture",),
+    "questions": ("bagel_mixture",),
+}
+# Description files of the benchmarks in section `spatial`: key -> file.
+BENCHMARKS = {"spatialmqa": "spatialmqa", "spatialmqa_images": "coco_test2017", "embspatial": "embspatial_bench"}
+# Libraries outside the lock: module -> (what for, command).
+EXTRAS = {
+    "torchvision": ("RAFT optical flow", 'pip install -e ".[flow]"'),
+    "ray": ("mining and annotation past one machine", 'pip install -e ".[scale]"'),
+    "bert_score": ("BERTScore", 'pip install -e ".[bertscore]"'),
+    "playwright": ("the human study's browser test", 'pip install -e ".[browser]" && playwright install chromium'),
+}
+WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.ckpt")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that is here or is not.
+
+    Attributes:
+        kind: data, model, key, hardware or library.
+        name: as the parameters have it.
+        present: True, False, or None where it is optional and absent.
+        detail: what was found, or what is wrong.
+        stages: those that need it.
+        command, size, licence: how to get it; empty where it is present.
+    """
+
+    kind: str
+    name: str
+    present: bool | None
+    detail: str
+    stages: tuple[str, ...] = ()
+    command: str = ""
+    size: str = ""
+    licence: str = ""
+
+
+def examine(profile: str = ".") -> list[Check]:
+    """Check everything that a profile's parameters ask for."""
+    params, external = load_params(profile), repository_root() / "data/external"
+    checks = [
+        *_benchmarks(params, profile, external),
+        *_hardware(params),
+        *_models(params, profile, external),
+        *_keys(params),
+        *_libraries(),
+        _disk(profile),
+    ]
+    if params.world.kind == "external":
+        checks = [*_data(profile, params, external), *checks]
+    return checks
+
+
+def _data(profile: str, params: Params, external: Path) -> Iterator[Check]:
+    for name in ANNOTATIONS:
+        facts = _facts(external, DESCRIPTIONS[name])
+        try:
+            root = open_stage("doctor", profile).data(name) if getattr(params.data, name) else None
+        except (StageError, UnsetVariableError) as error:
+            yield Check("data", name, False, str(error).partition("; ")[0], **facts)
+            continue
+        if root is None:
+            yield Check("data", name, None, "not named in section data", **facts)
+            continue
+        parts = take_inventory({name: root})
+        missing = [part.part for part in parts if not part.found]
+        counted = sum(part.size for part in parts if not part.sha256)
+        if missing:
+            yield Check("data", name, False, f"{root}: no {', '.join(missing)}", **facts)
+        else:
+            yield Check("data", name, True, f"{root}: {counted} files", facts["stages"])
+
+
+def _facts(external: Path, files: Sequence[str]) -> dict:
+    """Return who needs the data that the files describe, and how they are fetched."""
+    described = [yaml.safe_load((external / f"{file}.yaml").read_text()) for file in files]
+    return {
+        "stages": tuple(dict.fromkeys(stage for entry in described for stage in entry["used_by"])),
+        "command": "\n".join(entry["command"].strip() for entry in described),
+        "size": "; ".join(f"{entry['name']}: {entry['size']}" for entry in described),
+        "licence": "; ".join(f"{entry['name']}: {entry['licence']}" for entry in described),
+    }
+
+
+def _benchmarks(params: Params, profile: str, external: Path) -> Iterator[Check]:
+    for key, file in BENCHMARKS.items():
+        given = getattr(params.spatial, key)
+        if given:
+            facts = _facts(external, (file,))
+            try:
+                path = profile_root(profile) / expanded(given, f"spatial.{key}")
+            except UnsetVariableError as error:
+                yield Check("data", f"spatial.{key}", False, str(error).partition("; ")[0], **facts)
+                continue
+            yield Check("data", f"spatial.{key}", path.exists(), str(path), **facts)
+
+
+def _models(params: Params, profile: str, external: Path) -> Iterator[Check]:
+    known = {entry["id"]: entry for entry in yaml.safe_load((external / "models.yaml").read_text())["models"]}
+    command = yaml.safe_load((external / "models.yaml").read_text())["command"]
+    for name, stages in named_checkpoints(params, known).items():
+        entry = known.get(name, {})
+        # A checkpoint that stage base_models only names is needed where it is used.
+        stages = (
+            tuple(dict.fromkeys([*entry.get("used_by", ()), *(stage for stage in stages if stage != "base_models")]))
+            or stages
+        )
+        place = find_checkpoint(name, profile_root(profile))
+        if place is not None:
+            yield Check("model", name, True, str(place), stages)
+            continue
+        fetch = command.replace("<id>", name).replace(" --revision <revision> --local-dir models/<name>", "")
+        fetch = entry.get("command", fetch).strip()
+        note = f" ({entry['note']})" if entry.get("note") else ""
+        local = name.startswith("/") or "command" in entry
+        detail = f"no such folder{note}" if local else f"not in the Hugging Face cache{note}"
+        yield Check("model", name, False, detail, stages, fetch, entry.get("size", ""), entry.get("licence", ""))
+
+
+def named_checkpoints(params: Params, known: Collection[str] = ()) -> dict[str, tuple[str, ...]]:
+    """Return every hub id and absolute path among the parameters, with the sections that name it.
+
+    Args:
+        known: further names that are checkpoints, such as `roberta-large`, which does not look like a hub id.
+    """
+    found: dict[str, list[str]] = {}
+    for section in fields(params):
+        if section.name in ("root", "seed", "runtime", "data"):
+            continue
+        for text in _texts(getattr(params, section.name)):
+            if (text in known or _is_checkpoint(text)) and section.name not in found.setdefault(text, []):
+                found[text].append(section.name)
+    return {name: tuple(stages) for name, stages in found.items()}
+
+
+def _texts(value) -> Iterator[str]:
+    if is_dataclass(value):
+        value = [getattr(value, field.name) for field in fields(value)]
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        yield from _texts(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _texts(item)
+
+
+def _is_checkpoint(text: str) -> bool:
+    inside = text.startswith(("models/", "data/", "reports/"))
+    hub = re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text) is not None
+    return not inside and (hub or (text.startswith("/") and not text.startswith("//")))
+
+
+def find_checkpoint(name: str, root: Path) -> Path | None:
+    """Return where a checkpoint with weights lies: a local folder, or a snapshot in the Hugging Face cache."""
+    name = os.path.expanduser(os.path.expandvars(name))
+    local = root / name
+    if local.is_dir():
+        return local if _has_weights(local) else None
+    if name.startswith("/"):
+        return None
+    from huggingface_hub import snapshot_download
+
+    try:
+        cached = Path(snapshot_download(name, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+    return cached if _has_weights(cached) else None
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(next(folder.rglob(pattern), None) for pattern in WEIGHTS)
+
+
+def _keys(params: Params) -> Iterator[Check]:
+    """Environment variables that the evaluation's judges and editors name; values are never read or shown."""
+    for text in dict.fromkeys(_texts(params.evaluation)):
+        if re.fullmatch(r"[A-Z][A-Z0-9_]*_(KEY|TOKEN)", text):
+            present = bool(os.environ.get(text))
+            yield Check("key", text, present, "set" if present else "not set", ("evaluation",), f"export {text}=...")
+
+
+def _hardware(params: Params) -> Iterator[Check]:
+    import torch
+
+    wants = params.runtime.device == "cuda" or params.runtime.hardware != "cpu"
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    cards = ", ".join(
+        f"{torch.cuda.get_device_name(i)} ({torch.cuda.get_device_properties(i).total_memory / 2**30:.0f} GiB)"
+        for i in range(count)
+    )
+    here = f"torch {torch.__version__}, {cards or 'no CUDA device'}"
+    yield Check("hardware", "accelerators", count > 0 if wants else True, here, ("idm", "fdm", "doundo"))
+    path = repository_root() / "hardware" / f"{params.runtime.hardware}.yaml"
+    known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
+    yield Check("hardware", path.name, path.is_file(), str(path) if path.is_file() else f"hardware/ has {known}")
+
+
+def _libraries() -> Iterator[Check]:
+    for module, (purpose, command) in EXTRAS.items():
+        present = importlib.util.find_spec(module) is not None
+        yield Check("library", module, True if present else None, purpose, command="" if present else command)
+
+
+def _disk(profile: str) -> Check:
+    free = shutil.disk_usage(profile_root(profile)).free / 2**30
+    return Check("hardware", "disk", free > 5, f"{free:.0f} GiB free below the profile")
+
+
+def render(checks: Sequence[Check]) -> str:
+    """Return the page that `make doctor` prints: a line for each check, then how to get what is missing."""
+    marks = {True: "ok", False: "MISSING", None: "optional"}
+    lines = [f"{marks[check.present]:<9}{check.kind:<9} {check.name}: {check.detail}" for check in checks]
+    missing = [check for check in checks if not check.present and (check.command or check.present is False)]
+    for check in missing:
+        lines += ["", f"{check.kind} {check.name}"]
+        if check.stages:
+            lines.append(f"  needed by  {', '.join(check.stages)}")
+        lines += [f"  {label:<10} {text}" for label, text in (("size", check.size), ("licence", check.licence)) if text]
+        lines += [f"  $ {line}" for line in check.command.splitlines()]
+    waiting = sorted({stage for check in missing if check.present is False for stage in check.stages})
+    lines += ["", f"stages that wait for something: {', '.join(waiting) or 'none'}"]
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the examination of a profile; return 1 where something that it needs is missing."""
+    parser = argparse.ArgumentParser(prog="python -m visdyn.pipeline.doctor", description=__doc__.splitlines()[0])
+    parser.add_argument("--profile", default=".", help="folder with params.yaml (default: the embedded default)")
+    parser.add_argument("--json", action="store_true", help="print the checks as JSON")
+    options = parser.parse_args(arguments)
+    checks = examine(options.profile)
+    print(json.dumps([asdict(check) for check in checks], indent=1) if options.json else render(checks))
+    return int(any(check.present is False for check in checks))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,176 @@
+"""Guards around a stage: what its entry in dvc.yaml declares, hashed when the stage starts and again when it ends.
+
+DVC records the hashes of dependencies after the command has ended (treeverse/dvc#11058), so an edit made while a
+stage runs would tie the old outputs to the new code. The runner fails such a stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from visdyn.pipeline.errors import StageError
+
+# Files above this many bytes are compared by size and time only: hashing a 14 GB checkpoint twice costs minutes.
+LARGE_FILE = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One stage of dvc.yaml; paths are relative to the profile's folder."""
+
+    stage: str
+    deps: tuple[str, ...]
+    params: tuple[str, ...]
+    outs: tuple[str, ...]
+
+    @property
+    def notebook(self) -> str:
+        """The one notebook among the dependencies."""
+        notebooks = [dep for dep in self.deps if dep.endswith(".ipynb")]
+        if len(notebooks) != 1:
+            raise StageError(f"stage {self.stage} in dvc.yaml must depend on one notebook, not {len(notebooks)}")
+        return notebooks[0]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """What one file was: stat values and a digest of its content (empty for a large file)."""
+
+    size: int
+    modified: int
+    digest: str
+
+
+Snapshot = dict[str, dict[str, Signature]]
+
+
+def read_entries(root: Path) -> dict[str, Entry]:
+    """Return the stages that the dvc.yaml of profile folder `root` declares, by name."""
+    values = _read_yaml(root / "params.yaml")
+    stages = _read_yaml(root / "dvc.yaml").get("stages", {})
+    return {name: _entry(name, body, values) for name, body in stages.items()}
+
+
+def read_entry(root: Path, stage: str) -> Entry:
+    """Return the entry of one stage.
+
+    Raises:
+        StageError: dvc.yaml has no such stage; the message lists those it has.
+    """
+    entries = read_entries(root)
+    if stage not in entries:
+        raise StageError(f"{root / 'dvc.yaml'} has no stage {stage!r}; it has {', '.join(entries)}")
+    return entries[stage]
+
+
+def snapshot(root: Path, entry: Entry) -> Snapshot:
+    """Hash every declared dependency and parameter.
+
+    Raises:
+        StageError: a dependency does not exist; the message names it and the stage that makes it.
+    """
+    taken = {dep: {str(path): _signature(path) for path in _files(root, entry, dep)} for dep in entry.deps}
+    return taken | {f"params.yaml: {key}": _value_signature(root, key) for key in entry.params}
+
+
+def changed(root: Path, entry: Entry, before: Snapshot) -> list[str]:
+    """Return the dependencies and parameters that differ from `before`, each with the file that changed."""
+    named = []
+    for dep in entry.deps:
+        if not (root / dep).exists():
+            named.append(f"{dep} (gone)")
+        elif (file := _first_difference(before[dep], list(_files(root, entry, dep)))) is not None:
+            named.append(dep if Path(dep).name == Path(file).name else f"{dep} ({file})")
+    keys = (f"params.yaml: {key}" for key in entry.params)
+    return named + [key for key in keys if before[key] != _value_signature(root, key.removeprefix("params.yaml: "))]
+
+
+def key_of(taken: Snapshot) -> str:
+    """Return 16 hexadecimal digits that name this state of parameters and dependencies."""
+    content = {
+        dep: sorted((Path(name).name, file.digest or str(file.size)) for name, file in files.items())
+        for dep, files in taken.items()
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def stage_key(root: Path, stage: str) -> str:
+    """Return the key of a stage's present parameters and dependencies (see `key_of`)."""
+    return key_of(snapshot(root, read_entry(root, stage)))
+
+
+def _first_difference(before: dict[str, Signature], now: list[Path]) -> str | None:
+    if gone := set(before) - {str(path) for path in now}:
+        return min(gone)
+    for path in now:
+        old = before.get(str(path))
+        stat = path.stat()
+        same_stat = old is not None and (old.size, old.modified) == (stat.st_size, stat.st_mtime_ns)
+        if not same_stat and (old is None or not old.digest or old.digest != _signature(path).digest):
+            return str(path)
+    return None
+
+
+def _files(root: Path, entry: Entry, dep: str) -> Iterator[Path]:
+    path = root / dep
+    if path.is_dir():
+        yield from sorted(item for item in path.rglob("*") if item.is_file())
+    elif path.is_file():
+        yield path
+    else:
+        raise StageError(f"stage {entry.stage} needs {dep}, which does not exist in {root}; {_remedy(root, dep)}")
+
+
+def _remedy(root: Path, dep: str) -> str:
+    for other in read_entries(root).values():
+        if any(Path(dep).is_relative_to(out) for out in other.outs):
+            return f"run `dvc repro {other.stage}` or `dvc pull {dep}` first"
+    return "no stage makes it, so restore it from git"
+
+
+def _signature(path: Path) -> Signature:
+    stat = path.stat()
+    digest = "" if stat.st_size > LARGE_FILE else hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+    return Signature(stat.st_size, stat.st_mtime_ns, digest)
+
+
+def _value_signature(root: Path, key: str) -> dict[str, Signature]:
+    values = _read_yaml(root / "params.yaml")
+    try:
+        value = reduce(lambda inner, name: inner[name], key.split("."), values)
+    except (KeyError, TypeError) as error:
+        raise StageError(f"{root / 'params.yaml'} has no {key!r}, which dvc.yaml declares; add it") from error
+    return {key: Signature(0, 0, json.dumps(value, sort_keys=True))}
+
+
+def _entry(name: str, body: dict[str, Any], values: dict[str, Any]) -> Entry:
+    outs = [_out_path(out) for kind in ("outs", "plots", "metrics") for out in body.get(kind, [])]
+    return Entry(
+        stage=name,
+        deps=tuple(_filled(dep, values) for dep in body.get("deps", [])),
+        params=tuple(key for key in body.get("params", []) if isinstance(key, str)),
+        outs=tuple(_filled(out, values) for out in outs),
+    )
+
+
+def _out_path(out: str | dict[str, Any]) -> str:
+    return out if isinstance(out, str) else next(iter(out))
+
+
+def _filled(text: str, values: dict[str, Any]) -> str:
+    return str(Path(re.sub(r"\$\{(\w+)\}", lambda match: str(values[match[1]]), text)))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise StageError(f"{path} does not exist; a profile has a params.yaml and a dvc.yaml")
+    return yaml.safe_load(path.read_text()) or {}

@@ -1,0 +1,138 @@
+"""Executing a notebook with papermill: this environment's kernel, one line per cell, output to a log file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import resource
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from visdyn.paths import repository_root
+from visdyn.pipeline.executed import first_error, write_record
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What one execution needs: absolute paths, and the parameters to inject."""
+
+    notebook: Path
+    output: Path
+    parameters: dict[str, Any]
+    log: Path
+    timings: Path
+    title: str
+
+
+def execute(run: Kernel) -> str:
+    """Execute the notebook; return an empty string, or the error of the cell that failed.
+
+    The executed notebook, its HTML and its timings are written in every case, also when a signal interrupts.
+    """
+    run.output.parent.mkdir(parents=True, exist_ok=True)
+    for stale in (run.output, run.output.with_suffix(".html")):
+        stale.unlink(missing_ok=True)
+    try:
+        return _execute(run)
+    finally:
+        if run.output.exists():
+            write_record(run.output, run.timings, cost())
+
+
+def cost() -> dict[str, float]:
+    """Return CPU seconds and peak memory (MiB) of this process's ended children."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return {"cpu_seconds": round(used.ru_utime + used.ru_stime, 2), "peak_mib": round(used.ru_maxrss / 1024, 1)}
+
+
+def _execute(run: Kernel) -> str:
+    import papermill
+    from papermill.exceptions import PapermillExecutionError
+    from traitlets.config import Config
+
+    _register_engine()
+    terminal = sys.stderr.isatty()
+    logging.getLogger("papermill").setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory(prefix="visdyn-kernel-") as folder, open(run.log, "a", buffering=1) as log:
+        _write_kernel_spec(Path(folder))
+        os.environ.update(
+            JUPYTER_PATH=folder,  # searched first, so that no kernel spec of the user's can stand in for this one
+            JUPYTER_RUNTIME_DIR=f"{folder}/runtime",
+            IPYTHONDIR=f"{folder}/ipython",  # no start-up files or history of the user's
+        )
+        try:
+            papermill.execute_notebook(
+                str(run.notebook),
+                str(run.output),
+                parameters=run.parameters,
+                engine_name="visdyn",
+                kernel_name="python3",
+                cwd=str(repository_root()),
+                progress_bar=terminal,
+                stdout_file=log,
+                stderr_file=log,
+                narrate=None if terminal else run.title,
+                config=Config(ConnectionFileMixin={"transport": "ipc"}),  # files of this user, not open ports
+            )
+        except PapermillExecutionError as error:
+            return f"cell {error.exec_count} failed with {first_error(run.output) or error.ename}"
+        except Exception as error:  # a dead kernel, a kernel that does not start
+            return f"the notebook's kernel ended with {type(error).__name__}: {error}"
+    return ""
+
+
+def _write_kernel_spec(folder: Path) -> None:
+    spec = folder / "kernels/python3/kernel.json"
+    spec.parent.mkdir(parents=True)
+    # What the kernel says about itself goes to the stage's log, not between the progress lines.
+    shell = ["/bin/sh", "-c", 'exec "$0" "$@" >>"$VISDYN_LOG" 2>&1']
+    arguments = [*shell, sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
+    spec.write_text(json.dumps({"argv": arguments, "display_name": "Python 3 (ipykernel)", "language": "python"}))
+
+
+def _register_engine() -> None:
+    from papermill.engines import NBClientEngine, papermill_engines
+
+    class NarratingEngine(NBClientEngine):
+        """papermill's engine that also prints one line for each code cell it has run."""
+
+        @classmethod
+        def execute_managed_notebook(cls, nb_man, kernel_name, narrate=None, **options):
+            if narrate:
+                _narrate(nb_man, narrate)
+            return super().execute_managed_notebook(nb_man, kernel_name, **options)
+
+    papermill_engines.register("visdyn", NarratingEngine)
+
+
+def _narrate(manager: Any, title: str) -> None:
+    complete, start = manager.cell_complete, manager.cell_start
+    codes = [index for index, cell in enumerate(manager.nb.cells) if cell.cell_type == "code"]
+    began = {}
+
+    def started(cell, cell_index=None, **options):
+        began[cell_index] = time.monotonic()
+        return start(cell, cell_index, **options)
+
+    def completed(cell, cell_index=None, **options):
+        if cell_index in codes:
+            number, seconds = codes.index(cell_index) + 1, time.monotonic() - began[cell_index]
+            line = f"{title}: cell {number}/{len(codes)} {seconds:6.1f} s  {_heading(manager.nb.cells, cell_index)}"
+            print(line, file=sys.stderr, flush=True)
+        return complete(cell, cell_index, **options)
+
+    manager.cell_start, manager.cell_complete = started, completed
+
+
+def _heading(cells: list[Any], index: int) -> str:
+    """Name a code cell: by its opening comment, else by the markdown before it, else by its first line."""
+    first = cells[index].source.strip().partition("\n")[0]
+    above = cells[index - 1] if index > 1 else None  # the title speaks for the whole notebook
+    if not first.startswith("#") and above is not None and above.cell_type == "markdown":
+        first = above.source.strip().partition("\n")[0]
+    return first.lstrip("# ")[:70]

@@ -1,0 +1,162 @@
+"""Figures that both papers need: strips of images, training curves, the key-frame comparison."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from visdyn.reporting import names
+from visdyn.reporting.figures.style import COLORS, DASHES, MUTED, grouped_bars, styled
+
+STRIP_ORDER = (
+    "source",
+    "target",
+    "copy",
+    "zero_shot",
+    "base",
+    "supervised",
+    "synthetic_weighted",
+    "doundo",
+    "doundo_c",
+)
+HEADS = {"source": "Input", "target": "Ground truth", **names.FDM_SYSTEMS, **names.DOUNDO_SYSTEMS}
+HEADS["base"] = "Bagel (base)"  # before fine-tuning: a tiny one trained here, the public one in the paper profile
+
+
+@styled
+def image_strips(arrays: Mapping[str, np.ndarray], max_rows: int = 6, title: str = "") -> Figure:
+    """Rows of images: source, target, then one column for each system (Bootstrapping, Figure 6; Do-Undo, Figure 6).
+
+    Args:
+        arrays: key -> uint8 images (N, H, W, 3) for `source`, `target` and each system; `captions` (N,) str, and
+            optionally `<key>_text` (N,) str, a line printed below that column's images (for example judge scores).
+        max_rows: at most this many of the N examples, evenly spread.
+
+    Raises:
+        ValueError: no images, or columns of different length.
+    """
+    columns = {key: array for key, array in arrays.items() if array.ndim == 4}
+    if not columns or len({len(array) for array in columns.values()}) != 1:
+        raise ValueError(
+            f"a strip needs images of equal number in every column, got {[(k, len(a)) for k, a in columns.items()]}"
+        )
+    keys = sorted(columns, key=lambda key: (_strip_rank(key), key))
+    count = len(columns[keys[0]])
+    chosen = np.unique(np.linspace(0, count - 1, min(count, max_rows)).round().astype(int))
+    captions = arrays.get("captions", np.full(count, "", dtype=str))
+    figure = Figure(figsize=(1.25 * len(keys) + 0.2, 1.62 * len(chosen) + 0.4))
+    grid = figure.subplots(len(chosen), len(keys), squeeze=False)
+    for place, index in enumerate(chosen):
+        for axes, key in zip(grid[place], keys, strict=True):
+            _show(
+                axes, columns[key][index], str(arrays.get(f"{key}_text", captions[:0].tolist() or [""] * count)[index])
+            )
+        grid[place][0].set_ylabel("")
+        _caption(grid[place][0], str(captions[index]))
+    for axes, key in zip(grid[-1], keys, strict=True):
+        below = axes.get_xlabel()
+        axes.set_xlabel("\n".join(filter(None, [below, _head(key)])), fontsize=6.5 if below else 8)
+    if title:
+        figure.suptitle(title, fontsize=9.5)
+    return figure
+
+
+@styled
+def training_curves(training: pd.DataFrame, series: str, values: Sequence[str] = ("loss",), smooth: int = 1) -> Figure:
+    """Loss against step: one line for each `series` (mean over seeds), with the seeds' range as a band.
+
+    Args:
+        training: columns `series`, seed, step and `values`; an all-empty value column is not drawn.
+        smooth: rolling mean over this many logged points.
+    """
+    values = [value for value in values if training[value].notna().any()]
+    figure = Figure(figsize=(3.6 * len(values) + 1.8, 2.9))
+    panels = figure.subplots(1, len(values), squeeze=False)[0]
+    for axes, value in zip(panels, values, strict=True):
+        for place, (name, group) in enumerate(training.groupby(series, sort=False)):
+            seeds = group.pivot_table(index="step", columns="seed", values=value).rolling(smooth, min_periods=1).mean()
+            color = COLORS[place % len(COLORS)]
+            axes.plot(
+                seeds.index,
+                seeds.mean(axis=1),
+                color=color,
+                dashes=DASHES[place % len(DASHES)],
+                lw=1.4,
+                label=_label(name),
+            )
+            axes.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=color, alpha=0.18, lw=0)
+        axes.set(xlabel="step", ylabel=value)
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+@styled
+def keyframe_modes(keyframes: pd.DataFrame) -> Figure:
+    """Left: observations per video by mode and data set, with Table 7's as short lines. Right: share of clean pairs."""
+    frame = keyframes.assign(dataset=keyframes["dataset"].map(names.dataset))
+    grouped = frame.groupby(["dataset", "mode"], sort=False)
+    counts = grouped["num_keyframes"].mean().unstack()
+    totals = grouped[["num_clean_pairs", "num_pairs"]].sum()
+    clean = (100 * totals["num_clean_pairs"] / totals["num_pairs"].replace(0, np.nan)).unstack()
+    figure = Figure(figsize=(7.6, 2.9))
+    left, right = figure.subplots(1, 2)
+    grouped_bars(left, counts)
+    for place, dataset in enumerate(counts.index):
+        if dataset in (paper := {"MIT": 2.05, "UCF-101": 3.00, "Kinetics700": 2.71}):
+            left.hlines(
+                paper[dataset],
+                place - 0.46,
+                place + 0.46,
+                color=MUTED,
+                lw=1.2,
+                ls="--",
+                label="Table 7" if not place else None,
+            )
+    left.set_ylabel("key-frames per video")
+    grouped_bars(right, clean)
+    right.set(ylabel="clean pairs (%)", ylim=(0, 100))
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, [label.replace("_", " ") for label in labels], loc="outside lower center", ncols=4)
+    return figure
+
+
+def _strip_rank(key: str) -> tuple[int, int]:
+    """Order columns: source, target, then each system's plain, forward and reverse image."""
+    for part, suffix in enumerate(("", "_forward", "_reverse")):
+        stem = key.removesuffix(suffix) if suffix else key
+        if stem in STRIP_ORDER and key == stem + suffix:
+            return STRIP_ORDER.index(stem), part
+    return len(STRIP_ORDER), 0
+
+
+def _head(key: str) -> str:
+    for suffix in ("_forward", "_reverse"):
+        if key.endswith(suffix):
+            stem = key.removesuffix(suffix)
+            return f"{HEADS.get(stem, stem)}\n{suffix[1:]}"
+    return textwrap.fill(HEADS.get(key, names.fdm_system(key)).replace("_", " "), 14)
+
+
+def _label(name: object) -> str:
+    return names.FDM_SYSTEMS.get(str(name), names.DOUNDO_SYSTEMS.get(str(name), str(name).replace("_", " ")))
+
+
+def _caption(axes, text: str) -> None:
+    """Write a row's caption above its first image, outside the layout: a long one would part the columns."""
+    above = {"xycoords": "axes fraction", "xytext": (0, 4), "textcoords": "offset points"}
+    axes.annotate(text, (0, 1), **above, fontsize=8, annotation_clip=False).set_in_layout(False)
+
+
+def _show(axes, image: np.ndarray, text: str) -> None:
+    axes.imshow(image, interpolation="nearest")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.grid(visible=False)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if text:
+        axes.set_xlabel(text, fontsize=6.5, color=MUTED)

@@ -1,0 +1,200 @@
+"""The call that makes every table and figure of the map of items, and what became of each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from visdyn.reporting import provenance, published, roster, tables
+from visdyn.reporting.builders import FIGURES, SCHEMATICS, TABLES
+from visdyn.reporting.figures import style
+from visdyn.reporting.items import Item, ItemMap
+from visdyn.reporting.results import ResultError, Results
+from visdyn.reporting.tables import segments
+
+
+@dataclass
+class Outcome:
+    """What became of one item.
+
+    Attributes:
+        item: the item.
+        status: one of `items.STATUSES`; `not run` where results are missing.
+        reason: why it was not run, or "".
+        table: the comparison or plain frame, None where there is none.
+        roster: what became of every system that the paper's table lists (`roster.of_table`), None where it lists none.
+        files: what was written.
+        n, seeds: range of items a cell and of seeds, as text, "" where unknown.
+        reproduced: number of cells that are reproduced on the same data.
+    """
+
+    item: Item
+    status: str
+    reason: str = ""
+    table: pd.DataFrame | None = None
+    roster: pd.DataFrame | None = None
+    files: list[Path] = field(default_factory=list)
+    n: str = ""
+    seeds: str = ""
+    reproduced: int = 0
+
+
+def build_item(item: Item, results: Results, reports: Path, repository: Path, strict: bool = False) -> Outcome:
+    """Write an item's table and figure; where its results are missing or unfit, say so in the outcome.
+
+    Args:
+        strict: raise a builder's error instead of turning it into `not run` with the error as reason.
+    """
+    numbers = published.load(item.published, repository) if item.published else None
+    view = results.view(item.files)
+    if problem := item.problem(view):
+        return _not_run(item, problem, numbers, reports, view, repository)
+    try:
+        outcome = Outcome(item, item.status, **_sizes(item, view))
+        _write_table(outcome, view, numbers, reports, repository)
+        _write_figure(outcome, view, reports, repository)
+    except Exception as error:
+        if strict and not isinstance(error, ResultError):
+            raise
+        reason = str(error) if isinstance(error, ResultError) else f"{type(error).__name__}: {error}"
+        return _not_run(item, reason, numbers, reports, view, repository)
+    return outcome
+
+
+def build_items(profile: str | Path, item_map: ItemMap, repository: str | Path, strict: bool = False) -> list[Outcome]:
+    """Write all tables and figures of a profile into `reports/tables` and `reports/figures`, in the map's order.
+
+    Tables and figures of an earlier run whose item is now not run are removed, so that none is shown as current.
+    """
+    profile, repository = Path(profile).resolve(), Path(repository).resolve()
+    reports = profile / "reports"
+    for folder in ("tables", "figures"):
+        (reports / folder).mkdir(parents=True, exist_ok=True)
+    results = Results(profile, item_map.results, repository=repository, family=roster.family_of(profile))
+    outcomes = [build_item(item, results, reports, repository, strict) for item in item_map]
+    _remove_stale(outcomes, item_map, reports)
+    return outcomes
+
+
+def status_frame(outcomes: list[Outcome]) -> pd.DataFrame:
+    """Return one row an item: id, paper, label, title, stage, status, reproduced (cells), n, seeds, reason, files."""
+    rows = [
+        {
+            "id": outcome.item.id,
+            "paper": outcome.item.paper,
+            "label": outcome.item.label,
+            "title": outcome.item.title,
+            "stage": outcome.item.stage,
+            "status": outcome.status,
+            "reproduced": outcome.reproduced,
+            "n": outcome.n,
+            "seeds": outcome.seeds,
+            "reason": outcome.reason,
+            "files": " ".join(path.name for path in outcome.files),
+        }
+        for outcome in outcomes
+    ]
+    return pd.DataFrame(rows)
+
+
+def _write_table(
+    outcome: Outcome, view: Results, numbers: pd.DataFrame | None, reports: Path, repository: Path
+) -> None:
+    item = outcome.item
+    builder = TABLES.get(item.id) if item.table else None
+    frame = builder(view, numbers, item.status) if builder else None
+    if frame is None:
+        return
+    frame = _listed(outcome, frame, numbers, view, repository)
+    outcome.table = frame
+    outcome.files += tables.write(frame, item.table, reports / "tables", outcome.roster)
+    inputs = [path for path in _inputs(item, view, repository) if path.is_file()]
+    hashes = provenance.input_hashes(inputs, view.profile, repository)
+    outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.table}.json", hashes))
+    if "status" in frame.columns and "value" in frame.columns:
+        mine = frame[frame["value"].notna()]
+        outcome.n, outcome.seeds = _range(mine["n"]) or outcome.n, _range(mine["seeds"]) or outcome.seeds
+        outcome.reproduced = int((mine["status"] == "reproduced").sum())
+        outcome.status = _worth(frame, item.status)
+
+
+def _worth(frame: pd.DataFrame, planned: str) -> str:
+    """Status of a table: `reproduced` where every cell is, `interpretation` where no cell is of the planned kind."""
+    statuses = set(frame["status"])
+    if statuses == {"reproduced"}:
+        return "reproduced"
+    return "interpretation" if planned not in statuses and "interpretation" in statuses else planned
+
+
+def _write_figure(outcome: Outcome, view: Results, reports: Path, repository: Path) -> None:
+    item = outcome.item
+    if item.figure:
+        inputs = [view.path(name) for name in item.files if view.path(name).is_file()]
+        figure = FIGURES[item.id](view)
+        outcome.files += style.save(figure, item.figure, reports / "figures", inputs, view.profile, repository)
+
+
+def _listed(
+    outcome: Outcome, frame: pd.DataFrame, numbers: pd.DataFrame | None, view: Results, repository: Path
+) -> pd.DataFrame:
+    """Fill in the roster, and return the frame with what is missing in its cells' notes."""
+    item = outcome.item
+    if not item.systems or numbers is None:
+        return frame
+    systems = roster.load(repository)
+    outcome.roster = roster.of_table(frame, numbers, item.systems, item.paper, view, systems)
+    return roster.annotated(frame, item.systems, item.paper, systems)
+
+
+def _not_run(
+    item: Item, reason: str, numbers: pd.DataFrame | None, reports: Path, view: Results, repository: Path
+) -> Outcome:
+    """A table of the published values alone, so that the report still shows what is to be reached; or a schematic."""
+    outcome = Outcome(item, "not run", reason)
+    if item.id in SCHEMATICS:
+        outcome.files += style.save(SCHEMATICS[item.id](), item.figure, reports / "figures")
+    if item.table and numbers is not None:
+        empty = pd.DataFrame(columns=["panel", "row", "column", "value"])
+        outcome.table = _listed(outcome, tables.compare(empty, numbers, "not run"), numbers, view, repository)
+        outcome.files += tables.write(outcome.table, item.table, reports / "tables", outcome.roster)
+        path = published.folder(repository) / f"{item.published}.csv"
+        hashes = provenance.input_hashes([path], repository)
+        outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.table}.json", hashes))
+    return outcome
+
+
+def _remove_stale(outcomes: list[Outcome], item_map: ItemMap, reports: Path) -> None:
+    current = {path for outcome in outcomes for path in outcome.files}
+    for item in item_map:
+        ours = [reports / "tables" / f"{item.table}.{suffix}" for suffix in ("csv", "md", "tex", "json") if item.table]
+        ours += [reports / "figures" / f"{item.figure}.{suffix}" for suffix in ("png", "pdf", "json") if item.figure]
+        for path in set(ours) - current:
+            path.unlink(missing_ok=True)
+
+
+def _inputs(item: Item, view: Results, repository: Path) -> list[Path]:
+    inputs = [view.path(name) for name in item.files]
+    return [*inputs, published.folder(repository) / f"{item.published}.csv"] if item.published else inputs
+
+
+def _sizes(item: Item, view: Results) -> dict[str, str]:
+    """n and seeds behind a figure: distinct items (else rows) of its first result, or images of its first .npz."""
+    name = next(name for name in item.files if view.path(name).is_file())
+    if name.endswith(".npz"):
+        return {"n": str(len(next(iter(view.arrays(name).values()))))}
+    frame = view.read(name)
+    if "source" in frame.columns and "count" in frame.columns:
+        return {"n": _range(segments.totals(segments.of_split(view, "train")))}
+    keys = [key for key in ("subset", "dataset", "video", "pair", "id") if key in frame.columns]
+    count = len(frame[keys].drop_duplicates()) if {"id", "video"} & set(keys) else len(frame)
+    return {"n": str(count), "seeds": str(frame["seed"].nunique()) if "seed" in frame.columns else ""}
+
+
+def _range(values: pd.Series) -> str:
+    values = values.dropna()
+    if values.empty:
+        return ""
+    low, high = int(values.min()), int(values.max())
+    return str(low) if low == high else f"{low} to {high}"

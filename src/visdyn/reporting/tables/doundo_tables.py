@@ -1,0 +1,162 @@
+"""Tables of *Do-Undo*: our results in the paper's layout, published values beside.
+
+The released protocol reverses from the ground-truth end frame (`reverse_from = gt`); chaining from the generated
+frame stands in further columns. Judge tables hold our region judge, not Gemini, and say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import pandas as pd
+
+from visdyn.reporting import names, roster, summaries
+from visdyn.reporting.results import ResultError, Results
+from visdyn.reporting.tables import compare
+from visdyn.reporting.tables import judge_tables as tables_judges
+
+SCORES = "evaluation/doundo_scores.csv"
+CHAINED = "from generated"
+
+
+def table1(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
+    """Table 1: similarity and flow with long prompts."""
+    return _similarity(results, published, status, "long", {"forward clip_t": "CLIP-T F"})
+
+
+def table2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
+    """Table 2: the same with short prompts."""
+    return _similarity(results, published, status, "short", {})
+
+
+def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
+    """Table 3: the judge's four criteria, both directions together, long prompts."""
+    columns = {
+        "IF": "Instruction (IF)",
+        "IDP": "Identity (IDP)",
+        "TC": "Temporal (TC)",
+        "OC": "Object consistency (OC)",
+    }
+    parts = [
+        _cells(scores.assign(column=scores["criterion"].map(columns)), ["column"], list(columns.values()), published)
+        .assign(panel=panel)
+        for panel, scores in _judges(results)
+    ]  # fmt: skip
+    return tables_judges.with_names(compare(pd.concat(parts), _beside(results, published), status))
+
+
+def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
+    """Table 4: instruction following and identity for each action, long prompts."""
+    parts = []
+    for judge, scores in _judges(results):
+        scores = scores[scores["criterion"].isin(["IF", "IDP"])].assign(column=scores["verb"].str.replace("_", "-"))
+        cells = summaries.over_seeds(scores, ["system", "criterion", "column"])
+        cells = _in_order(cells, published["panel"]).rename(columns={"row": "panel", "criterion": "row"})
+        parts.append(cells.assign(row=cells["row"] + (f", {judge}" if judge else "")))
+    cells = pd.concat(parts)
+    if cells.empty:
+        raise ResultError(f"{SCORES} has no instruction or identity scores; run stage evaluation")
+    asked = [judge for judge, _ in _judges(results)[1:] if tables_judges.is_papers(judge, "D")]
+    copies = [published.assign(row=published["row"] + f", {judge}") for judge in asked]
+    return compare(cells, pd.concat([published, *copies], ignore_index=True), status)
+
+
+def table5(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
+    """Table 5: as Table 1, with the spread over seeds (Bagel stands for `Bagel-think`)."""
+    renamed = {"any epe_norm": "EPE", "any epe": "EPE, px"}
+    return _similarity(results, published, status, "long", renamed, {"Bagel": "Bagel (no thinking)"})
+
+
+def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
+    """Table 6: the judge's criteria split into forward and reverse, long prompts."""
+    order = ["IF-F", "IF-R", "IDP-F", "IDP-R", "OC-F", "OC-R", "TC-F", "TC-R"]
+    parts = []
+    for panel, scores in _judges(results):
+        column = scores["criterion"] + "-" + scores["direction"].str[0].str.upper()
+        parts.append(_cells(scores.assign(column=column), ["column"], order, published).assign(panel=panel))
+    return tables_judges.with_names(compare(pd.concat(parts), _beside(results, published), status))
+
+
+def _similarity(
+    results: Results,
+    published: pd.DataFrame,
+    status: str,
+    prompt: str,
+    renamed_columns: Mapping[str, str],
+    renamed_rows: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    scores = _scores(results, lambda frame: frame["prompt"].isin([prompt, ""]), f"prompts of length {prompt}")
+    columns = {
+        "reverse dino": "DINO-R", "forward dino": "DINO-F", "reverse clip_t": "CLIP-T-R", "forward clip_t": "CLIP-T-F",
+        "any epe_norm": "EPE (OF)", "any epe": "EPE (OF), px", "forward of_f": "OF-F",
+        "reverse l1": "L1-R", "forward l1": "L1-F", "any returned": "Returned", "any joint": "Did and returned",
+    }  # fmt: skip
+    columns.update(renamed_columns)
+    direction = scores["direction"].where(~scores["metric"].isin(["epe", "epe_norm", "returned", "joint"]), "any")
+    column = (direction + " " + scores["metric"]).map(columns)
+    chained = scores["reverse_from"] == "generated"
+    column = column.where(~chained, column + f", {CHAINED}")
+    order = [*columns.values(), *(f"{name}, {CHAINED}" for name in columns.values())]
+    cells = _cells(scores.assign(column=column).dropna(subset=["column"]), ["column"], order, published, renamed_rows)
+    shares = [name for name in order if name.startswith("EPE") and not name.startswith(columns["any epe"])]
+    cells["note"] = cells["column"].map(
+        lambda name: "share of the longer side; the paper's normalisation is unknown" if name in shares else ""
+    )
+    return compare(cells, published, status)
+
+
+def _judges(results: Results) -> list[tuple[str, pd.DataFrame]]:
+    """Return (panel, scores) of the region judge (no panel), then of each judge that answers in words."""
+    own = _scores(results, _long_from_truth, "long prompts")
+    asked = tables_judges.of_paper(results, "D")
+    found = [("", own)]
+    if asked is not None:
+        asked = asked[_long_from_truth(asked)]
+        found += [(tables_judges.panel(judge), scores) for judge, scores in asked.groupby("judge", sort=True)]
+    found = [
+        (panel, scores.assign(criterion=scores["metric"].map(names.judge_criterion)).dropna(subset=["criterion"]))
+        for panel, scores in found
+    ]
+    if all(scores.empty for _, scores in found):
+        raise ResultError(f"{SCORES} has no judge scores; run stage evaluation with a judge")
+    return found
+
+
+def _long_from_truth(frame: pd.DataFrame) -> pd.Series:
+    return frame["prompt"].isin(["long", ""]) & (frame["reverse_from"] != "generated")
+
+
+def _beside(results: Results, published: pd.DataFrame) -> pd.DataFrame:
+    asked = tables_judges.of_paper(results, "D")
+    return published if asked is None else tables_judges.beside(published, sorted(set(asked["judge"])), "D", "")
+
+
+def _scores(results: Results, chosen: Callable[[pd.DataFrame], pd.Series], what: str) -> pd.DataFrame:
+    scores = results.read(SCORES)
+    scores = scores.assign(reverse_from=scores["reverse_from"].replace("empty", ""))
+    scores = scores[chosen(scores)]
+    if scores.empty:
+        raise ResultError(f"{SCORES} has no rows with {what}; run stage evaluation")
+    return scores
+
+
+def _cells(
+    scores: pd.DataFrame,
+    keys: list[str],
+    order: list[str],
+    published: pd.DataFrame,
+    renamed_rows: Mapping[str, str] | None = None,
+) -> pd.DataFrame:
+    cells = summaries.over_seeds(scores, ["system", *keys])
+    rank = {name: position for position, name in enumerate(order)}
+    cells = cells.assign(_rank=cells["column"].map(rank).fillna(len(rank))).sort_values("_rank", kind="stable")
+    cells = _in_order(cells.drop(columns="_rank"), published["row"])
+    return cells.assign(row=cells["row"].replace(dict(renamed_rows or {})))
+
+
+def _in_order(cells: pd.DataFrame, labels: pd.Series) -> pd.DataFrame:
+    known = names.DOUNDO_SYSTEMS
+    rank = {name: position for position, name in enumerate(names.system_order(cells["system"], known))}
+    cells = cells.assign(_rank=cells["system"].map(rank)).sort_values("_rank", kind="stable")
+    rows = [roster.printed(system, "D", labels, known.get(system, system)) for system in cells["system"]]
+    return cells.assign(row=rows).drop(columns=["_rank", "system"])

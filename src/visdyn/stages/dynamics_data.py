@@ -1,0 +1,138 @@
+"""The labelled data of the IDM and FDM stages: read, limited, encoded once, and counted."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from visdyn.compute.pool import cores
+from visdyn.compute.progress import say
+from visdyn.datasets.aurora import load_train
+from visdyn.datasets.epic_kitchens import load_trajectories
+from visdyn.models import load_model
+from visdyn.models.vqgan.cached_pairs import write_triplets
+from visdyn.models.vqgan.code_cache import CodeCache, ModelEncoder
+from visdyn.pipeline.stage import Stage
+from visdyn.quarantine import Quarantine
+from visdyn.training.triplets import save_triplets
+from visdyn.trajectory import Trajectory
+
+# The paper trains on these four; WhatsUp is test only.
+TRAIN_SUBSETS = ("magicbrush", "ag", "something", "kubric")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Triplets that were encoded: a path for `training.triplets`, and what could be used of each subset."""
+
+    path: str
+    used: dict[str, int]
+
+    def __len__(self) -> int:
+        return sum(self.used.values())
+
+
+@dataclass
+class DynamicsData:
+    """Reads and encodes a stage's triplets; what cannot be used is counted and goes to the stage's quarantine.csv."""
+
+    stage: Stage
+    quarantine: Quarantine = field(default_factory=Quarantine)
+    available: dict[str, int] = field(default_factory=dict)
+    _model: object = None
+
+    def aurora(self) -> list[Trajectory]:
+        """Read AURORA's training subsets, each to its limit; a negative limit leaves a subset out."""
+        root, limits = self.stage.data("aurora"), self.stage.params.limits
+        return [
+            item
+            for subset in TRAIN_SUBSETS
+            if getattr(limits, subset) >= 0
+            for item in self._limited(subset, load_train(root, subset, self.quarantine))
+        ]
+
+    def epic(self) -> list[Trajectory]:
+        """Read EPIC-KITCHENS segments as (first frame, narration, last frame), to their limit."""
+        root = self.stage.data("epic")
+        return self._limited("epic", load_trajectories(root / "EPIC_100_train.csv", root / "frames", self.quarantine))
+
+    def _limited(self, subset: str, items: list[Trajectory]) -> list[Trajectory]:
+        self.available[subset] = len(items)
+        return sample(items, getattr(self.stage.params.limits, subset), self.stage.seed, subset)
+
+    def encoded(self, items: Sequence[Trajectory], name: str) -> Part:
+        """Encode triplets once for all runs of a stage.
+
+        With `runtime.codes` the codes go to that shared cache, which is resumed image by image; else to one file.
+        """
+        folder = self.stage.scratch("triplets")
+        if self.stage.settings.runtime.codes:
+            items = write_triplets(folder / name, self._cache(), items, self.quarantine)
+            return Part(str(folder / name), _counts(items))
+        path = folder / f"{name}.npz"
+        if not path.is_file():
+            unfinished = path.with_suffix(".part.npz")
+            ends = zip(*((item.source, item.target, item.action) for item in items), strict=True)
+            save_triplets(unfinished, self._loaded(), *ends)
+            unfinished.rename(path)
+        return Part(str(path), _counts(items))
+
+    def table(self, models: dict[str, Sequence[Part]]) -> pd.DataFrame:
+        """Return what each model learns from, and write the quarantine: model, subset, available, used (data.csv).
+
+        Args:
+            models: the parts of each model or arm.
+        """
+        self.quarantine.write(self.stage.results() / "quarantine.csv")
+        rows = []
+        for model, parts in models.items():
+            for subset, used in sorted((subset, used) for part in parts for subset, used in part.used.items()):
+                rows.append([model, subset, self.available.get(subset, used), used])
+        return pd.DataFrame(rows, columns=["model", "subset", "available", "used"])
+
+    def _cache(self) -> CodeCache:
+        # By path, size and time: reading 300,000 files to learn that they are known takes hours on a shared disk.
+        options = {"identity": "stat", "batch_size": 32, "threads": cores(), "report": self._progress()}
+        return CodeCache(code_folder(self.stage), ModelEncoder(self._loaded()), **options)
+
+    def _progress(self) -> Callable[[int, int], None]:
+        """Return a function that writes a line to the stage's log every few seconds."""
+        every, last = self.stage.settings.runtime.log_seconds, [time.monotonic()]
+
+        def report(done: int, total: int) -> None:
+            if time.monotonic() - last[0] > every:
+                last[0] = time.monotonic()
+                say(f"encoding images: {done} of {total} shards")
+
+        return report
+
+    def _loaded(self):
+        """Load the base for its image tokenizer; the decoder is given up again."""
+        if self._model is None:
+            self._model = load_model(self.stage.reference(self.stage.params.base))
+            self._model.lm = None
+            self._model.vqgan.to(self.stage.device)
+        return self._model
+
+
+def code_folder(stage: Stage) -> Path:
+    """Return the root of the code caches that all stages share (`runtime.codes`)."""
+    return stage.located(stage.settings.runtime.codes, "runtime.codes")
+
+
+def sample(items: Sequence[Trajectory], limit: int, seed: int, name: str) -> list[Trajectory]:
+    """Return at most `limit` items (0: all) in their order, the same ones for the same seed and name."""
+    if limit <= 0 or limit >= len(items):
+        return list(items)
+    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    return [items[row] for row in sorted(random.choice(len(items), limit, replace=False))]
+
+
+def _counts(items: Sequence[Trajectory]) -> dict[str, int]:
+    return {subset: sum(item.subset == subset for item in items) for subset in sorted({item.subset for item in items})}

@@ -1,0 +1,1 @@
+"""Stage `evaluation`: systems, metrics, judges and what is known of them."""

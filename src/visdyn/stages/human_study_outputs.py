@@ -1,0 +1,92 @@
+"""A study from the pipeline's own images: `data/generated/outputs` of a profile (docs/architecture.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from visdyn.datasets.aurora import load_bench
+from visdyn.datasets.doundo_bench import load
+from visdyn.human_study.prepare import write_best_worst, write_pairwise
+from visdyn.human_study.study import StudyError
+from visdyn.human_study.study_criteria import BEST_WORST, PAIRWISE
+from visdyn.mining.reversible import with_short_prompts
+from visdyn.pipeline.stage import Stage
+from visdyn.quarantine import Quarantine
+
+OUTPUTS = "data/generated/outputs"
+# What the papers compared, where its images are there; the order says nothing to the annotator.
+WANTED = {
+    BEST_WORST: ("GoT", "SmartEdit", "supervised", "synthetic_weighted"),
+    PAIRWISE: ("base", "doundo", "doundo_c"),
+}
+BENCHES = {BEST_WORST: "aurora", PAIRWISE: "doundo"}
+
+
+def prepare(
+    stage: Stage, kind: str, folder: Path, systems: Sequence[str] = (), quarantine: Quarantine | None = None, **settings
+) -> Path:
+    """Write a study of a profile's systems.
+
+    Args:
+        stage: any stage of the profile.
+        kind: `best_worst` (Bootstrapping, Table 5) or `pairwise` (Do-Undo, Table 7; undone from the generated image,
+            as an annotator is shown one chain).
+        folder: to fill.
+        systems: names of folders in the profile's outputs; none: those of the paper that are there.
+        quarantine: takes the items that lack an image of some system.
+        **settings: keys of study.yaml.
+
+    Raises:
+        StudyError: no images, a system without a folder, fewer than two systems, or no item that all of them have.
+    """
+    bad = Quarantine() if quarantine is None else quarantine
+    root = stage.path(OUTPUTS) / BENCHES[kind]
+    chosen = _systems(root, kind, systems)
+    if kind == BEST_WORST:
+        items = load_bench(stage.data("aurora"))
+        wanted = {name: [(root / name / item.subset / f"{item.id}.png",) for item in items] for name in chosen}
+    else:
+        settings = {"length": "short"} | settings
+        annotations = stage.located(stage.settings.evaluation.doundo_annotations, "evaluation.doundo_annotations")
+        items = with_short_prompts(load(annotations, stage.data("epic") / "frames"))
+        folders = {name: root / name / str(settings["length"]) for name in chosen}
+        wanted = {name: [_chain(place, item.id) for item in items] for name, place in folders.items()}
+    kept = _complete(items, wanted, bad)
+    if not kept:
+        raise StudyError(f"no item has images of all of {', '.join(chosen)} in {root}: {bad.summary()}")
+    images = {name: [views[row] for row in kept] for name, views in wanted.items()}
+    if kind == BEST_WORST:
+        single = {name: [view for (view,) in views] for name, views in images.items()}
+        return write_best_worst(folder, [items[row] for row in kept], single, **settings)
+    return write_pairwise(folder, [items[row] for row in kept], images, **settings)
+
+
+def _systems(root: Path, kind: str, systems: Sequence[str]) -> list[str]:
+    there = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    if not there:
+        raise StudyError(
+            f"there are no images in {root}; name the systems in evaluation.keep_images and run stage evaluation"
+        )
+    if missing := [name for name in systems if name not in there]:
+        raise StudyError(f"{missing[0]} has no folder in {root}; there are {', '.join(there)}")
+    chosen = list(systems) or [name for name in WANTED[kind] if name in there]
+    if len(chosen) < 2:
+        raise StudyError(f"a study compares two systems or more; {root} has {', '.join(there)}: name them by --systems")
+    return chosen
+
+
+def _chain(folder: Path, name: str) -> tuple[Path, Path]:
+    return folder / f"{name}_fwd.png", folder / f"{name}_rev_generated.png"
+
+
+def _complete(items: Sequence, wanted: dict[str, list[tuple[Path, ...]]], bad: Quarantine) -> list[int]:
+    """Return the places of the items of which every system has every image."""
+    kept = []
+    for row, item in enumerate(items):
+        lacking = [name for name, views in wanted.items() if not all(path.is_file() for path in views[row])]
+        if lacking:
+            bad.add(f"item {item.id}", f"no image of {', '.join(lacking)}")
+        else:
+            kept.append(row)
+    return kept

@@ -1,0 +1,85 @@
+"""Probing many models one after the other, resumable: a finished model's rows are kept while the stage is not done."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from visdyn.compute.progress import Progress, say
+from visdyn.inference.probing import COLUMNS, answered, probe
+from visdyn.models import load_model
+from visdyn.models.token.unified import UnifiedModel
+from visdyn.pipeline.stage import Stage
+from visdyn.trajectory import Trajectory
+
+
+def probe_models(stage: Stage, trajectories: list[Trajectory]) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Probe every model of `probing.models`, as the section's other parameters say.
+
+    Rows of a finished model lie in the stage's scratch folder until the stage has succeeded. A model that cannot be
+    loaded is listed with its reason, and the others are probed.
+
+    Returns:
+        likelihoods: the table of `probe` for all models (no rows where none was found).
+        missing: columns model, reason.
+    """
+    folder, tables, missing = stage.scratch("likelihoods"), [], []
+    for label, name in labels(stage.params.models).items():
+        path = folder / f"{label.replace('/', '--')}.csv"
+        if not path.is_file():
+            try:
+                model = _load(stage, name)
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                say(f"probing {label}: left out, {reason}")
+                missing.append({"model": label, "reason": reason})
+                continue
+            write_rows(_probe(stage, model, trajectories, label), path)
+            del model
+        tables.append(read_rows(path))
+    likelihoods = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
+    return likelihoods, pd.DataFrame(missing, columns=["model", "reason"])
+
+
+def labels(names: Sequence[str]) -> dict[str, str]:
+    """Name each model by the last parts of its path or hub id that tell it apart; a repeated one counts once."""
+    parts = {name: name.rstrip("/").split("/") for name in dict.fromkeys(names)}
+    found = {}
+    for name, own in parts.items():
+        others = [other for key, other in parts.items() if key != name]
+        count = next((n for n in range(1, len(own)) if all(own[-n:] != other[-n:] for other in others)), len(own))
+        found["/".join(own[-count:])] = name
+    return found
+
+
+def write_rows(table: pd.DataFrame, path: Path) -> None:
+    """Write rows that `read_rows` gives back bit for bit; a file is there wholly or not at all."""
+    floats = {name: table[name].astype(float) for name in table.select_dtypes("float").columns}
+    partial = path.with_suffix(".partial")
+    table.assign(**floats).to_csv(partial, index=False)
+    os.replace(partial, path)
+
+
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read what `write_rows` wrote; ids stay text."""
+    texts = {"id": str, "subset": str, "model": str}
+    return pd.read_csv(path, dtype=texts, float_precision="round_trip", keep_default_na=False, na_values=[""])
+
+
+def _load(stage: Stage, name: str):
+    model = load_model(stage.reference(name), device=stage.device, batch_size=stage.params.batch_size)
+    if isinstance(model, UnifiedModel):
+        model.shared_prefixes = stage.params.shared_prefixes
+    return model
+
+
+def _probe(stage: Stage, model, trajectories: list[Trajectory], label: str) -> pd.DataFrame:
+    settings = stage.params
+    left_out = [name for name in settings.definitions if not answered(model, [name])]
+    if left_out:
+        say(f"probing {label}: a model of its kind has no {', '.join(left_out)}")
+    progress = Progress(f"probing {label}", len(trajectories), stage.settings.runtime.log_seconds)
+    return probe(model, trajectories, stage.seed, label, settings.definitions, settings.draws, progress.add)

@@ -1,0 +1,138 @@
+"""Stage `spatial`: which questions a profile asks, of which models, and the tables it leaves."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from visdyn.datasets.spatial_questions import SpatialQuestion, load_embspatial, load_spatialmqa
+from visdyn.evaluation.benches import bench_spatial as spatial
+from visdyn.evaluation.benches.spatial_models import answers_of
+from visdyn.models import load_model
+from visdyn.models.understanding.chat_cache import CachedVLM
+from visdyn.pipeline.errors import StageError
+from visdyn.pipeline.stage import Stage
+from visdyn.quarantine import Quarantine
+
+MODES = ("likelihood", "generation")
+ANSWERS = ["model", "benchmark", "mode", "rule", "prompt", "group", "relation", "id", "answer", "output", "choice",
+           "correct", "invalid", "ambiguous", "chance", "reason"]  # fmt: skip
+ACCURACY = ["model", "benchmark", "mode", "n", "accuracy", "strict_accuracy", "chance", "invalid_rate", "low", "high",
+            "p_chance", "constant_accuracy"]  # fmt: skip
+# One row of accuracy.csv: its mode, and the rules behind `accuracy` and `strict_accuracy`. Likelihoods need no
+# matching, so their two are one; per token and in total are two ways to choose, hence two rows.
+_ROWS = (
+    ("generation", "lenient", "strict"),
+    ("likelihood_sum", "sum", "sum"),
+    ("likelihood_mean", "mean", "mean"),
+)
+
+
+def load_questions(stage: Stage, quarantine: Quarantine | None = None) -> list[SpatialQuestion]:
+    """Read the kitchen's questions where it was rendered, and those of every benchmark that the parameters name.
+
+    Returns:
+        The questions; none where the data are real and no benchmark is named.
+
+    Raises:
+        StageError: SpatialMQA without its images.
+        DatasetError: a file is missing or holds no usable question.
+    """
+    params, questions = stage.params, []
+    if stage.kitchen is not None:
+        folder = stage.kitchen / "spatial"
+        questions += load_spatialmqa(folder / "test.jsonl", folder / "images", quarantine, benchmark="kitchen")
+    if params.spatialmqa:
+        if not params.spatialmqa_images:
+            raise StageError("spatial.spatialmqa needs spatial.spatialmqa_images: the folder of COCO's test2017 images")
+        images = stage.located(params.spatialmqa_images, "spatial.spatialmqa_images")
+        questions += load_spatialmqa(stage.located(params.spatialmqa, "spatial.spatialmqa"), images, quarantine)
+    if params.embspatial:
+        questions += load_embspatial(stage.located(params.embspatial, "spatial.embspatial"), quarantine)
+    return questions
+
+
+def model_name(reference: str) -> str:
+    """Return how results name a model: `zero_shot` for the base, an FDM's arm, else the last part of the reference."""
+    name = re.sub(r"-s\d+$", "", Path(reference).name)
+    return "zero_shot" if name == "base" else name
+
+
+def ask_all(stage: Stage, questions: Sequence[SpatialQuestion], quarantine: Quarantine | None = None) -> pd.DataFrame:
+    """Put all questions to every model of the parameters; columns `ANSWERS`, no rows where there is no question."""
+    if not questions:
+        return pd.DataFrame(columns=ANSWERS)
+    names = model_names(stage.params.models)
+    return pd.concat([ask(stage, *named, questions, quarantine) for named in names.items()], ignore_index=True)
+
+
+def model_names(references: Sequence[str]) -> dict[str, str]:
+    """Return each reference's name in the results; seeds of one arm keep theirs, so that no two models are pooled.
+
+    Raises:
+        StageError: two references end alike.
+    """
+    short = [model_name(reference) for reference in references]
+    names = {reference: name if short.count(name) == 1 else Path(reference).name
+             for reference, name in zip(references, short, strict=True)}  # fmt: skip
+    if len(set(names.values())) < len(references):
+        twice = max(names.values(), key=list(names.values()).count)
+        raise StageError(f"two of spatial.models are called {twice!r}; results tell models apart by their last part")
+    return names
+
+
+def ask(
+    stage: Stage, reference: str, name: str, questions: Sequence[SpatialQuestion], quarantine: Quarantine | None = None
+) -> pd.DataFrame:
+    """Put all questions to one model, called `name` in the results, in every mode of the parameters.
+
+    Generated answers are kept in the stage's scratch folder, so that a run that was killed goes on where it stopped.
+
+    Returns:
+        One row a question, mode and rule: columns `ANSWERS`.
+
+    Raises:
+        StageError: an unknown mode.
+    """
+    if unknown := set(stage.params.modes) - set(MODES):
+        raise StageError(f"unknown mode {sorted(unknown)[0]!r} in spatial.modes; known are {', '.join(MODES)}")
+    model = answers_of(load_model(stage.reference(reference), device=stage.device))
+    parts = []
+    for benchmark in dict.fromkeys(question.benchmark for question in questions):
+        asked = [question for question in questions if question.benchmark == benchmark]
+        if "likelihood" in stage.params.modes:
+            parts.append(spatial.score_likelihoods(model, asked, None, quarantine))
+        if "generation" in stage.params.modes:
+            cached = CachedVLM(model, stage.scratch("answers") / f"{name}.jsonl")
+            parts.append(spatial.generate_answers(cached, asked, None, quarantine))
+    return pd.concat(parts, ignore_index=True).assign(model=name)[ANSWERS]
+
+
+def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracy with what it must be read beside: columns `ACCURACY`, one row a model, benchmark and mode.
+
+    accuracy is by the papers' lenient match in generation mode, low and high are Wilson's 95 % interval of it; chance,
+    invalid_rate and p_chance (one-sided, of doing as well by drawing) are of the strict rule; constant_accuracy is that
+    of always giving the answer that is most often right. All are shares from 0 to 1.
+    """
+    if answers.empty:
+        return pd.DataFrame(columns=ACCURACY)
+    summary = spatial.summarise(answers).set_index("rule")
+    rows = []
+    for mode, rule, strict in _ROWS:
+        if rule not in summary.index:
+            continue
+        keys = ["model", "benchmark"]
+        lenient, exact = (summary.loc[[name]].set_index(keys) for name in (rule, strict))
+        rows += [_row(mode, key, lenient.loc[key], exact.loc[key]) for key in lenient.index]
+    return pd.DataFrame(rows, columns=ACCURACY)
+
+
+def _row(mode: str, key: tuple[str, str], lenient: pd.Series, strict: pd.Series) -> dict:
+    return {"model": key[0], "benchmark": key[1], "mode": mode, "n": lenient["n"], "accuracy": lenient["accuracy"],
+            "strict_accuracy": strict["accuracy"], "chance": strict["chance"], "invalid_rate": strict["invalid"],
+            "low": lenient["low"], "high": lenient["high"], "p_chance": strict["p_chance"],
+            "constant_accuracy": strict["constant_accuracy"]}  # fmt: skip

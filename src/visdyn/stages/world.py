@@ -1,0 +1,34 @@
+"""The first stage: render the kitchen, or take stock of the real data that the profile names."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pandas as pd
+
+from visdyn.datasets.inventory import ANNOTATIONS, write_inventory
+from visdyn.kitchen.write import ImageSettings, KitchenSizes, write_kitchen
+from visdyn.pipeline.stage import Stage
+
+KINDS = ("kitchen", "external")
+
+
+def make_world(stage: Stage) -> pd.DataFrame:
+    """Write `data/kitchen` and return what is in it: columns part and count, further ones for real data.
+
+    Raises:
+        ValueError: `world.kind` is unknown.
+    """
+    world, folder = stage.params, stage.path("data/kitchen")
+    if world.kind not in KINDS:
+        raise ValueError(f"world.kind is {world.kind!r}; one of {', '.join(KINDS)}")
+    if stage.kitchen is None:
+        data = stage.settings.data
+        roots = {name: stage.data(name) if getattr(data, name) else None for name in ANNOTATIONS}
+        found = write_inventory(folder, roots)
+        return found.assign(part=found["dataset"] + ": " + found["part"]).rename(columns={"size": "count"})[
+            ["part", "count", "found", "sha256"]
+        ]
+    sizes = KitchenSizes(**{field.name: getattr(world, field.name) for field in fields(KitchenSizes)})
+    counts = write_kitchen(folder, sizes, stage.seed, ImageSettings(jitter=world.jitter, noise=world.noise))
+    return pd.Series(counts, name="count").rename_axis("part").reset_index()

@@ -1,0 +1,1 @@
+"""Fine-tuning of BAGEL: data mixture, objective, recipe."""

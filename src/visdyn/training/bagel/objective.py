@@ -1,0 +1,267 @@
+"""What one training step of BAGEL computes: velocity and text losses, the Do-Undo consistency loss, a running average.
+
+The paper (Do-Undo v1, Eq. 1) gives L_c = || I_o - I_R^ ||_1 and its weight 0.5, but neither the space nor the timestep
+nor where I_R^ comes from; hence the options of `Consistency`. In the default (latent, true I_F) L_c equals
+mean(t |v^ - v|) over the reverse samples: a t-weighted L1 velocity loss that couples nothing between doing and undoing.
+The paper's own table agrees: Do-Undo(c) scores below Do-Undo on DINO-R (.795 and .807), above it on flow only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from visdyn.models.bagel import Bagel, BagelOutput
+from visdyn.models.bagel.embeddings import unpatchify
+from visdyn.models.bagel.rectified_flow import estimate_clean
+from visdyn.training.bagel.mixture import BagelBatch
+from visdyn.training.bagel.posteriors import pad
+from visdyn.training.flow_losses import Consistency, consistency_loss
+
+AVERAGE = "average."  # names of the running average in a checkpoint
+
+
+class BagelObjective(nn.Module):
+    """The loss of a BAGEL over mixed packs.
+
+    A state dict of it holds what trains (and the running average), nothing frozen: checkpoints of a LoRA run are
+    small, and the frozen rest comes back from the base.
+    """
+
+    def __init__(
+        self,
+        model: Bagel,
+        *,
+        mse_weight: float = 1.0,
+        ce_weight: float = 1.0,
+        reweight_ce: bool = False,
+        timestep_shift: float = 1.0,
+        consistency: Consistency | None = None,
+        average: RunningAverage | None = None,
+    ) -> None:
+        """Set the loss up.
+
+        Args:
+            model: the model; parameters with `requires_grad` train.
+            mse_weight, ce_weight: 1 and 1 in upstream's code; 1 and 0.25 in the BAGEL paper's last stage.
+            reweight_ce: weigh answers by 1 / sqrt(length).
+            timestep_shift: s in t <- s t / (1 + (s - 1) t) of t = sigmoid(N(0, 1)); 1 in upstream's code, 4 in the
+                BAGEL paper's last stage.
+            consistency: None leaves L_c out; weight 0 measures it without a gradient.
+            average: keeps a running average of what trains; None for none.
+        """
+        super().__init__()
+        if timestep_shift <= 0:
+            raise ValueError(f"timestep shift must be positive, not {timestep_shift}")
+        self.model = model
+        self.mse_weight, self.ce_weight, self.reweight_ce = mse_weight, ce_weight, reweight_ce
+        self.timestep_shift, self.consistency, self.average = timestep_shift, consistency, average
+        self.register_state_dict_post_hook(_keep_trained)
+        self.register_load_state_dict_pre_hook(_take_average)
+        self.register_load_state_dict_post_hook(_forgive_frozen)
+
+    def activation_checkpointing_enable(self, **_: object) -> None:
+        """Let the Trainer's `activation_checkpointing` reach the decoder layers."""
+        self.model.gradient_checkpointing_enable()
+
+    def forward(self, batch: BagelBatch) -> dict[str, Tensor]:
+        """Return scalars loss, mse, ce and consistency.
+
+        loss = mse_weight * mse + ce_weight * ce + lambda * consistency. Each is a mean over the tokens (consistency:
+        the undos) of all ranks together, scaled so that the ranks' mean is right. A part that the batch does not have
+        is 0; a history's means over steps count it as such.
+
+        Args:
+            batch: of `bagel_data.collate`.
+        """
+        if self.average is not None and self.training and torch.is_grad_enabled():
+            self.average.before_forward(self.trained())
+        batch = batch.to(self.model.device)
+        output = self._run(batch)
+        parts = {
+            "mse": self._mse(batch, output),
+            "ce": self._ce(batch, output),
+            "consistency": self._consistency(batch, output),
+        }
+        loss = self.mse_weight * parts["mse"] + self.ce_weight * parts["ce"]
+        if self.consistency is not None and self.consistency.weight > 0:
+            loss = loss + self.consistency.weight * parts["consistency"]
+        return {"loss": loss, **over_ranks(parts)}
+
+    def trained(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield name and tensor of each parameter that trains, under the model's own names."""
+        return ((name, tensor) for name, tensor in self.model.named_parameters() if tensor.requires_grad)
+
+    def _run(self, batch: BagelBatch) -> BagelOutput:
+        return self.model(
+            batch.pack,
+            noise=batch.noise,
+            posterior_noise=batch.posterior,
+            latents=batch.latents,
+            timestep_shift=self.timestep_shift,
+            targets_only=True,
+        )
+
+    def _mse(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
+        if output.mse is None:  # only without other ranks, which would wait: see `bagel_data.idle_example`
+            return output.hidden.new_zeros((), dtype=torch.float32)
+        count = sum(h * w for _, (h, w) in batch.targets)
+        return global_mean(output.mse[:count].mean(-1).sum(), count)  # the idle sample's token stands at the end
+
+    def _ce(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
+        if output.ce is None:
+            return output.hidden.new_zeros((), dtype=torch.float32)
+        losses, weights = output.ce[: batch.answer_tokens], output.ce_weights[: batch.answer_tokens]
+        weights = weights if self.reweight_ce else torch.ones_like(weights)
+        return global_mean((losses * weights).sum(), float(weights.sum()))
+
+    def _consistency(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
+        """Return L_c over the undos that pass the time gate."""
+        zero = output.hidden.new_zeros((), dtype=torch.float32)
+        if self.consistency is None:
+            return zero
+        with torch.set_grad_enabled(self.consistency.weight > 0 and torch.is_grad_enabled()):
+            undos = self._undos(batch, output)
+            # Pixels one image after another: the decoder's activations of a batch would not fit.
+            groups = [[undo] for undo in undos] if self.consistency.space == "pixel" else _by_size(undos)
+            losses = [len(group) * self._mean_consistency(group) for group in groups]
+            return global_mean(torch.stack([zero, *losses]).sum(), len(undos))
+
+    def _undos(self, batch: BagelBatch, output: BagelOutput) -> list[tuple[Tensor, ...]]:
+        """Return (noised, velocity, clean) maps (1, z, H, W) and t (1,) of the undos below the gate."""
+        found, targets = output, [target for target in batch.targets if target[0]]
+        if self.consistency.condition == "gt" or not targets:
+            targets = batch.targets
+        elif batch.chain is None:
+            raise ValueError("consistency on generated images needs the edits of the undos; set BagelMixture's chained")
+        else:
+            found = self._chained(batch, output)
+        gate = self.consistency.t_gate
+        undos = [maps for is_undo, *maps in target_maps(self.model, found, targets) if is_undo]
+        return [maps for maps in undos if gate is None or float(maps[-1]) < gate]
+
+    def _mean_consistency(self, undos: list[list[Tensor]]) -> Tensor:
+        noised, velocity, clean, t = (torch.cat(parts) for parts in zip(*undos, strict=True))
+        options = self.consistency
+        decode = self._decode if options.space == "pixel" else None
+        return consistency_loss(
+            noised, velocity, t, clean, space=options.space, decode=decode, weight_function=options.weight_function
+        )
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        decode = self.model.require_vae().decode
+        # The decoder's activations of one image take gigabytes at the public size.
+        return checkpoint(decode, latents, use_reentrant=False) if torch.is_grad_enabled() else decode(latents)
+
+    def _chained(self, batch: BagelBatch, output: BagelOutput) -> BagelOutput:
+        """Do, then undo what was done: read the one-step I_F^ of each edit as the source of its undo."""
+        edits = batch.chain.edits
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.consistency.detach):
+            done = self._run(edits)
+            ends = [estimate_clean(x, v, t) for _, x, v, _, t in target_maps(self.model, done, edits.targets)]
+        starts = [clean for is_undo, _, _, clean, _ in target_maps(self.model, output, batch.targets) if is_undo]
+        latents = pad([maps[0] for pair in zip(ends, starts, strict=True) for maps in pair])
+        return self.model(
+            batch.chain.undo, latents=latents, noise=batch.chain.undo_noise, timestep_shift=self.timestep_shift
+        )
+
+
+def _by_size(undos: list[list[Tensor]]) -> list[list[list[Tensor]]]:
+    """Group undos whose maps have one size."""
+    groups: dict[torch.Size, list[list[Tensor]]] = {}
+    for undo in undos:
+        groups.setdefault(undo[0].shape, []).append(undo)
+    return list(groups.values())
+
+
+def target_maps(model: Bagel, output: BagelOutput, targets: list[tuple[bool, tuple[int, int]]]) -> Iterator[tuple]:
+    """Yield, per noised target, the flag of `targets` and noised, velocity, clean (1, z, H, W) and t (1,)."""
+    if not targets:
+        return
+    lengths = [h * w for _, (h, w) in targets]
+    tokens = [part.float().split(lengths) for part in (output.noised, output.velocity, output.clean)]
+    times, patch = output.timesteps.split(lengths), model.config.latent_patch_size
+    for (flag, grid), t, *parts in zip(targets, times, *tokens, strict=True):
+        yield flag, *(unpatchify(part, grid, patch).unsqueeze(0) for part in parts), t[:1]
+
+
+def global_mean(total: Tensor, count: float) -> Tensor:
+    """Return total / count with the count of all ranks, times the ranks: gradients averaged over ranks are then right.
+
+    Ranks whose batch has none still take part, else the others would wait for them.
+    """
+    import torch.distributed as dist
+
+    counts, ranks = torch.tensor(float(count), device=total.device), 1
+    if dist.is_available() and dist.is_initialized():
+        ranks = dist.get_world_size()
+        dist.all_reduce(counts)
+    return total * ranks / counts.clamp_min(1e-12)
+
+
+def over_ranks(parts: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the ranks' means, for the history that one rank keeps; on one rank, the parts themselves."""
+    import torch.distributed as dist
+
+    if not (dist.is_available() and dist.is_initialized()):
+        return parts
+    means = torch.stack([part.detach().float() for part in parts.values()])
+    dist.all_reduce(means)
+    return dict(zip(parts, means / dist.get_world_size(), strict=True))
+
+
+class RunningAverage:
+    """An exponential moving average of what trains, in float32: bfloat16 cannot hold steps of 1 - decay.
+
+    It is brought up to date at the start of the forward that follows an optimiser step, and once at the end of
+    training (`update`). At decay .9999 it has taken in 10 % of the change after 1,000 steps; compare it with the
+    raw weights before using it.
+    """
+
+    def __init__(self, decay: float, forwards_per_step: int = 1) -> None:
+        """Keep a decay in (0, 1); with gradient accumulation, an optimiser step takes several forwards."""
+        if not 0 < decay < 1:
+            raise ValueError(f"the decay of a running average lies between 0 and 1, not {decay}")
+        self.decay, self.forwards_per_step, self.forwards = decay, forwards_per_step, 0
+        self.values: dict[str, Tensor] = {}
+
+    def before_forward(self, trained: Iterator[tuple[str, Tensor]]) -> None:
+        """Count a forward; start the average at the first, update it after each optimiser step."""
+        if self.forwards == 0:
+            self.values = {name: value.detach().float().clone() for name, value in trained}
+        elif self.forwards % self.forwards_per_step == 0:
+            self.update(trained)
+        self.forwards += 1
+
+    @torch.no_grad()
+    def update(self, trained: Iterator[tuple[str, Tensor]]) -> None:
+        """Move the average towards the current values by 1 - decay."""
+        for name, value in trained:
+            self.values[name] = self.values[name].to(value.device).lerp_(value.detach().float(), 1 - self.decay)
+
+
+def _keep_trained(module: BagelObjective, state: dict, prefix: str, _: dict) -> None:
+    trained = {f"{prefix}model.{name}" for name, _ in module.trained()}
+    for name in [name for name in state if name.startswith(f"{prefix}model.") and name not in trained]:
+        del state[name]
+    if module.average is not None:
+        state[f"{prefix}{AVERAGE}forwards"] = torch.tensor(module.average.forwards)
+        # Keys differ from the parameters' so that nothing takes the average for the weights.
+        state.update({f"{prefix}{AVERAGE}{name}": value for name, value in module.average.values.items()})
+
+
+def _take_average(module: BagelObjective, state: dict, prefix: str, *_: object) -> None:
+    found = {name: state.pop(name) for name in list(state) if name.startswith(f"{prefix}{AVERAGE}")}
+    if module.average is not None and found:
+        values = {name.removeprefix(f"{prefix}{AVERAGE}"): value for name, value in found.items()}
+        module.average.forwards = int(values.pop("forwards"))
+        module.average.values = {name: value.float().clone() for name, value in values.items()}
+
+
+def _forgive_frozen(module: BagelObjective, keys) -> None:
+    """Frozen tensors are not in a checkpoint; anything else that is missing still is an error."""
+    frozen = {f"model.{name}" for name, tensor in module.model.named_parameters() if not tensor.requires_grad}
+    keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]

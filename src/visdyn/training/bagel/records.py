@@ -1,0 +1,75 @@
+"""Reading what BAGEL trains on: reversible pairs, captioned images, frame pairs, questions about images."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from visdyn.datasets import doundo_bench
+from visdyn.datasets.bad_items import DatasetError, image_problem
+from visdyn.training.bagel.mixture import Caption, FramePair, Question
+
+
+def read_records(
+    pairs: str | None = None,
+    frames: str | None = None,
+    captions: str | None = None,
+    questions: str | None = None,
+    frame_pairs: str | None = None,
+) -> dict[str, list]:
+    """Read the record lists of a mixture from the files that are given. Images stay on the disk until they are used.
+
+    Args:
+        pairs: for edit and undo: annotations of the released benchmark's form (.json, .csv).
+        frames: root of the EPIC-KITCHENS frames of the annotations; the annotations' folder by default.
+        captions: for text_to_image: JSON lines with image and text; relative paths start at the file's folder. Lines
+            without image belong to the rows of images.npy, uint8 (N, H, W, 3), beside the file.
+        questions: for understanding: JSON lines with image, question and answer.
+        frame_pairs: further edits, without a text: .npy, uint8 (M, 2, H, W, 3).
+
+    Raises:
+        DatasetError: a file or an image is missing, or a row lacks a field; file and line are named.
+    """
+    records: dict[str, list] = {}
+    if pairs is not None:
+        records["edit"] = records["undo"] = doundo_bench.load(pairs, frames or Path(pairs).parent)
+    if captions is not None:
+        records["text_to_image"] = _read_captions(Path(captions))
+    if questions is not None:
+        records["understanding"] = list(_read_lines(Path(questions), Question, ("question", "answer")))
+    if frame_pairs is not None:
+        both = np.load(frame_pairs, mmap_mode="r")
+        records["edit"] = [*records.get("edit", ()), *(FramePair(before, after) for before, after in both)]
+    return records
+
+
+def _read_captions(path: Path) -> list[Caption]:
+    images = path.parent / "images.npy"
+    if not images.is_file() or '"image"' in next(iter(_lines(path, ("text",))), ""):
+        return list(_read_lines(path, Caption, ("text",)))
+    texts = [json.loads(line)["caption"] for line in _lines(path, ("caption",))]
+    pixels = np.load(images, mmap_mode="r")
+    if len(texts) != len(pixels):
+        raise DatasetError(f"{path} has {len(texts)} captions for the {len(pixels)} images of {images}")
+    return [Caption(image, text) for image, text in zip(pixels, texts, strict=True)]
+
+
+def _lines(path: Path, texts: tuple[str, ...]) -> list[str]:
+    if not path.is_file():
+        raise DatasetError(f"{path} does not exist; give a file of JSON lines with image, {', '.join(texts)}")
+    return path.read_text(encoding="utf-8").splitlines()
+
+
+def _read_lines(path: Path, kind: type, texts: tuple[str, ...]) -> Iterator:
+    for number, line in enumerate(_lines(path, texts), start=1):
+        try:
+            row = json.loads(line)
+            image, values = path.parent / row["image"], [row[name].strip() for name in texts]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DatasetError(f"{path}, line {number}: expected image, {', '.join(texts)} ({error!r})") from error
+        if problem := image_problem(image) or (None if all(values) else "has an empty text"):
+            raise DatasetError(f"{path}, line {number}: {problem}")
+        yield kind(image, *values)

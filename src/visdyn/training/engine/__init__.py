@@ -1,0 +1,1 @@
+"""How training runs: the Trainer, the launcher, ranks and resume."""

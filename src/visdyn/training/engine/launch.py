@@ -1,0 +1,251 @@
+"""Training in subprocesses: several one-thread runs side by side on a CPU, DeepSpeed's launcher elsewhere.
+
+What is trained stands in params.yaml; where it runs stands in a hardware file (`hardware/*.yaml`), chosen by the
+environment variable VISDYN_HARDWARE, so that moving to other machines never invalidates a stage.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from visdyn.compute.pool import cores
+from visdyn.compute.progress import say
+from visdyn.paths import repository_root
+from visdyn.training.engine.worker import Worker, fork_worker, launch_worker
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run: a recipe function and its JSON-able arguments.
+
+    Attributes:
+        name: unique within the stage; names the log.
+        function: `module:function`, called with `arguments` and `scratch`.
+        arguments: keyword arguments; `output` is the folder it writes.
+        after: names of jobs that must have finished before.
+    """
+
+    name: str
+    function: str
+    arguments: dict
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """Where training runs.
+
+    Attributes:
+        parallel_jobs: runs side by side (CPU); 0 means one per core.
+        threads: threads of each run.
+        launcher: `python` (forks of one warm process), or `deepspeed` for more than one rank.
+        launcher_options: further options of the launcher (`--num_gpus 8`, `--hostfile ...`).
+        trainer: extra `TrainingArguments` of every run (deepspeed config, activation checkpointing, ...).
+        environment: variables of each run's processes.
+    """
+
+    parallel_jobs: int = 0
+    threads: int = 1
+    launcher: str = "python"
+    launcher_options: list[str] = field(default_factory=list)
+    trainer: dict = field(default_factory=dict)
+    environment: dict = field(default_factory=dict)
+
+    @classmethod
+    def load(cls, name: str | None = None) -> Hardware:
+        """Read `hardware/<name>.yaml`; VISDYN_HARDWARE overrides the name, which defaults to `cpu`."""
+        name = os.environ.get("VISDYN_HARDWARE") or name or "cpu"
+        path = repository_root() / "hardware" / f"{name}.yaml"
+        if not path.is_file():
+            known = sorted(file.stem for file in path.parent.glob("*.yaml"))
+            raise FileNotFoundError(f"no hardware file {path}; VISDYN_HARDWARE is one of {', '.join(known)}")
+        return cls(**(yaml.safe_load(path.read_text()) or {}))
+
+    @property
+    def slots(self) -> int:
+        """How many jobs run side by side."""
+        return self.parallel_jobs or max(1, cores() // self.threads)
+
+    @property
+    def ranks(self) -> int:
+        """How many processes train one run; 0 where the launcher's options leave it to what it finds."""
+        if self.launcher != "deepspeed":
+            return 1
+        options = [str(option) for option in self.launcher_options]
+        named = {name: options[at + 1] for at, name in enumerate(options[:-1]) if name.startswith("--")}
+        if hosts := named.get("--hostfile"):
+            path = repository_root() / hosts
+            lines = path.read_text().splitlines() if path.is_file() else []
+            return sum(int(slots) for line in lines for slots in re.findall(r"^[^#]*slots=(\d+)", line))
+        count = int(named.get("--num_gpus", 0) or _accelerators())
+        return count * int(named.get("--num_nodes", 1))
+
+
+def check_split(hardware: str | None, batch_size: int) -> None:
+    """Refuse a batch that the ranks of a hardware file cannot share, before hours of encoding.
+
+    Raises:
+        ValueError: the message names the batch, the ranks and the accumulation steps.
+    """
+    from visdyn.training.engine.fit import split_batch
+
+    found = Hardware.load(hardware)
+    if found.ranks:
+        split_batch(batch_size, found.ranks, found.trainer.get("gradient_accumulation_steps", 1))
+
+
+def _accelerators() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+class JobError(RuntimeError):
+    """A training run failed; the message carries the end of its log."""
+
+
+def run_jobs(
+    jobs: Sequence[Job], scratch: Path, hardware: Hardware | str | None = None, every: float = 15.0
+) -> dict[str, float]:
+    """Run training jobs, several side by side, and return the seconds that each took.
+
+    A job trains into `scratch` and is copied to its `output` when it has finished: DVC deletes a stage's outputs
+    before it runs again, so only scratch survives a kill. A job that had finished is copied, not trained again.
+    The first failure ends the others and raises.
+
+    Args:
+        scratch: folder keyed by the stage's parameters and inputs (`Stage.scratch`).
+        every: seconds between two lines of progress.
+
+    Raises:
+        JobError: a job failed, or scratch holds the unfinished state of a job with other arguments.
+        ValueError: two jobs of one name, or an `after` that names no job or leads in a circle.
+    """
+    _check_order(jobs)
+    hardware = hardware if isinstance(hardware, Hardware) else Hardware.load(hardware)
+    waiting, running, seconds = list(jobs), {}, {}
+    try:
+        while waiting or running:
+            while len(running) < hardware.slots and (job := _next_ready(waiting, running)):
+                waiting.remove(job)
+                if _is_complete(job, scratch):
+                    _promote(job, scratch)
+                    say(f"{job.name}: already trained")
+                else:
+                    running[job.name] = (job, _start(job, scratch, hardware), time.monotonic())
+            _reap(running, seconds, scratch, every)
+    finally:
+        _end([process for _, process, _ in running.values()])
+    return seconds
+
+
+def _check_order(jobs: Sequence[Job]) -> None:
+    names = [job.name for job in jobs]
+    if repeated := {name for name in names if names.count(name) > 1}:
+        raise ValueError(f"training jobs need names of their own; repeated: {', '.join(sorted(repeated))}")
+    if unknown := {name for job in jobs for name in job.after} - set(names):
+        raise ValueError(f"training jobs wait for {', '.join(sorted(unknown))}, which is no job of this stage")
+    waiting = list(jobs)
+    while waiting:
+        if not (job := _next_ready(waiting, {})):
+            raise ValueError(f"training jobs wait for each other: {', '.join(job.name for job in waiting)}")
+        waiting.remove(job)
+
+
+def _end(processes: list[Worker | subprocess.Popen], grace: float = 10.0) -> None:
+    """End processes and wait until they are gone: a new run must not meet them in the same scratch folder."""
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        try:
+            process.wait(grace)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _next_ready(waiting: list[Job], running: dict) -> Job | None:
+    """Return the first job that waits for none of those still waiting or running."""
+    unfinished = {job.name for job in waiting} | set(running)
+    return next((job for job in waiting if not unfinished & set(job.after)), None)
+
+
+def _reap(running: dict, seconds: dict, scratch: Path, every: float) -> None:
+    """Wait until a job ends, printing progress now and then."""
+    said = time.monotonic()
+    while running:
+        for name, (job, process, started) in list(running.items()):
+            if process.poll() is None:
+                continue
+            del running[name]
+            if process.returncode:
+                raise JobError(f"training {name} failed (exit {process.returncode}):\n{_tail(_log(scratch, job), 15)}")
+            seconds[name] = time.monotonic() - started
+            (scratch / job.name / "done").write_text(_digest(job))
+            _promote(job, scratch)
+            say(f"{name}: trained in {seconds[name]:.0f} s")
+            return
+        if time.monotonic() - said > every:
+            said = time.monotonic()
+            say(" | ".join(f"{name}: {_tail(_log(scratch, job), 1)}" for name, (job, _, _) in running.items()))
+        time.sleep(0.2)
+
+
+def _start(job: Job, scratch: Path, hardware: Hardware) -> Worker | subprocess.Popen:
+    folder = scratch / job.name
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments = {**job.arguments, "output": str(folder / "output"), "scratch": str(folder / "state")}
+    _check_state(folder, {"function": job.function, "arguments": arguments})
+    shutil.rmtree(folder / "output", ignore_errors=True)
+    if hardware.trainer:
+        arguments["hardware"] = hardware.trainer
+    described = folder / "job.json"
+    described.write_text(json.dumps({"function": job.function, "arguments": arguments}))
+    if hardware.launcher == "deepspeed":
+        return launch_worker(described, _log(scratch, job), hardware)
+    return fork_worker(described, _log(scratch, job), hardware)
+
+
+def _check_state(folder: Path, description: dict) -> None:
+    """Refuse unfinished state of a job with other arguments; whether other hardware fits, the training loop says."""
+    if not (folder / "state").exists() or not (folder / "job.json").is_file():
+        return
+    found = json.loads((folder / "job.json").read_text())
+    found["arguments"].pop("hardware", None)
+    if found != json.loads(json.dumps(description)):
+        raise JobError(f"{folder} holds the unfinished state of a run with other arguments; delete it to start afresh")
+
+
+def _log(scratch: Path, job: Job) -> Path:
+    return scratch / job.name / "log.txt"
+
+
+def _tail(path: Path, lines: int) -> str:
+    text = path.read_text(errors="replace").strip().splitlines() if path.is_file() else []
+    return "\n".join(text[-lines:]) if text else "starting"
+
+
+def _digest(job: Job) -> str:
+    return hashlib.sha256(json.dumps([job.function, job.arguments], sort_keys=True).encode()).hexdigest()
+
+
+def _is_complete(job: Job, scratch: Path) -> bool:
+    marker = scratch / job.name / "done"
+    return marker.is_file() and marker.read_text() == _digest(job)
+
+
+def _promote(job: Job, scratch: Path) -> None:
+    output = Path(job.arguments["output"])
+    shutil.rmtree(output, ignore_errors=True)
+    shutil.copytree(scratch / job.name / "output", output)

@@ -1,0 +1,127 @@
+"""The process that trains one job: forked from a warm server, or started by DeepSpeed's launcher.
+
+Importing torch and transformers takes longer than many of the embedded profile's trainings wait for anything else; the
+server does it once a stage, and each job is a fork of it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from visdyn.compute.pool import end_when, end_with_parent, warm_context
+from visdyn.paths import repository_root
+
+
+class Worker:
+    """A running job, with the few methods of `subprocess.Popen` that the launcher needs."""
+
+    def __init__(self, process: multiprocessing.Process) -> None:
+        self._process = process
+        self.terminate, self.kill = process.terminate, process.kill
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self._process.name, timeout)
+        return self._process.exitcode
+
+
+def fork_worker(job: Path, log: Path, hardware) -> Worker:
+    """Run a job file in a fork of the warm server, as a `launch.Hardware` says, with its output in `log`."""
+    arguments = (str(job), str(log), _variables(hardware))
+    process = warm_context().Process(target=_forked, args=arguments, name=job.parent.name)
+    process.start()
+    return Worker(process)
+
+
+def launch_worker(job: Path, log: Path, hardware) -> subprocess.Popen:
+    """Run a job file through DeepSpeed's launcher as a `launch.Hardware` says, with its output in `log`."""
+    module = ["--module", "visdyn.training.engine.worker", str(job)]
+    options = [str(option) for option in hardware.launcher_options]
+    command = [sys.executable, "-m", "deepspeed.launcher.runner", *options, *module]
+    with log.open("a") as file:
+        environment = {**os.environ, **_variables(hardware)}
+        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=repository_root())
+
+
+def _variables(hardware) -> dict[str, str]:
+    count = str(hardware.threads)
+    own = {name: str(value) for name, value in hardware.environment.items()}
+    return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "false", **own}
+
+
+def _forked(job: str, log: str, variables: dict[str, str]) -> None:
+    """Become the worker: output to the log, threads as asked for, the repository as working directory."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    os.close(descriptor)
+    os.environ.update(variables)
+    os.chdir(repository_root())
+    end_with_parent()
+    main(job)
+
+
+def main(path: str) -> None:
+    """Run the recipe that a job file describes."""
+    import torch
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    without_kernels()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    job = json.loads(Path(path).read_text())
+    module, _, name = job["function"].partition(":")
+    getattr(importlib.import_module(module), name)(**job["arguments"])
+
+
+def without_kernels() -> None:
+    """Keep several ranks on a CPU from compiling DeepSpeed's optional kernel, which takes minutes and a compiler."""
+    if os.environ.get("DS_ACCELERATOR") == "cpu" and "WORLD_SIZE" in os.environ:
+        import deepspeed
+
+        deepspeed.ops.__compatible_ops__.update(dict.fromkeys(deepspeed.ops.__compatible_ops__, False))
+
+
+def end_rank() -> None:
+    """End this process at once, with success, where it is one of several ranks; return where it is alone.
+
+    DeepSpeed holds its process groups to the end of the interpreter, and a thread of theirs that then still lets go of
+    a Python object aborts the process (SIGABRT), now and then, after everything has been saved. The ranks wait for each
+    other first: the store that all of them use lives in the first one.
+    """
+    import torch
+
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    torch.distributed.barrier()
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(0)
+
+
+def _parent_gone(every: float = 1.0) -> None:
+    """Return when the parent process is gone."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        time.sleep(every)
+
+
+if __name__ == "__main__":
+    end_when(_parent_gone)
+    main(sys.argv[-1])
+    end_rank()
