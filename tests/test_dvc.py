@@ -101,9 +101,10 @@ def test_dvc_is_private_and_lock_files_are_not_ignored():
 def package(tmp_path):
     """A little `src/visdyn` with imports of every kind."""
     files = {
-        "__init__.py": "",
+        "__init__.py": "OFFERED = {'late': 'visdyn.unused:late'}",
         "pipeline/__init__.py": "from visdyn.pipeline.stage import open_stage",
-        "pipeline/stage.py": "",
+        "pipeline/stage.py": "from visdyn.pipeline.tables import write_table",
+        "pipeline/tables.py": "",
         "a/__init__.py": "from visdyn.a.first import thing",
         "a/first.py": "import typing\nfrom . import second\nif typing.TYPE_CHECKING:\n    import visdyn.b\n",
         "a/second.py": "def f():\n    from visdyn.c import late\n",
@@ -123,10 +124,12 @@ def package(tmp_path):
 
 def test_the_closure_follows_late_relative_and_named_imports(package):
     found = imported_files(package / "notebooks/toy.ipynb", package / "src")
-    wanted = ("__init__", "a/__init__", "a/first", "a/second", "c", "d", "e")
+    wanted = ("a/__init__", "a/first", "a/second", "c", "d", "e", "pipeline/tables")
     assert found == {f"visdyn/{name}.py" for name in wanted}
     assert is_plumbing("visdyn.pipeline.runner")
     assert is_plumbing("visdyn.paths")
+    assert is_plumbing("visdyn")
+    assert not is_plumbing("visdyn.pipeline.tables")
     assert not is_plumbing("visdyn.pipelines")
 
 

@@ -21,14 +21,16 @@ from visdyn.pipeline.guards import Entry, read_entries
 # Plumbing that carries values but makes none: an edit there must not train everything again. DVC tracks the
 # parameters' values themselves; `dvc repro -f` runs a stage again all the same.
 PLUMBING = ("visdyn.params", "visdyn.paths", "visdyn.pipeline")
+# Modules of the plumbing that write the bytes of results after all.
+RESULT_WRITERS = ("visdyn.pipeline.tables",)
 _MODULE = re.compile(r"visdyn(\.\w+)+")
 
 
 def imported_files(notebook: Path, source: Path) -> set[str]:
     """Return the package's files that a notebook's results depend on, relative to `source` (the `src` folder)."""
     code = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
-    waiting = {name for text in code for name in _named_modules(ast.parse(text), "", source)}
-    seen: set[str] = set()
+    waiting = {name for text in code for name in _named_modules(ast.parse(text), "", source)} - {"visdyn"}
+    seen: set[str] = {"visdyn"}  # what the package offers lazily is imported by users, not by stages
     while waiting:
         name = waiting.pop()
         seen.add(name)
@@ -39,8 +41,10 @@ def imported_files(notebook: Path, source: Path) -> set[str]:
 
 
 def is_plumbing(module: str) -> bool:
-    """Whether a module is one of `PLUMBING`, or lies in such a package."""
-    return module in PLUMBING or module.startswith(tuple(f"{name}." for name in PLUMBING))
+    """Whether no result depends on a module: it lies in `PLUMBING`, or is the package's own `__init__`."""
+    if module in RESULT_WRITERS:
+        return False
+    return module == "visdyn" or module in PLUMBING or module.startswith(tuple(f"{name}." for name in PLUMBING))
 
 
 def differences(root: Path) -> dict[str, tuple[list[str], list[str]]]:

@@ -1,4 +1,4 @@
-"""What a notebook holds of its stage: paths inside the profile, typed parameters, result tables, resume folders."""
+"""`Stage`: the paths, parameters, result tables and resume folders of one pipeline stage in one profile."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from visdyn.params import Params, load_params
 from visdyn.paths import expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError
+from visdyn.pipeline.tables import write_json, write_table
 
 RESULTS = "reports/results"
 REFERENCE = "reference.json"  # in a model folder that only names a checkpoint
@@ -120,24 +121,15 @@ class Stage:
         return folder
 
     def write_table(self, table, rel: str, sort: bool = True) -> Path:
-        """Write a `pandas.DataFrame` as `reports/results/<stage>/<rel>` so that a second run writes the same bytes.
-
-        Floats get 6 significant digits, rows are sorted by the columns from left to right (unless `sort=False`), the
-        index is left out, lines end with a line feed.
-        """
-        path = self._own(rel)
-        table = table.reset_index(drop=True)
-        if sort and len(table):
-            table = table.sort_values(list(table.columns), kind="stable")
-        floats = table.select_dtypes("float").columns
-        table = table.assign(**{name: table[name] + 0.0 for name in floats})  # -0.0 becomes 0.0
-        table.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
+        """Write a `pandas.DataFrame` as `reports/results/<stage>/<rel>`, as `pipeline.tables.write_table` does."""
+        path = self._result_file(rel)
+        write_table(table, path, sort)
         return path
 
     def write_json(self, value: Any, rel: str) -> Path:
-        """Write plain values as `reports/results/<stage>/<rel>`: sorted keys, floats with 6 significant digits."""
-        path = self._own(rel)
-        path.write_text(json.dumps(_rounded(value), indent=1, sort_keys=True, ensure_ascii=False) + "\n")
+        """Write plain values as `reports/results/<stage>/<rel>`, as `pipeline.tables.write_json` does."""
+        path = self._result_file(rel)
+        write_json(value, path)
         return path
 
     def read_table(self, rel: str):
@@ -167,7 +159,7 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _own(self, rel: str) -> Path:
+    def _result_file(self, rel: str) -> Path:
         path = self.results() / rel
         if not path.resolve().is_relative_to(self.results().resolve()):
             raise ValueError(f"stage {self.name} writes only under {RESULTS}/{self.name}; {rel!r} leads out of it")
@@ -195,13 +187,3 @@ def open_stage(name: str, profile: str = ".") -> Stage:
         params=getattr(settings, name, settings),
         settings=settings,
     )
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _rounded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_rounded(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.6g}") + 0.0
-    return value
