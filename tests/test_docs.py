@@ -6,6 +6,7 @@ import ast
 import re
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 
@@ -52,6 +53,23 @@ def test_every_path_of_a_page_exists(page):
         assert path in OWN or (ROOT / path).exists(), f"{page.name} names {path}, which does not exist"
 
 
+def linked(source: str) -> list[tuple[str, str, str]]:
+    """Return the links of a notebook's markdown that read [`file.py: name`](target): (file, name, target)."""
+    return re.findall(r"\[`([\w./-]+\.py): (\w+)`\]\(([^)]+)\)", source)
+
+
+@pytest.mark.parametrize("notebook", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda path: path.name)
+def test_every_function_that_a_notebook_links_to_is_where_the_link_leads(notebook):
+    cells = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "markdown"]
+    links = [link for cell in cells for link in linked(cell)]
+    assert links or "$" not in "".join(cells), f"{notebook.name} shows an equation and links to no function"
+    for file, name, target in links:
+        path = (notebook.parent / target).resolve()
+        assert path == ROOT / "src/visdyn" / file, f"{notebook.name} writes {file} over a link to {target}"
+        assert path.is_file(), f"{notebook.name} links to {file}, which does not exist"
+        assert name in defined(path), f"{notebook.name} names {name}, which {file} does not define"
+
+
 def test_the_parameters_that_the_extension_guide_names_exist():
     text = (ROOT / "docs/extending.md").read_text()
     params = yaml.safe_load((ROOT / "params.yaml").read_text())
@@ -69,6 +87,7 @@ def test_a_wrong_name_would_be_found(tmp_path):
         ("models/token/unified.py", "Nothing"),
         ("x.py", ""),
     ]
+    assert linked("[`x.py: Nothing`](../src/x.py) and `y.py: name`") == [("x.py", "Nothing", "../src/x.py")]
     assert find("x.py") is None
     assert "Nothing" not in defined(find("models/token/unified.py"))
     assert {"UnifiedModel", "DECODINGS"} <= defined(find("models/token/unified.py"))
