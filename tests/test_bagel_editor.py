@@ -8,7 +8,7 @@ import torch
 from test_bagel_model import picture, small_model
 from toy_bagel import words
 
-from visdyn.models.bagel import SamplerSettings
+from visdyn.models.bagel import SamplerSettings, generate_image
 from visdyn.models.bagel import context as contexts
 from visdyn.models.bagel.text_decoding import continue_text
 from visdyn.models.bagel.transforms import to_normalised, transform
@@ -42,7 +42,7 @@ def test_an_item_equals_generation_one_by_one(vision):
     assert images[0].dtype == np.uint8
     for image, source, prompt, seed in zip(images, sources, prompts, [3, 1, 4], strict=True):
         generator = torch.Generator().manual_seed(seed)
-        (alone,) = ours.model.generate_image([source, prompt], settings=FAST, generator=generator)
+        (alone,) = generate_image(ours.model, [source, prompt], settings=FAST, generator=generator)
         assert close(image, np.asarray(alone))
 
 
@@ -63,7 +63,7 @@ def test_generation_needs_neither_source_nor_prompt():
     assert all(image.shape == (16, 24, 3) for image in images)
     assert len({image.tobytes() for image in images}) == 4
     options = {"settings": FAST, "generator": torch.Generator().manual_seed(0)}
-    (alone,) = ours.model.generate_image(["open it"], image_size=(16, 24), **options)
+    (alone,) = generate_image(ours.model, ["open it"], image_size=(16, 24), **options)
     assert close(images[0], np.asarray(alone))
     with pytest.raises(ValueError, match="set image_size"):
         editor().edit([None], ["open it"], [0])
@@ -143,7 +143,7 @@ def test_think_mode_puts_the_prompt_first_and_shows_the_plan_to_one_branch_only(
     """The facts: a system prompt first in the full and the image-free branch, the plan appended to the full one."""
     ours = editor(think="close it", most_thoughts=4)
     model, image = ours.model, ours._resized(picture(24, 16))
-    branches = ours._read([image], ["open it"])
+    branches = ours._read_inputs([image], ["open it"])
     first = contexts.add_text(model, contexts.new_context(model), model.encode_text("close it"))
     seen = contexts.add_vae_image(model, first, model.vae.encode(to_normalised(image).unsqueeze(0)))
     seen = contexts.add_vit_image(model, seen, transform(image, model.config.transforms["vit"]).unsqueeze(0))
@@ -178,8 +178,8 @@ def test_as_many_items_go_together_as_their_tokens_allow(monkeypatch):
     from visdyn.models.editors import bagel_editor
 
     ours = editor(batch_size=None)
-    assert ours._batch_size(picture(24, 16)) == 64
+    assert ours._choose_batch_size(picture(24, 16)) == 64
     monkeypatch.setattr(bagel_editor, "MOST_TOKENS", 48)
-    assert ours._batch_size(picture(24, 16)) == 2
-    assert ours._batch_size(picture(60, 40)) == 1
-    assert editor(batch_size=5)._batch_size(picture(60, 40)) == 5
+    assert ours._choose_batch_size(picture(24, 16)) == 2
+    assert ours._choose_batch_size(picture(60, 40)) == 1
+    assert editor(batch_size=5)._choose_batch_size(picture(60, 40)) == 5

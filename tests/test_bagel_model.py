@@ -23,12 +23,14 @@ from visdyn.models.bagel import (
     TransformConfig,
     VisionConfig,
     edit_sample,
+    generate_image,
+    generate_text,
     pack_samples,
     text_to_image_sample,
     understanding_sample,
 )
 from visdyn.models.bagel import context as contexts
-from visdyn.models.bagel.edit_batch import sample_edit_batch
+from visdyn.models.bagel.edit_batch import forward_edit_batch, sample_edit_batch
 from visdyn.models.bagel.embeddings import patchify, unpatchify
 from visdyn.models.bagel.rectified_flow import estimate_clean, training_timesteps
 from visdyn.models.bagel.sampler import Branches, sample_latents
@@ -156,7 +158,7 @@ def test_batched_edits_equal_packed_edits(case, vision):
     pixels = torch.rand(3, 3, 28, 42) * 2 - 1
     if vision:
         options["source_pixels"] = pixels
-    batched = model.forward_edit_batch(source, text, target, training_timesteps(raw, 2.0), noise, **options)
+    batched = forward_edit_batch(model, source, text, target, training_timesteps(raw, 2.0), noise, **options)
     batched.loss().backward()
     gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
@@ -225,7 +227,7 @@ def test_consistency_identity_of_the_one_step_estimate():
     """|estimate - x_0| = t |v_hat - v|, the identity behind the latent consistency loss."""
     model = small_model(vision=False)
     source, target, noise = (torch.randn(2, 4, 8, 8) for _ in range(3))
-    output = model.forward_edit_batch(source, torch.full((2, 3), 7), target, torch.tensor([0.2, 0.9]), noise)
+    output = forward_edit_batch(model, source, torch.full((2, 3), 7), target, torch.tensor([0.2, 0.9]), noise)
     error = estimate_clean(output.noised, output.velocity, output.timesteps) - output.clean
     scaled = output.timesteps.unsqueeze(-1) * (output.velocity - output.velocity_target)
     torch.testing.assert_close(error.abs(), scaled.abs(), atol=1e-5, rtol=0)
@@ -238,8 +240,8 @@ def test_gradient_checkpointing_changes_nothing():
     for switch in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
         switch()
         model.zero_grad()
-        model.forward_edit_batch(
-            source, torch.full((2, 3), 7), target, torch.tensor([0.2, 0.9]), noise
+        forward_edit_batch(
+            model, source, torch.full((2, 3), 7), target, torch.tensor([0.2, 0.9]), noise
         ).loss().backward()
         gradients.append(model.vae2llm.weight.grad.clone())
     torch.testing.assert_close(*gradients)
@@ -274,20 +276,20 @@ def test_bfloat16_stays_near_float32(autocast):
 def test_generate_image_and_text_end_to_end():
     model = small_model()
     settings = SamplerSettings(num_timesteps=3)
-    images = model.generate_image(
-        [picture(30, 17), [7, 8]], settings=settings, num_images=2, generator=torch.Generator().manual_seed(0)
+    images = generate_image(
+        model, [picture(30, 17), [7, 8]], settings=settings, num_images=2, generator=torch.Generator().manual_seed(0)
     )
-    again = model.generate_image(
-        [picture(30, 17), [7, 8]], settings=settings, num_images=2, generator=torch.Generator().manual_seed(0)
+    again = generate_image(
+        model, [picture(30, 17), [7, 8]], settings=settings, num_images=2, generator=torch.Generator().manual_seed(0)
     )
     assert [image.size for image in images] == [(32, 16), (32, 16)]
     assert all(np.array_equal(a, b) for a, b in zip(images, again, strict=True))
     assert not np.array_equal(*images)
-    assert len(model.generate_text([picture(30, 30), [7, 8]], max_length=5).logits) <= 5
+    assert len(generate_text(model, [picture(30, 30), [7, 8]], max_length=5).logits) <= 5
     with pytest.raises(ValueError, match="image_size"):
-        model.generate_image([[7, 8]])
+        generate_image(model, [[7, 8]])
     with pytest.raises(RuntimeError, match="no tokenizer"):
-        model.generate_text(["what is this?"])
+        generate_text(model, ["what is this?"])
 
 
 def test_unpatchify_undoes_patchify():

@@ -75,7 +75,7 @@ def test_what_is_generated_comes_last_in_every_row():
     pack = pack_samples([edit, text_to_image_sample([5], picture(24, 16, 2), model.config)], model.config)
     sample = rows.masks.TokenLabels.of(pack.split_lengths, pack.split_modes, pack.sample_lengths).sample
     gen = rows.Places.of(pack.latent_index, sample, 2)
-    assert gen.slots == 2 * rows._wanted(pack, gen) == len(pack.mse_index)
+    assert gen.slots == 2 * rows._count_target_slots(pack, gen) == len(pack.mse_index)
 
 
 def test_much_padding_falls_back_to_the_dense_mask():
@@ -86,4 +86,4 @@ def test_much_padding_falls_back_to_the_dense_mask():
         pack = pack_samples(samples, model.config)
         sample = rows.masks.TokenLabels.of(pack.split_lengths, pack.split_modes, pack.sample_lengths).sample
         places = [rows.Places.of(index, sample, len(samples)) for index in (pack.text_index, pack.latent_index)]
-        assert rows.worthwhile(pack, *places) is expected
+        assert rows.is_padding_small(pack, *places) is expected

@@ -63,7 +63,7 @@ class LocalEndpoint:
 
         from visdyn.models.understanding.inputs import completed
 
-        sampling, model = self.settings.sampling_of(repeat), self._vlm._load()
+        sampling, model = self.settings.sampling_of(repeat), self._vlm.load_model()
         images = tuple(self._shown(image) for image in question.images)
         prompt = model.chat.prompt(len(images), question.prompt)
         temperature = float(sampling.get("temperature") or 0)

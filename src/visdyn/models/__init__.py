@@ -1,11 +1,16 @@
-"""Models of the papers' families, and the one door to them: `load_model`."""
+"""`load_model`, and the registry of model families that it reads."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-# model_type in config.json -> the class here; all that understand images and write text only share one.
-_UNIFIED = {"chameleon": "visdyn.models.token.unified:UnifiedModel", "gemma": "visdyn.models.token.liquid:LiquidModel"}
+# Token models: model_type in config.json -> a subclass of UnifiedModel. This entry is all the registration a new token
+# model needs: `load_model` loads it, and two LoRA adapters of it share their base (`models.token.dynamics_pair`).
+TOKEN_MODELS = {
+    "chameleon": "visdyn.models.token.unified:UnifiedModel",
+    "gemma": "visdyn.models.token.liquid:LiquidModel",
+}
+# One class serves every family that reads images and writes text only (`models.understanding.families`).
 _UNDERSTANDING = "visdyn.models.understanding.understanding_model:UnderstandingModel"
 
 
@@ -37,12 +42,16 @@ def load_model(name_or_path: str | Path, task: str | None = None, device: str = 
         raise ValueError(f"unknown task {task!r}; one of idp, fdp or None")
     checkpoint = locate(name_or_path)
     family = checkpoint.model_type
-    if family not in _UNIFIED and family not in FAMILIES:
-        known = ", ".join([*_UNIFIED, *FAMILIES])
+    if family not in TOKEN_MODELS and family not in FAMILIES:
+        known = ", ".join([*TOKEN_MODELS, *FAMILIES])
         raise ValueError(
             f"{name_or_path} holds a model of family {family!r}; load_model knows {known}, and "
             "visdyn.models.editors.load_editor knows image editors such as BAGEL"
         )
-    module, name = _UNIFIED.get(family, _UNDERSTANDING).split(":")
+    module, name = TOKEN_MODELS.get(family, _UNDERSTANDING).split(":")
     model = getattr(import_module(module), name).from_pretrained(name_or_path, device=device, **options)
-    return {None: lambda: model, "idp": lambda: model.inverse_dynamics, "fdp": lambda: model.forward_dynamics}[task]()
+    if task == "idp":
+        return model.inverse_dynamics
+    if task == "fdp":
+        return model.forward_dynamics
+    return model

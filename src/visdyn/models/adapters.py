@@ -1,4 +1,4 @@
-"""Where an adapter finds its base model again, also after the project was moved or cloned."""
+"""The base model named in a LoRA adapter's settings: written portably, found again after a move or a clone."""
 
 from __future__ import annotations
 
@@ -35,6 +35,8 @@ def base_of(folder: Path) -> str:
     name = json.loads((folder / SETTINGS).read_text()).get("base_model_name_or_path")
     if not name:
         raise FileNotFoundError(f"{folder / SETTINGS} names no base model; set base_model_name_or_path to its folder")
-    above = (parent / name for parent in folder.resolve().parents)
-    # a folder of that name that holds no model, such as /tmp/base, is not it
-    return str(next((place for place in above if any(place.glob("*config.json"))), name))
+    for parent in folder.resolve().parents:
+        # A folder of that name without a config, such as /tmp/base, holds no model.
+        if any((parent / name).glob("*config.json")):
+            return str(parent / name)
+    return str(name)

@@ -1,4 +1,4 @@
-"""Where a model's files are: a local folder or a hub id, and the base of a LoRA adapter."""
+"""Locating a model's files: a local folder or a hub id, and the base of a LoRA adapter."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from visdyn.models.adapters import SETTINGS, base_of
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Weights are read as safetensors only; a hub snapshot leaves out what is never read.
-_WANTED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "vqgan/*", "*.yaml", "vqgan.ckpt"]
-_UNWANTED = ["original/*", "consolidated*", "*.bin", "*.pth"]
+_DOWNLOADED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "vqgan/*", "*.yaml", "vqgan.ckpt"]
+_NOT_DOWNLOADED = ["original/*", "consolidated*", "*.bin", "*.pth"]
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,12 @@ def locate(name_or_path: str | Path) -> Checkpoint:
     Raises:
         FileNotFoundError: there is no such folder, no such id in reach, or no base of the adapter.
     """
-    folder = _folder(name_or_path)
+    folder = _find_folder(name_or_path)
     if not (folder / SETTINGS).is_file():
         return Checkpoint(Path(name_or_path).name, folder, folder, str(name_or_path))
     name = base_of(folder)
     try:
-        base = _folder(name)
+        base = _find_folder(name)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{folder} adapts {name}, which is no folder beside or above it and cannot be downloaded; put it there"
@@ -82,7 +82,7 @@ def locate(name_or_path: str | Path) -> Checkpoint:
     return Checkpoint(Path(name_or_path).name, folder, base, name)
 
 
-def _folder(name_or_path: str | Path) -> Path:
+def _find_folder(name_or_path: str | Path) -> Path:
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     missing = f"no model at {name_or_path}; run the stage that trains it, or `dvc pull` it"
@@ -93,7 +93,7 @@ def _folder(name_or_path: str | Path) -> Path:
 
     try:
         # A snapshot in the cache may be asked for without a network; the download itself checks for what is new.
-        found = snapshot_download(str(name_or_path), allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+        found = snapshot_download(str(name_or_path), allow_patterns=_DOWNLOADED, ignore_patterns=_NOT_DOWNLOADED)
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise FileNotFoundError(
             f"{missing}; as a hub id: `hf download {name_or_path}` ({type(error).__name__})"

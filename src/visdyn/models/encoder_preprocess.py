@@ -35,11 +35,11 @@ class Preprocessing:
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return float32 (3, crop, crop) of an RGB image."""
-        values = np.asarray(self._sized(image), np.float32) / 255
+        values = np.asarray(self._resize_and_crop(image), np.float32) / 255
         return ((values - np.float32(self.mean)) / np.float32(self.std)).transpose(2, 0, 1)
 
-    def _sized(self, image: Image.Image) -> Image.Image:
-        size = (self.crop, self.crop) if self.resize is None else _shorter_side(image.size, self.resize)
+    def _resize_and_crop(self, image: Image.Image) -> Image.Image:
+        size = (self.crop, self.crop) if self.resize is None else _scale_shorter_side(image.size, self.resize)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
         left, top = (round((side - self.crop) / 2) for side in image.size)
@@ -85,7 +85,7 @@ def preset_of(presets: dict[str, Preset], name: str) -> Preset:
     return presets[name]
 
 
-def _shorter_side(size: tuple[int, int], target: int) -> tuple[int, int]:
+def _scale_shorter_side(size: tuple[int, int], target: int) -> tuple[int, int]:
     """Scale so that the shorter side is `target`; the longer is truncated, as torchvision does."""
     width, height = size
     if width <= height:

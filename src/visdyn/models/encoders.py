@@ -1,4 +1,4 @@
-"""The encoders that metrics compare images and texts with: DINO and CLIP checkpoints of transformers."""
+"""DINO and CLIP encoders of the metrics, from checkpoints of transformers."""
 
 from __future__ import annotations
 
@@ -48,16 +48,16 @@ class ImageEncoder:
     @torch.no_grad()
     def embed_images(self, images: Sequence[ImageRef]) -> np.ndarray:
         """Return float32 (N, D), rows of unit length; raises `visdyn.images.ImageError` on a bad image."""
-        return self._batched(images, lambda part: self._image_features(self._pixels(part)))
+        return self._embed_in_batches(images, lambda part: self._compute_image_features(self._load_pixels(part)))
 
-    def _pixels(self, images: Sequence[ImageRef]) -> Tensor:
+    def _load_pixels(self, images: Sequence[ImageRef]) -> Tensor:
         return torch.from_numpy(np.stack([self.preset.preprocessing(load(image)) for image in images])).to(self.device)
 
-    def _image_features(self, pixels: Tensor) -> Tensor:
+    def _compute_image_features(self, pixels: Tensor) -> Tensor:
         tokens = self.model(pixel_values=pixels).last_hidden_state  # (N, 1 + patches, D), after the final norm
         return tokens[:, 0] if self.preset.pooling == "cls" else tokens.mean(dim=1)
 
-    def _batched(self, items: Sequence, embed) -> np.ndarray:
+    def _embed_in_batches(self, items: Sequence, embed) -> np.ndarray:
         if len(items) == 0:
             raise ValueError("nothing to embed: the sequence is empty")
         with exact_float32(self.device):
@@ -85,7 +85,7 @@ class ImageTextEncoder(ImageEncoder):
         from transformers import AutoTokenizer, CLIPModel
 
         chosen = preset_of(cls.presets, preset)
-        _family(path, ("clip",))
+        _read_model_type(path, ("clip",))
         model = CLIPModel.from_pretrained(path, dtype=torch.float32, local_files_only=_is_local(path))
         tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=_is_local(path))
         return cls(model, tokenizer, chosen, device, batch_size)
@@ -96,17 +96,17 @@ class ImageTextEncoder(ImageEncoder):
 
         Texts longer than the encoder's context are cut (77 tokens in public CLIPs; Do-Undo's long prompts exceed it).
         """
-        return self._batched(list(texts), self._text_features)
+        return self._embed_in_batches(list(texts), self._compute_text_features)
 
     def num_cut(self, texts: Sequence[str]) -> int:
         """Return how many of the texts are longer than the encoder's context, and therefore cut."""
         longest = self.model.config.text_config.max_position_embeddings
         return sum(len(ids) > longest for ids in self.tokenizer(list(texts), truncation=False)["input_ids"])
 
-    def _image_features(self, pixels: Tensor) -> Tensor:
+    def _compute_image_features(self, pixels: Tensor) -> Tensor:
         return self.model.get_image_features(pixel_values=pixels).pooler_output
 
-    def _text_features(self, texts: Sequence[str]) -> Tensor:
+    def _compute_text_features(self, texts: Sequence[str]) -> Tensor:
         longest = self.model.config.text_config.max_position_embeddings
         inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         inputs = {name: inputs[name].to(self.device) for name in ("input_ids", "attention_mask")}
@@ -117,7 +117,7 @@ def _is_local(path: str | Path) -> bool:
     return Path(path).is_absolute() or Path(path).exists()
 
 
-def _family(path: str | Path, known: Sequence[str]) -> str:
+def _read_model_type(path: str | Path, known: Sequence[str]) -> str:
     """Return the checkpoint's model type, refusing one that is not in `known`."""
     from transformers import AutoConfig
 
@@ -133,6 +133,6 @@ def _load_dino(path: str | Path) -> nn.Module:
     from transformers import Dinov2Model, ViTModel
 
     local = _is_local(path)
-    if _family(path, _DINO_TYPES) == "dinov2":
+    if _read_model_type(path, _DINO_TYPES) == "dinov2":
         return Dinov2Model.from_pretrained(path, dtype=torch.float32, local_files_only=local)
     return ViTModel.from_pretrained(path, add_pooling_layer=False, dtype=torch.float32, local_files_only=local)

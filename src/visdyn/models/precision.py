@@ -1,4 +1,4 @@
-"""Arithmetic in whole float32 where a GPU would round."""
+"""`exact_float32`: float32 arithmetic without autocast and TF32."""
 
 from __future__ import annotations
 

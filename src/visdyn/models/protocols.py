@@ -1,4 +1,4 @@
-"""What a model must answer to take part in the pipeline."""
+"""Protocols of a model's two roles, inverse and forward dynamics."""
 
 from __future__ import annotations
 

@@ -10,7 +10,6 @@ import torch
 from visdyn.evaluation.benches.bench_spatial import QuestionAnswering
 from visdyn.images import ImageRef
 from visdyn.models.token.decoding import generate_text
-from visdyn.models.token.liquid import END_OF_TURN, START_OF_TURN, LiquidModel
 from visdyn.models.token.scoring import Scores, score_completions
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.models.understanding.inputs import completed
@@ -23,9 +22,8 @@ def answers_of(model: object, max_new_tokens: int = 32) -> QuestionAnswering:
     Raises:
         TypeError: a model of another kind.
     """
-    for kind, asked in ((LiquidModel, LiquidAnswers), (UnifiedModel, UnifiedAnswers)):
-        if isinstance(model, kind):
-            return asked(model, max_new_tokens)
+    if isinstance(model, UnifiedModel):
+        return UnifiedAnswers(model, max_new_tokens)
     if isinstance(model, UnderstandingModel):
         return UnderstandingAnswers(model, max_new_tokens)
     raise TypeError(f"a {type(model).__name__} cannot be asked questions; give a unified or an understanding model")
@@ -33,10 +31,10 @@ def answers_of(model: object, max_new_tokens: int = 32) -> QuestionAnswering:
 
 @dataclass(frozen=True)
 class UnifiedAnswers:
-    """A unified token model (Chameleon, Anole) in both modes: text, then the image, then the answer.
+    """A unified token model in both modes; its sequence builder writes the question (`question_prompt`).
 
-    Images are cropped to their centre square as that family's public tokenizer does, so what is asked about at the
-    left and right edges may be out of sight.
+    Chameleon and Anole crop images to their centre square, so what is asked about at the left and right edges may be
+    out of sight; Liquid pads them to a square, and nothing is.
     """
 
     model: UnifiedModel
@@ -61,28 +59,7 @@ class UnifiedAnswers:
 
     def ids(self, images: Sequence[ImageRef], prompt: str) -> list[int]:
         """Return the token ids of the prompt, up to where the answer begins."""
-        builder, layout = self.model.builder, self.model.layout
-        codes = self.model.encode(list(images))
-        shown = [token for grid in codes for token in builder.image(grid)]
-        return [layout.bos, *builder.text(prompt), *shown, layout.end_of_turn]
-
-
-@dataclass(frozen=True)
-class LiquidAnswers(UnifiedAnswers):
-    """Liquid: a user turn of image, newline and text as in its own training, and the opening of the model's turn.
-
-    Images are padded to squares, so nothing is out of sight.
-    """
-
-    model: LiquidModel
-
-    def ids(self, images: Sequence[ImageRef], prompt: str) -> list[int]:
-        """See `UnifiedAnswers.ids`."""
-        builder = self.model.builder
-        shown = [token for grid in self.model.encode(list(images)) for token in builder.image(grid)]
-        opening = builder.text(f"{START_OF_TURN}user\n")
-        closing = builder.text(f"\n{prompt}{END_OF_TURN}\n{START_OF_TURN}model\n")
-        return [self.model.layout.bos, *opening, *shown, *closing]
+        return self.model.builder.question_prompt(self.model.encode(list(images)), prompt)
 
 
 @dataclass(frozen=True)

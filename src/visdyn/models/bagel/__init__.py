@@ -4,8 +4,8 @@ Written from its published facts: mixture-of-transformers decoder, SigLIP tower 
 flow over FLUX latents, cached inference with two guidance branches. Plain PyTorch attention; runs on a CPU.
 
     model = Bagel.from_pretrained(folder)
-    images = model.generate_image([image, "open the drawer"])            # edit
-    answer = model.generate_text([image, "what happened?"]).text         # understand
+    images = generate_image(model, [image, "open the drawer"])           # edit
+    answer = generate_text(model, [image, "what happened?"]).text        # understand
     output = model(pack_samples([edit_sample(...)], model.config))       # train
     output.loss().backward()
 """
@@ -24,8 +24,9 @@ from visdyn.models.bagel.config import (
 from visdyn.models.bagel.model import Bagel
 from visdyn.models.bagel.model_outputs import BagelOutput
 from visdyn.models.bagel.packing import Dropout, Pack, pack_samples
+from visdyn.models.bagel.sampler import generate_image
 from visdyn.models.bagel.samples import Part, edit_sample, text_to_image_sample, understanding_sample
-from visdyn.models.bagel.text_decoding import Generation
+from visdyn.models.bagel.text_decoding import Generation, generate_text
 from visdyn.models.bagel.vae import Autoencoder
 
 __all__ = [
@@ -46,6 +47,8 @@ __all__ = [
     "TransformConfig",
     "VisionConfig",
     "edit_sample",
+    "generate_image",
+    "generate_text",
     "pack_samples",
     "text_to_image_sample",
     "understanding_sample",

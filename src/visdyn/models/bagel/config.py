@@ -201,14 +201,16 @@ class BagelConfig:
         check_fixed_choices(values.get("llm_config") or {}, values.get("vit_config") or {}, bagel)
         optional = {name: bagel[name] for name in _SCALARS if name in bagel}
         if values.get("special_tokens"):
-            optional["special_tokens"] = _pick(SpecialTokens, values["special_tokens"])
+            optional["special_tokens"] = _build_dataclass(SpecialTokens, values["special_tokens"])
         if values.get("image_transforms"):
-            optional["transforms"] = {k: _pick(TransformConfig, v) for k, v in values["image_transforms"].items()}
+            optional["transforms"] = {
+                k: _build_dataclass(TransformConfig, v) for k, v in values["image_transforms"].items()
+            }
         vision = values.get("vit_config")
         return cls(
-            text=_pick(TextConfig, values.get("llm_config") or {}),
-            vision=None if vision is None else _pick(VisionConfig, vision),
-            autoencoder=_pick(AutoencoderConfig, values.get("vae_config") or {}),
+            text=_build_dataclass(TextConfig, values.get("llm_config") or {}),
+            vision=None if vision is None else _build_dataclass(VisionConfig, vision),
+            autoencoder=_build_dataclass(AutoencoderConfig, values.get("vae_config") or {}),
             **optional,
         )
 
@@ -240,7 +242,7 @@ def check_fixed_choices(text: dict, vision: dict, bagel: dict) -> None:
                 raise ConfigError(f"{where}.{key} is {values[key]!r}; only {value!r} is implemented")
 
 
-def _pick(kind: type, values: dict):
+def _build_dataclass(kind: type, values: dict):
     """Build a dataclass from the keys it knows; configuration files carry many more."""
     known = {f.name: values[f.name] for f in fields(kind) if values.get(f.name) is not None}
     return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in known.items()})

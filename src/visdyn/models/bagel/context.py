@@ -58,30 +58,31 @@ def run_block(
         positions: int64 (batch or 1, U + G), und tokens first.
     """
     batch, count = streams.und.shape[0], streams.und.shape[1] + streams.gen.shape[1]
-    past = [KeysValues(*(_expand(x, batch) for x in layer)) for layer in context.layers]
+    # Candidates that share one context broadcast its (1, kv heads, S, head_dim) without a copy.
+    past = [
+        KeysValues(layer.keys.expand(batch, -1, -1, -1), layer.values.expand(batch, -1, -1, -1))
+        for layer in context.layers
+    ]
     mask = None
     if causal or context.visible is not None:
-        own = torch.ones(count, count, dtype=torch.bool, device=positions.device)
+        own = torch.ones(count, count, dtype=torch.bool, device=positions.device)  # (query, key) of this block
         own = own.tril() if causal else own
         visible = context.visible
         if visible is None:
             visible = torch.ones(1, len(context), dtype=torch.bool, device=positions.device)
-        rows = visible[:, None, None, :].expand(-1, 1, count, -1)
-        mask = torch.cat([rows, own.expand(len(visible), 1, count, count)], dim=-1)
+        rows = visible[:, None, None, :].expand(-1, 1, count, -1)  # (B or 1, 1, count, S)
+        mask = torch.cat([rows, own.expand(len(visible), 1, count, count)], dim=-1)  # (B or 1, 1, count, S + count)
     return model.language_model.model(streams, positions, mask, past or None)
-
-
-def _expand(x: Tensor, batch: int) -> Tensor:
-    return x if x.shape[0] == batch else x.expand(batch, *x.shape[1:])
 
 
 def append(context: Context, new: list[KeysValues], position: Tensor, order=None, visible=None) -> Context:
     """Return the context with new keys and values (put in sequence order) at its end."""
-    if order is not None:
+    if order is not None:  # the decoder works und-first; the cache keeps the order in which tokens are read
         new = [KeysValues(keys[:, :, order], values[:, :, order]) for keys, values in new]
     if context.layers:
         pairs = zip(context.layers, new, strict=True)
         new = [KeysValues(*(torch.cat(both, dim=2) for both in zip(old, own, strict=True))) for old, own in pairs]
+    # A mask of visible tokens exists from the first padded text on, and then for every token, (B, tokens).
     if visible is None and context.visible is not None:
         added = new[0].keys.shape[2] - context.visible.shape[1]
         visible = context.visible.new_ones(len(position), added)
@@ -101,7 +102,7 @@ def mark_text(model: Bagel, ids: Tensor, lengths: Tensor | None) -> tuple[Tensor
     """Return [bos] ids [eos] as (B, n + 2) and the marked lengths (B,); after a shorter text comes padding."""
     special = model.config.special_tokens
     lengths = torch.full((len(ids),), ids.shape[1], device=ids.device) if lengths is None else lengths.to(ids.device)
-    marked = torch.nn.functional.pad(ids, (1, 1), value=special.eos_token_id)
+    marked = torch.nn.functional.pad(ids, (1, 1), value=special.eos_token_id)  # (B, n + 2)
     marked[:, 0] = special.bos_token_id
     marked.scatter_(1, lengths.unsqueeze(1) + 1, special.eos_token_id)
     return marked, lengths + 2
@@ -117,7 +118,7 @@ def add_text(model: Bagel, context: Context, ids: Tensor | Sequence[int], length
     ids = torch.as_tensor(ids, dtype=torch.int64, device=model.device).reshape(len(context.position), -1)
     tokens, marked_lengths = mark_text(model, ids, lengths)
     und = model.language_model.model.embed_tokens(tokens)
-    offsets = torch.arange(tokens.shape[1], device=model.device)
+    offsets = torch.arange(tokens.shape[1], device=model.device)  # (n + 2,)
     streams = Streams(und, _no_latents(model, len(und)))
     _, new = run_block(model, context, streams, context.position.unsqueeze(1) + offsets, causal=True)
     visible = None if lengths is None else offsets < marked_lengths.unsqueeze(1)
@@ -144,7 +145,7 @@ def embed_vit_images(model: Bagel, pixels: Tensor) -> Tensor:
     if [side * vision.patch_size for side in grid] != list(pixels.shape[-2:]):
         raise ValueError(f"ViT images of {tuple(pixels.shape[-2:])} pixels are no multiple of {vision.patch_size}")
     ids = grid_position_ids(*grid, model.config.vit_max_num_patch_per_side, model.device)
-    patches = patchify(pixels.to(model.device), vision.patch_size).flatten(0, 1)
+    patches = patchify(pixels.to(model.device), vision.patch_size).flatten(0, 1)  # (B * n, patch_dim)
     tokens = model.embed_vit(patches, ids.repeat(len(pixels)), [len(ids)] * len(pixels))
     return tokens.unflatten(0, (len(pixels), len(ids)))
 
@@ -168,7 +169,7 @@ def latent_grid(model: Bagel, latents: Tensor) -> tuple[tuple[int, int], Tensor]
 def add_vae_image(model: Bagel, context: Context, latents: Tensor) -> Context:
     """Read clean latents (B, z, H, W); they take one rotary position."""
     _, ids = latent_grid(model, latents)
-    tokens = patchify(latents.to(model.device), model.config.latent_patch_size)
+    tokens = patchify(latents.to(model.device), model.config.latent_patch_size)  # (B, h * w, latent_dim)
     zero = torch.zeros(1, device=model.device)
     streams = Streams(embed_markers(model, len(tokens)), model.embed_latents(tokens, zero, ids))
     positions = context.position.unsqueeze(1).expand(-1, 2 + len(ids))

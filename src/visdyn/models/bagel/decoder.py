@@ -68,26 +68,29 @@ class JointAttention(nn.Module):
         past: KeysValues | None,
         outputs: int | None,
     ) -> tuple[Streams, KeysValues]:
+        # Only these tokens ask; all tokens answer, because the queries attend to every key.
         asking = streams.last(outputs)
-        count = asking.und.shape[1] + asking.gen.shape[1]
-        query = self._heads(asking, "q", normed=True)
+        count = asking.und.shape[1] + asking.gen.shape[1]  # Q
+        query = self._project_heads(asking, "q", normed=True)  # (B, heads, Q, head_dim)
         query = apply_rotary(query, cos[:, -count:], sin[:, -count:])
-        mask = None if mask is None else mask[..., -count:, :]
-        keys = apply_rotary(self._heads(streams, "k", normed=True), cos, sin)
-        values = self._heads(streams, "v", normed=False)
+        mask = None if mask is None else mask[..., -count:, :]  # (B, heads, Q, past + U + G)
+        keys = apply_rotary(self._project_heads(streams, "k", normed=True), cos, sin)  # (B, kv heads, U + G, head_dim)
+        values = self._project_heads(streams, "v", normed=False)
         own = KeysValues(keys, values)
         if past is not None:
             keys, values = torch.cat([past.keys, keys], dim=2), torch.cat([past.values, values], dim=2)
+        # Grouped queries: each key/value head serves `groups` query heads.
         groups = self.heads // self.kv_heads
         keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)  # (B, heads, Q, head_dim)
         und, gen = mixed.transpose(1, 2).flatten(2).split([asking.und.shape[1], asking.gen.shape[1]], dim=1)
         return Streams(self.o_proj(und), self.o_proj_moe_gen(gen)), own
 
-    def _heads(self, streams: Streams, name: str, normed: bool) -> Tensor:
+    def _project_heads(self, streams: Streams, name: str, normed: bool) -> Tensor:
         """Project both streams and return heads (batch, heads, U + G, head_dim)."""
         parts = []
         for stream, suffix in zip(streams, ("", "_moe_gen"), strict=True):
+            # (B, tokens, heads, head_dim)
             heads = getattr(self, f"{name}_proj{suffix}")(stream).unflatten(-1, (-1, self.head_dim))
             parts.append(getattr(self, f"{name}_norm{suffix}")(heads) if normed else heads)
         return torch.cat(parts, dim=1).transpose(1, 2)
@@ -157,6 +160,7 @@ class Decoder(nn.Module):
         Returns:
             Hidden states after the final norms, and per layer the keys and values of these tokens (und-first).
         """
+        # (batch or 1, U + G, head_dim) each, computed in float32 and cast once for all layers
         cos, sin = rotary_tables(positions, self.config.head_dim, self.config.rope_theta)
         cos, sin = cos.to(streams.und.dtype), sin.to(streams.und.dtype)
         new = []

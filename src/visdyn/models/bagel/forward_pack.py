@@ -48,7 +48,7 @@ def forward_pack(
             latents = encode_images(model, pack.images, posterior_noise, generator)
         latent = NoisedLatents(model, pack, latents, noise, timestep_shift, generator)
     targets_only = targets_only and not len(pack.ce_index) and len(pack.mse_index) > 0
-    hidden = _run(model, pack, latent, targets_only)
+    hidden = _run_decoder(model, pack, latent, targets_only)
     output = BagelOutput(hidden=hidden)
     if len(pack.mse_index):
         _add_velocity(model, pack, latent, output)
@@ -77,17 +77,19 @@ class NoisedLatents:
 
     def __init__(self, model: Bagel, pack: Pack, latents: Tensor, noise, shift, generator) -> None:
         patch = model.config.latent_patch_size
+        # A padded image's latents are cut back to its own (h, w) tokens.
         crops = [
             patchify(latent[:, : h * patch, : w * patch], patch)
             for latent, (h, w) in zip(latents, pack.latent_shapes, strict=True)
         ]
-        self.clean = torch.cat(crops).float()
+        self.clean = torch.cat(crops).float()  # (k, channels)
         if noise is None:
             noise = torch.randn(self.clean.shape, generator=generator)
         if noise.shape != self.clean.shape:
             raise ValueError(f"noise is {tuple(noise.shape)}; the pack's latent tokens are {tuple(self.clean.shape)}")
         self.noise = noise.to(self.clean)
         shift = model.config.timestep_shift if shift is None else shift
+        # (k,): 0 at clean images, whose raw timestep is -inf
         self.timesteps = flow.training_timesteps(pack.raw_timesteps, shift)
         self.noised = flow.add_noise(self.clean, self.noise, self.timesteps)
 
@@ -100,7 +102,7 @@ def expert_index(pack: Pack) -> tuple[Tensor, Tensor]:
     return torch.cat([pack.text_index, pack.vit_index]), pack.latent_index
 
 
-def _run(model: Bagel, pack: Pack, latent: NoisedLatents | None, targets_only: bool) -> Tensor:
+def _run_decoder(model: Bagel, pack: Pack, latent: NoisedLatents | None, targets_only: bool) -> Tensor:
     """Embed all tokens, run the decoder and return its output (L, hidden) in sequence order."""
     parts = [(pack.text_index, model.language_model.model.embed_tokens(pack.text_ids))]
     if pack.vit_lengths:
@@ -108,28 +110,30 @@ def _run(model: Bagel, pack: Pack, latent: NoisedLatents | None, targets_only: b
     if latent is not None:
         embedded = model.embed_latents(latent.noised, latent.timesteps, pack.latent_position_ids)
         parts.append((pack.latent_index, embedded))
-    tokens = torch.cat([tokens for _, tokens in parts])
+    tokens = torch.cat([tokens for _, tokens in parts])  # (L, hidden), grouped by kind
+    # Back in the order of the sequence: the indices of all parts together are a permutation of 0 .. L - 1.
     sequence = torch.empty_like(tokens).index_copy(0, torch.cat([index for index, _ in parts]), tokens)
-    und, gen = expert_index(pack)
+    und, gen = expert_index(pack)  # (U,), (G,) with U + G = L
     decoder = model.language_model.model
     sample = TokenLabels.of(pack.split_lengths, pack.split_modes, pack.sample_lengths, und.device).sample
     places = [rows.Places.of(index, sample, len(pack.sample_lengths)) for index in (und, gen)]
-    if rows.worthwhile(pack, *places):
+    if rows.is_padding_small(pack, *places):
         return rows.run_rows(decoder, sequence, pack, *places, targets_only)
-    order = torch.cat([und, gen])
-    mask = pack.attention_mask()[order][:, order]
-    streams = Streams(sequence[und].unsqueeze(0), sequence[gen].unsqueeze(0))
+    # The whole pack as one row, und tokens first, under the dense mask.
+    order = torch.cat([und, gen])  # (L,)
+    mask = pack.attention_mask()[order][:, order]  # (L, L) as [query, key]
+    streams = Streams(sequence[und].unsqueeze(0), sequence[gen].unsqueeze(0))  # (1, U, hidden), (1, G, hidden)
     streams, _ = decoder(streams, pack.position_ids[order].unsqueeze(0), mask)
     return torch.empty_like(sequence).index_copy(0, order, streams.joined()[0])
 
 
 def _add_velocity(model: Bagel, pack: Pack, latent: NoisedLatents, output: BagelOutput) -> None:
-    noised = latent.timesteps > 0
+    noised = latent.timesteps > 0  # (k,)
     output.timesteps, output.clean, output.noised = (
         latent.timesteps[noised],
         latent.clean[noised],
         latent.noised[noised],
     )
     output.velocity_target = flow.velocity_target(output.clean, latent.noise[noised])
-    output.velocity = model.llm2vae(output.hidden[pack.mse_index])
+    output.velocity = model.llm2vae(output.hidden[pack.mse_index])  # (n, channels)
     output.mse = (output.velocity.float() - output.velocity_target).square()

@@ -34,7 +34,7 @@ def attention_mask(
     if unknown := set(split_modes) - set(MODES):
         raise ValueError(f"unknown split modes {sorted(unknown)}; known are {MODES}")
     labels = TokenLabels.of(split_lengths, split_modes, sample_lengths, device)
-    same_sample = labels.sample[:, None] == labels.sample[None, :]
+    same_sample = labels.sample[:, None] == labels.sample[None, :]  # (L, L)
     return allowed(labels.order, labels.split, labels.causal, labels.noise) & same_sample
 
 
@@ -51,22 +51,25 @@ class TokenLabels:
     @classmethod
     def of(cls, split_lengths, split_modes, sample_lengths, device=None) -> TokenLabels:
         """Label the tokens of a pack; arguments as in `attention_mask`."""
-        split = _labels(split_lengths, device)
+        split = _number_segments(split_lengths, device)  # (L,)
+        # A mode is a property of a split; indexing by `split` hands it to each of the split's tokens.
         modes = {
-            mode: torch.tensor([own == mode for own in split_modes], dtype=torch.bool, device=device)[split]
+            mode: torch.tensor([each == mode for each in split_modes], dtype=torch.bool, device=device)[split]
             for mode in (CAUSAL, NOISE)
         }
         order = torch.arange(len(split), device=device)
-        return cls(order, split, modes[CAUSAL], modes[NOISE], _labels(sample_lengths, device))
+        return cls(order, split, modes[CAUSAL], modes[NOISE], _number_segments(sample_lengths, device))
 
 
 def allowed(order: Tensor, split: Tensor, causal: Tensor, noise: Tensor) -> Tensor:
     """Return the rule inside one sample, bool (..., n, n) as [query, key], of labels (..., n)."""
-    same = split[..., :, None] == split[..., None, :]
-    earlier = order[..., None, :] <= order[..., :, None]
+    same = split[..., :, None] == split[..., None, :]  # (..., query, key)
+    earlier = order[..., None, :] <= order[..., :, None]  # (..., query, key)
+    # `causal` and `noise` are those of the key: within one split they are the query's as well.
     return (earlier | (same & ~causal[..., None, :])) & (same | ~noise[..., None, :])
 
 
-def _labels(lengths: Sequence[int], device) -> Tensor:
+def _number_segments(lengths: Sequence[int], device) -> Tensor:
+    """Return int64 (sum of lengths,): 0 at the first segment's tokens, 1 at the second's, ..."""
     counts = torch.tensor(list(lengths), dtype=torch.int64, device=device)
     return torch.repeat_interleave(torch.arange(len(counts), device=device), counts)

@@ -1,4 +1,4 @@
-"""The BAGEL model: its parts under the public checkpoint's names, and the entry points to what it can do."""
+"""The BAGEL model: modules under the public checkpoint's names, loading, saving and the packed training forward."""
 
 from __future__ import annotations
 
@@ -8,14 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from visdyn.models.bagel import checkpoint, edit_batch, sampler
-from visdyn.models.bagel import forward_pack as training
-from visdyn.models.bagel import text_decoding as text
+from visdyn.models.bagel import checkpoint
 from visdyn.models.bagel.config import BagelConfig, SamplerSettings
 from visdyn.models.bagel.decoder import LanguageModel
 from visdyn.models.bagel.embeddings import Connector, PositionTable, TimestepEmbedder
-from visdyn.models.bagel.model_outputs import BagelOutput
-from visdyn.models.bagel.packing import Pack
+from visdyn.models.bagel.forward_pack import forward_pack
 from visdyn.models.bagel.vae import Autoencoder
 from visdyn.models.bagel.vit import VisionTower
 
@@ -31,7 +28,7 @@ class Bagel(nn.Module):
         super().__init__()
         self.config = config
         self.tokenizer = None
-        self.sampling: SamplerSettings | None = None  # how this checkpoint asks to be sampled
+        self.sampling: SamplerSettings | None = None  # the checkpoint's own sampler settings
         self.vae = vae
         hidden = config.text.hidden_size
         self.language_model = LanguageModel(config.text)
@@ -43,7 +40,7 @@ class Bagel(nn.Module):
         self.time_embedder = TimestepEmbedder(hidden)
         self.vae2llm = nn.Linear(config.latent_dim, hidden)
         self.llm2vae = nn.Linear(hidden, config.latent_dim)
-        self.apply(_initialise)
+        self.apply(_init_weights)
         nn.init.zeros_(self.llm2vae.weight)
 
     @classmethod
@@ -108,23 +105,7 @@ class Bagel(nn.Module):
         position = self.latent_pos_embed(position_ids).to(self.dtype)
         return self.vae2llm(latents.to(self.dtype)) + self.time_embedder(timesteps) + position
 
-    def forward(self, pack: Pack, **options) -> BagelOutput:
-        """Training forward over a pack; options as in `training.forward_pack`. Works in train and eval mode."""
-        return training.forward_pack(self, pack, **options)
-
-    def forward_edit_batch(
-        self, source_latents: Tensor, text_ids: Tensor, target_latents: Tensor, t: Tensor, noise: Tensor, **options
-    ) -> BagelOutput:
-        """Training forward over equally shaped edits; see `edit_batch.forward_edit_batch`."""
-        return edit_batch.forward_edit_batch(self, source_latents, text_ids, target_latents, t, noise, **options)
-
-    def generate_image(self, inputs: Sequence, **options):
-        """Generate an image from images and texts; see `sampler.generate_image`."""
-        return sampler.generate_image(self, inputs, **options)
-
-    def generate_text(self, inputs: Sequence, **options):
-        """Answer greedily in text; see `text.generate_text`."""
-        return text.generate_text(self, inputs, **options)
+    forward = forward_pack  # the training forward over a pack of samples; `model(pack, ...)` returns a BagelOutput
 
     def encode_text(self, prompt: str | Sequence[int]) -> list[int]:
         """Return token ids of a string, without begin and end markers; ids pass through."""
@@ -135,7 +116,7 @@ class Bagel(nn.Module):
         return self.tokenizer.encode(prompt, add_special_tokens=False)
 
 
-def _initialise(module: nn.Module) -> None:
+def _init_weights(module: nn.Module) -> None:
     """Normal weights of deviation 0.02 and zero biases, for training from scratch."""
     if isinstance(module, nn.Linear | nn.Embedding):
         nn.init.normal_(module.weight, std=0.02)

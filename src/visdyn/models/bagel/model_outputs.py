@@ -1,4 +1,4 @@
-"""What a training forward gives back."""
+"""BagelOutput: losses, velocities and logits of a training forward."""
 
 from __future__ import annotations
 

@@ -94,13 +94,13 @@ def pack_samples(
         ValueError: an image or a token id does not fit the model, the pack is empty, or the injected draws
             are too few or too many.
     """
-    builder = _Builder(config, dropout or Dropout(), _Draws(dropout_draws, timestep_draws, generator))
+    builder = _PackBuilder(config, dropout or Dropout(), _RandomDraws(dropout_draws, timestep_draws, generator))
     for sample in samples:
         builder.add_sample(sample)
     return builder.finish()
 
 
-class _Draws:
+class _RandomDraws:
     """Random numbers, from a generator or from a given list that must be used up exactly."""
 
     def __init__(self, uniform: Sequence[float] | None, normal: Sequence[float] | None, generator) -> None:
@@ -125,21 +125,21 @@ class _Draws:
 
 
 @dataclass
-class _Builder:
+class _PackBuilder:
     """Grows the lists of a pack part by part; `position` is the rotary counter of the current sample."""
 
     config: BagelConfig
     dropout: Dropout
-    draws: _Draws
+    draws: _RandomDraws
     length: int = 0
     position: int = 0
-    rotary: list[int] = field(default_factory=list)
-    text: list[tuple[int, int]] = field(default_factory=list)
-    answers: list[tuple[int, int, float]] = field(default_factory=list)
-    vit: list[tuple[Tensor, Tensor, range]] = field(default_factory=list)
-    latents: list[tuple[Tensor, Tensor, range, float]] = field(default_factory=list)
+    rotary: list[int] = field(default_factory=list)  # of every token
+    text: list[tuple[int, int]] = field(default_factory=list)  # id, index
+    answers: list[tuple[int, int, float]] = field(default_factory=list)  # index, id of the next token, weight
+    vit: list[tuple[Tensor, Tensor, range]] = field(default_factory=list)  # patches, position ids, indices
+    latents: list[tuple[Tensor, Tensor, range, float]] = field(default_factory=list)  # pixels, ids, indices, t
     latent_shapes: list[tuple[int, int]] = field(default_factory=list)
-    splits: list[tuple[int, str]] = field(default_factory=list)
+    splits: list[tuple[int, str]] = field(default_factory=list)  # length, mode
     sample_lengths: list[int] = field(default_factory=list)
 
     def add_sample(self, sample: Sample) -> None:
@@ -162,6 +162,7 @@ class _Builder:
         for offset, token in enumerate(ids):
             self._add_token(token, self.position + offset)
         if part.loss:
+            # The token at start + i predicts the next one; bos is predicted by nothing, eos is.
             weight = (len(ids) - 1) ** -0.5
             self.answers += [(start + i, ids[i + 1], weight) for i in range(len(ids) - 1)]
         self.position += len(ids)
@@ -171,14 +172,14 @@ class _Builder:
         vision = self.config.vision
         if vision is None:
             raise ValueError("a ViT part was given to a model without a ViT (config.vision is None)")
-        grid = _grid(part.content, vision.patch_size, "ViT")
+        grid = _count_patches(part.content, vision.patch_size, "ViT")
         ids = grid_position_ids(*grid, self.config.vit_max_num_patch_per_side)
         span = self._add_image(len(ids), masks.FULL)
         self.vit.append((patchify(part.content, vision.patch_size), ids, span))
         self.position += 1
 
     def _add_vae(self, part: Part) -> None:
-        grid = _grid(part.content, self.config.latent_downsample, "VAE")
+        grid = _count_patches(part.content, self.config.latent_downsample, "VAE")
         ids = grid_position_ids(*grid, self.config.max_latent_size)
         span = self._add_image(len(ids), masks.NOISE if part.loss else masks.FULL)
         timestep = self.draws.take("timestep") if part.loss else float("-inf")
@@ -211,21 +212,21 @@ class _Builder:
             raise ValueError("the pack is empty: no samples were given, or every part was dropped")
         noised = [span for *_, span, t in self.latents if t != float("-inf")]
         return Pack(
-            text_ids=_ints(token for token, _ in self.text),
-            text_index=_ints(index for _, index in self.text),
-            position_ids=_ints(self.rotary),
-            vit_tokens=_cat([tokens for tokens, _, _ in self.vit], torch.zeros(0, 0)),
-            vit_index=_ints(i for _, _, span in self.vit for i in span),
-            vit_position_ids=_cat([ids for _, ids, _ in self.vit], _ints([])),
+            text_ids=_to_int64(token for token, _ in self.text),
+            text_index=_to_int64(index for _, index in self.text),
+            position_ids=_to_int64(self.rotary),
+            vit_tokens=_concat([tokens for tokens, _, _ in self.vit], torch.zeros(0, 0)),
+            vit_index=_to_int64(i for _, _, span in self.vit for i in span),
+            vit_position_ids=_concat([ids for _, ids, _ in self.vit], _to_int64([])),
             vit_lengths=[len(span) for _, _, span in self.vit],
-            images=_pad([pixels for pixels, *_ in self.latents]),
+            images=_pad_images([pixels for pixels, *_ in self.latents]),
             latent_shapes=self.latent_shapes,
-            latent_index=_ints(i for _, _, span, _ in self.latents for i in span),
-            latent_position_ids=_cat([ids for _, ids, _, _ in self.latents], _ints([])),
-            raw_timesteps=_cat([torch.full((len(ids),), t) for _, ids, _, t in self.latents], torch.zeros(0)),
-            mse_index=_ints(i for span in noised for i in span),
-            ce_index=_ints(index for index, _, _ in self.answers),
-            ce_labels=_ints(label for _, label, _ in self.answers),
+            latent_index=_to_int64(i for _, _, span, _ in self.latents for i in span),
+            latent_position_ids=_concat([ids for _, ids, _, _ in self.latents], _to_int64([])),
+            raw_timesteps=_concat([torch.full((len(ids),), t) for _, ids, _, t in self.latents], torch.zeros(0)),
+            mse_index=_to_int64(i for span in noised for i in span),
+            ce_index=_to_int64(index for index, _, _ in self.answers),
+            ce_labels=_to_int64(label for _, label, _ in self.answers),
             ce_weights=torch.tensor([weight for *_, weight in self.answers], dtype=torch.float32),
             split_lengths=[length for length, _ in self.splits],
             split_modes=[mode for _, mode in self.splits],
@@ -233,26 +234,26 @@ class _Builder:
         )
 
 
-def _grid(pixels: Tensor, patch: int, name: str) -> tuple[int, int]:
+def _count_patches(pixels: Tensor, patch: int, name: str) -> tuple[int, int]:
     height, width = pixels.shape[-2:]
     if height % patch or width % patch:
         raise ValueError(f"a {name} image of {height} x {width} pixels is no multiple of {patch}; resize it first")
     return height // patch, width // patch
 
 
-def _pad(images: list[Tensor]) -> Tensor | None:
+def _pad_images(images: list[Tensor]) -> Tensor | None:
     if not images:
         return None
     height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
-    padded = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    padded = images[0].new_zeros(len(images), images[0].shape[0], height, width)  # (m, 3, H, W)
     for slot, image in zip(padded, images, strict=True):
         slot[:, : image.shape[1], : image.shape[2]] = image
     return padded
 
 
-def _ints(values) -> Tensor:
+def _to_int64(values) -> Tensor:
     return torch.tensor(list(values), dtype=torch.int64)
 
 
-def _cat(parts: list[Tensor], empty: Tensor) -> Tensor:
+def _concat(parts: list[Tensor], empty: Tensor) -> Tensor:
     return torch.cat(parts) if parts else empty

@@ -35,18 +35,19 @@ def guide(plain: Tensor, without_text: Tensor, without_image: Tensor | None, set
     """Combine branch velocities (B, n, C) and renormalise; `without_image` is None when image guidance is off."""
     guided = without_text + settings.cfg_text_scale * (plain - without_text)
     if settings.cfg_renorm_type == "text_channel":
-        guided = _renormalise(guided, plain, (-1,), settings.cfg_renorm_min)
+        guided = _limit_norm(guided, plain, (-1,), settings.cfg_renorm_min)
     if without_image is not None:
         guided = without_image + settings.cfg_img_scale * (guided - without_image)
     if settings.cfg_renorm_type == "global":
-        return _renormalise(guided, plain, (-2, -1), settings.cfg_renorm_min)
+        return _limit_norm(guided, plain, (-2, -1), settings.cfg_renorm_min)
     if settings.cfg_renorm_type == "channel":
-        return _renormalise(guided, plain, (-1,), settings.cfg_renorm_min)
+        return _limit_norm(guided, plain, (-1,), settings.cfg_renorm_min)
     return guided
 
 
-def _renormalise(guided: Tensor, plain: Tensor, dims: tuple[int, ...], smallest: float) -> Tensor:
+def _limit_norm(guided: Tensor, plain: Tensor, dims: tuple[int, ...], smallest: float) -> Tensor:
     """Scale guided velocities down to the norm of the plain ones over `dims`, never up."""
+    # (B, 1, 1) over the image, (B, n, 1) per token
     ratio = plain.norm(dim=dims, keepdim=True) / (guided.norm(dim=dims, keepdim=True) + 1e-8)
     return guided * ratio.clamp(smallest, 1.0)
 
@@ -68,7 +69,7 @@ def sample_latents(
         trace: if given, one dict per step is appended: t, x_t, velocity, branches (name -> velocity).
     """
     ids = contexts.grid_position_ids(*grid, model.config.max_latent_size, model.device)
-    x = init_noise.to(model.device, torch.float32)
+    x = init_noise.to(model.device, torch.float32)  # (B, h * w, latent_dim)
     for t, dt in zip(*flow.sampling_schedule(settings.num_timesteps, settings.timestep_shift), strict=True):
         names = _active_branches(float(t), settings)
         velocities = {name: contexts.velocity(model, getattr(branches, name), x, t, ids) for name in names}
@@ -77,7 +78,7 @@ def sample_latents(
             guided = guide(guided, velocities["cfg_text"], velocities.get("cfg_img"), settings)
         if trace is not None:
             trace.append({"t": float(t), "x_t": x, "velocity": guided, "branches": velocities})
-        x = x - guided * dt.to(x.device)
+        x = x - guided * dt.to(x.device)  # Euler step; dt > 0 goes from noise (t = 1) to the image (t = 0)
     return x
 
 
@@ -107,6 +108,7 @@ def read_inputs(
     for item in inputs:
         if contexts.is_text(item):
             ids = model.encode_text(item)
+            # Without-text keeps all before the last text; without-image has read the texts only.
             cfg_text = gen
             gen, cfg_img = contexts.add_text(model, gen, ids), contexts.add_text(model, cfg_img, ids)
         else:

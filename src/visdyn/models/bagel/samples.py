@@ -59,17 +59,17 @@ def edit_sample(
     """
     if len(images) < 2 or len(instructions) != len(images) - 1:
         raise ValueError(f"{len(images)} images need {len(images) - 1} instructions, not {len(instructions)}")
-    parts = _condition(images[0], config, posteriors)
+    parts = _make_condition_parts(images[0], config, posteriors)
     for index, ids in enumerate(instructions, start=1):
         if ids is not None:
             parts.append(Part(TEXT, list(ids), droppable=True))
-        parts.append(_vae_part(images[index], config, posteriors, loss=True))
+        parts.append(_make_vae_part(images[index], config, posteriors, loss=True))
         if index < len(instructions):
-            parts += _condition(images[index], config, posteriors)
+            parts += _make_condition_parts(images[index], config, posteriors)
     return parts
 
 
-def _vae_part(image: ImageRef, config: BagelConfig, posteriors: Posteriors | None, **flags: bool) -> Part:
+def _make_vae_part(image: ImageRef, config: BagelConfig, posteriors: Posteriors | None, **flags: bool) -> Part:
     if posteriors is None:
         return Part(VAE, transform(image, config.transforms["vae"]), **flags)
     moments = posteriors(image)
@@ -77,8 +77,8 @@ def _vae_part(image: ImageRef, config: BagelConfig, posteriors: Posteriors | Non
     return Part(VAE, torch.zeros(1, 1, 1).expand(3, *size), moments=moments, **flags)
 
 
-def _condition(image: ImageRef, config: BagelConfig, posteriors: Posteriors | None) -> Sample:
-    parts = [_vae_part(image, config, posteriors, droppable=True)]
+def _make_condition_parts(image: ImageRef, config: BagelConfig, posteriors: Posteriors | None) -> Sample:
+    parts = [_make_vae_part(image, config, posteriors, droppable=True)]
     if config.vision is not None:
         parts.append(Part(VIT, transform(image, config.transforms["vit"]), droppable=True))
     return parts
@@ -90,7 +90,7 @@ def text_to_image_sample(
     """Return the plan of a caption (droppable) and the image to generate; `posteriors` as in `edit_sample`."""
     return [
         Part(TEXT, list(ids), droppable=True),
-        _vae_part(image, config, posteriors, loss=True),
+        _make_vae_part(image, config, posteriors, loss=True),
     ]
 
 

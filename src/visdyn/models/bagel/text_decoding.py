@@ -47,7 +47,7 @@ def generate_text(model: Bagel, inputs: Sequence, *, max_length: int = 512) -> G
     """
     context = contexts.new_context(model)
     for item in inputs:
-        context = _read(model, context, item)
+        context = _read_input(model, context, item)
     return continue_text(model, context, max_length)
 
 
@@ -67,7 +67,7 @@ def continue_text(model: Bagel, context: Context, max_length: int = 512) -> Gene
     return Generation(ids, stopped, torch.stack(logits) if logits else torch.zeros(0), decoded)
 
 
-def _read(model: Bagel, context: Context, item) -> Context:
+def _read_input(model: Bagel, context: Context, item) -> Context:
     if contexts.is_text(item):
         return contexts.add_text(model, context, model.encode_text(item))
     image = resize(load(item), model.config.transforms["vae"])
@@ -78,6 +78,7 @@ def next_logits(model: Bagel, context: Context, token: int) -> tuple[Context, Te
     """Read one token and return the new context and the next token's logits, float32 (vocabulary,)."""
     und = model.language_model.model.embed_tokens(torch.tensor([[token]], device=model.device))
     streams = Streams(und, und[:, :0])
+    # One token, causal or not, sees the whole context and itself.
     streams, new = contexts.run_block(model, context, streams, context.position.unsqueeze(1))
     context = contexts.append(context, new, context.position + 1)
     return context, model.language_model.lm_head(streams.und[0, -1]).float()

@@ -20,16 +20,16 @@ def resized_size(width: int, height: int, limits: TransformConfig, num_images: i
     """
     scale = min(limits.max_image_size / max(width, height), 1.0)
     scale = max(scale, limits.min_image_size / min(width, height))
-    size = _scaled((width, height), scale, limits.image_stride)
+    size = _scale_and_round((width, height), scale, limits.image_stride)
     budget = limits.max_pixels / num_images
     if size[0] * size[1] > budget:
-        size = _scaled(size, budget / (size[0] * size[1]), limits.image_stride)
+        size = _scale_and_round(size, budget / (size[0] * size[1]), limits.image_stride)
     if max(size) > limits.max_image_size:
-        size = _scaled(size, limits.max_image_size / max(size), limits.image_stride)
+        size = _scale_and_round(size, limits.max_image_size / max(size), limits.image_stride)
     return size
 
 
-def _scaled(size: tuple[int, int], scale: float, stride: int) -> tuple[int, int]:
+def _scale_and_round(size: tuple[int, int], scale: float, stride: int) -> tuple[int, int]:
     # Two roundings, to a pixel and then to the stride: ties fall differently if they are merged into one.
     width, height = (max(stride, round(round(side * scale) / stride) * stride) for side in size)
     return width, height

@@ -37,7 +37,7 @@ def load_editor(
         FileNotFoundError: there is no such folder, or a part of it is missing.
         ValueError: the folder holds something else, or an adapter was given for something that is no BAGEL.
     """
-    kind = _kind(name_or_path)
+    kind = _detect_kind(name_or_path)
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
     if kind == "diffusers":
         if adapter is not None:
@@ -54,11 +54,11 @@ def load_editor(
     return BagelEditor.from_pretrained(name_or_path, adapter, device, dtype, **options)
 
 
-def _kind(name_or_path: str | Path) -> str:
+def _detect_kind(name_or_path: str | Path) -> str:
     """Tell what a folder, or a repository of the hub, holds: adapter, diffusers or bagel."""
     folder = Path(name_or_path)
     if not folder.is_dir():
-        return _kind_on_hub(str(name_or_path))
+        return _detect_kind_on_hub(str(name_or_path))
     if (folder / SETTINGS).is_file():
         return "adapter"
     if (folder / PIPELINE).is_file():
@@ -73,7 +73,7 @@ def _kind(name_or_path: str | Path) -> str:
     )
 
 
-def _kind_on_hub(name: str) -> str:
+def _detect_kind_on_hub(name: str) -> str:
     """Tell a diffusers pipeline from a BAGEL by the files of a hub repository."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, OfflineModeIsEnabled

@@ -30,7 +30,7 @@ MOST_TOKENS = 8 * 1824
 
 
 class BagelEditor:
-    """A `Bagel` behind the `ImageEditor` protocol: `Bagel.generate_image` for many items at once.
+    """A `Bagel` behind the `ImageEditor` protocol: `visdyn.models.bagel.generate_image` for many items at once.
 
     The result has the size that BAGEL works at, not the source's: 456 x 256 comes back as 912 x 512.
     """
@@ -88,7 +88,7 @@ class BagelEditor:
         steps: int | None = None,
         guidance: Guidance | None = None,
     ) -> list[np.ndarray]:
-        """See `ImageEditor.edit`; each item equals `Bagel.generate_image` with a generator of its seed.
+        """See `ImageEditor.edit`; each item equals `visdyn.models.bagel.generate_image` with a generator of its seed.
 
         Raises:
             ValueError: numbers of items differ, guidance that BAGEL does not have, or an item without a source where
@@ -103,7 +103,7 @@ class BagelEditor:
             groups[image and image.size, prompt is None].append(index)
         edited: dict[int, np.ndarray] = {}
         for members in groups.values():
-            size = self._batch_size(images[members[0]])
+            size = self._choose_batch_size(images[members[0]])
             for first in range(0, len(members), size):
                 part = members[first : first + size]
                 chosen = ([values[i] for i in part] for values in (images, prompts, seeds))
@@ -115,29 +115,29 @@ class BagelEditor:
     def _resized(self, source: ImageRef):
         return resize(load(source), self.model.config.transforms["vae"])
 
-    def _batch_size(self, image) -> int:
+    def _choose_batch_size(self, image) -> int:
         if self.think:
             return 1
         if self.batch_size is not None:
             return self.batch_size
-        width, height = (self._size_without_source()[::-1]) if image is None else image.size
+        width, height = (self._require_image_size()[::-1]) if image is None else image.size
         tokens = (width // self.model.config.latent_downsample) * (height // self.model.config.latent_downsample)
         return max(1, min(64, MOST_TOKENS // tokens))
 
     def _edit_batch(self, images, prompts, seeds, settings: SamplerSettings) -> list[np.ndarray]:
         """Sample items of one layout: sources of one size or none, all with a prompt or all without."""
         self._thought = ""
-        size = self._size_without_source() if images[0] is None else images[0].size[::-1]
+        size = self._require_image_size() if images[0] is None else images[0].size[::-1]
         step, dim = self.model.config.latent_downsample, self.model.config.latent_dim
         grid = (size[0] // step, size[1] // step)
         noise = torch.stack(
             [torch.randn(grid[0] * grid[1], dim, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         )
-        latents = sample_latents(self.model, self._read(images, prompts), grid, noise, settings)
+        latents = sample_latents(self.model, self._read_inputs(images, prompts), grid, noise, settings)
         decoded = decode_images(self.model, unpatchify(latents, grid, self.model.config.latent_patch_size))
         return [np.asarray(image) for image in decoded]
 
-    def _size_without_source(self) -> tuple[int, int]:
+    def _require_image_size(self) -> tuple[int, int]:
         step = self.model.config.latent_downsample
         if self.image_size is None:
             raise ValueError("an item without a source does not say how large its image should be; set image_size")
@@ -145,7 +145,7 @@ class BagelEditor:
             raise ValueError(f"image_size {self.image_size} is no multiple of {step} pixels")
         return self.image_size
 
-    def _read(self, images, prompts) -> Branches:
+    def _read_inputs(self, images, prompts) -> Branches:
         """Read sources (VAE, then ViT) and prompts into the branches: all, without text, without image."""
         model = self.model
         empty = contexts.new_context(model, len(prompts))
@@ -161,21 +161,21 @@ class BagelEditor:
                 source = contexts.add_vit_image(model, source, views)
         if prompts[0] is None:
             return Branches(gen=source, cfg_text=source, cfg_img=empty)
-        ids, lengths = self._encode(prompts)
+        ids, lengths = self._tokenize_prompts(prompts)
         gen = contexts.add_text(model, source, ids, lengths)
         return Branches(
-            gen=self._with_thought(gen) if self.think else gen,
+            gen=self._add_thought(gen) if self.think else gen,
             cfg_text=source,
             cfg_img=contexts.add_text(model, empty, ids, lengths),
         )
 
-    def _with_thought(self, context: contexts.Context) -> contexts.Context:
+    def _add_thought(self, context: contexts.Context) -> contexts.Context:
         """Let the model write its plan and read it back; the guidance branches never see it."""
         plan = continue_text(self.model, context, self.most_thoughts)
         self._thought = plan.text if plan.text is not None else plan.ids
         return contexts.add_text(self.model, context, plan.ids)
 
-    def _encode(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
+    def _tokenize_prompts(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
         """Return padded token ids (B, n), and their lengths where they differ."""
         rows = [torch.tensor(self.model.encode_text(prompt), dtype=torch.int64) for prompt in prompts]
         lengths = torch.tensor([len(row) for row in rows])

@@ -94,9 +94,9 @@ class DiffusersEditor:
         self.flagged = 0
         pipeline.set_progress_bar_config(disable=True)
         if preset.scheduler:
-            pipeline.scheduler = _diffusers_class(preset.scheduler).from_config(pipeline.scheduler.config)
+            pipeline.scheduler = _get_diffusers_class(preset.scheduler).from_config(pipeline.scheduler.config)
         if preset.pipeline in (QWEN, QWEN_PLUS):
-            _repair_positions(pipeline)
+            _add_token_types(pipeline)
 
     @classmethod
     def from_pretrained(
@@ -128,13 +128,13 @@ class DiffusersEditor:
             FileNotFoundError: there is no model_index.json.
             ValueError: the pipeline is none of the four, or the preset is unknown or another pipeline's.
         """
-        name = _pipeline_class(folder)
-        chosen = preset if isinstance(preset, Preset) else _preset(preset, name)
+        name = _read_pipeline_class(folder)
+        chosen = preset if isinstance(preset, Preset) else _find_preset(preset, name)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
         if name in (QWEN, QWEN_PLUS) and importlib.util.find_spec("torchvision") is None:
-            options.setdefault("processor", _processor_without_video(folder))
-        pipeline = _diffusers_class(name).from_pretrained(str(folder), dtype=dtype, **options)
+            options.setdefault("processor", _load_processor_without_video(folder))
+        pipeline = _get_diffusers_class(name).from_pretrained(str(folder), dtype=dtype, **options)
         if offload:
             pipeline.enable_model_cpu_offload(device=device)
         else:
@@ -162,7 +162,7 @@ class DiffusersEditor:
         steps = self.preset.steps if steps is None else steps
         if steps < 1:
             raise ValueError(f"an edit needs at least one sampling step, not {steps}")
-        scales = self._scales(guidance)
+        scales = self._guidance_arguments(guidance)
         return [self._edit_one(*item, steps, scales) for item in zip(sources, prompts, seeds, strict=True)]
 
     def describe(self) -> dict:
@@ -183,7 +183,13 @@ class DiffusersEditor:
         image = None if source is None else load(source)
         if image is None and self.preset.pipeline != KONTEXT:
             raise ValueError(f"{self.preset.pipeline} edits an image; an item without a source cannot be edited by it")
-        given = {"prompt": prompt or "", "num_inference_steps": steps, **self._geometry(image), **scales, **self.call}
+        given = {
+            "prompt": prompt or "",
+            "num_inference_steps": steps,
+            **self._size_arguments(image),
+            **scales,
+            **self.call,
+        }
         generator = torch.Generator().manual_seed(seed)
         output = self.pipeline(**given, generator=generator, output_type="pil")
         if any(getattr(output, "nsfw_content_detected", None) or ()):
@@ -195,7 +201,7 @@ class DiffusersEditor:
             edited = edited.resize(image.size, Image.Resampling.BICUBIC)
         return np.asarray(edited)
 
-    def _geometry(self, image: Image.Image | None) -> dict[str, Any]:
+    def _size_arguments(self, image: Image.Image | None) -> dict[str, Any]:
         if self.preset.pipeline == PIX2PIX and self.preset.resolution:
             return {"image": fit_to_64(image, self.preset.resolution)}
         if self.preset.pipeline != KONTEXT:
@@ -204,7 +210,7 @@ class DiffusersEditor:
         width, height = kontext_size(*image.size) if image else (1024, 1024)
         return {"image": image, "width": width, "height": height, "max_area": width * height}
 
-    def _scales(self, guidance: Guidance | None) -> dict[str, Any]:
+    def _guidance_arguments(self, guidance: Guidance | None) -> dict[str, Any]:
         preset = self.preset
         text = preset.text if guidance is None else guidance.text
         image = preset.image if guidance is None else guidance.image
@@ -244,13 +250,13 @@ def kontext_size(width: int, height: int) -> tuple[int, int]:
     return min((abs(width / height - w / h), w, h) for w, h in PREFERRED_KONTEXT_RESOLUTIONS)[1:]
 
 
-def _diffusers_class(name: str):
+def _get_diffusers_class(name: str):
     import diffusers
 
     return getattr(diffusers, name)
 
 
-def _pipeline_class(folder: str | Path) -> str:
+def _read_pipeline_class(folder: str | Path) -> str:
     import diffusers
 
     if Path(folder).is_dir() and not (Path(folder) / "model_index.json").is_file():
@@ -266,7 +272,7 @@ def _pipeline_class(folder: str | Path) -> str:
     return name
 
 
-def _preset(name: str | None, pipeline: str) -> Preset:
+def _find_preset(name: str | None, pipeline: str) -> Preset:
     if name is None:
         return next(preset for preset in PRESETS.values() if preset.pipeline == pipeline)
     if name not in PRESETS:
@@ -274,7 +280,7 @@ def _preset(name: str | None, pipeline: str) -> Preset:
     return PRESETS[name]
 
 
-def _repair_positions(pipeline) -> None:
+def _add_token_types(pipeline) -> None:
     """Have Qwen's text encoder told which tokens are the image's.
 
     Since transformers 5 it needs `mm_token_type_ids` to give them two-dimensional positions, else it falls back to
@@ -284,15 +290,15 @@ def _repair_positions(pipeline) -> None:
     if "mm_token_type_ids" not in inspect.signature(type(encoder).forward).parameters:
         return
 
-    def tell(module, args: tuple, given: dict) -> tuple[tuple, dict]:
+    def add_token_types(module, args: tuple, given: dict) -> tuple[tuple, dict]:
         if given.get("image_grid_thw") is None or given.get("mm_token_type_ids") is not None:
             return args, given
         return args, {**given, "mm_token_type_ids": (given["input_ids"] == module.config.image_token_id).int()}
 
-    encoder.register_forward_pre_hook(tell, with_kwargs=True)
+    encoder.register_forward_pre_hook(add_token_types, with_kwargs=True)
 
 
-def _processor_without_video(folder: str | Path):
+def _load_processor_without_video(folder: str | Path):
     """Load the Qwen-VL processor without its video half, which alone needs torchvision."""
     from transformers import Qwen2VLProcessor
     from transformers.processing_utils import ProcessorMixin

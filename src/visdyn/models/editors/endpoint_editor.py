@@ -74,7 +74,7 @@ class ApiEditor:
         if steps is not None or guidance is not None:
             raise ValueError("an image endpoint has no sampling steps and no guidance; leave both out")
         with ThreadPoolExecutor(self.settings.concurrency) as pool:
-            futures = [pool.submit(self._one, *pair) for pair in zip(sources, prompts, strict=True)]
+            futures = [pool.submit(self._edit_one, *pair) for pair in zip(sources, prompts, strict=True)]
             try:
                 images = [future.result() for future in futures]
             except EndpointStoppedError as error:
@@ -85,7 +85,7 @@ class ApiEditor:
         self.report(f"{self.settings.model}: {self.made} images made, {self.failed} failed{cost}")
         return images
 
-    def _one(self, source: ImageRef, prompt: str) -> np.ndarray | None:
+    def _edit_one(self, source: ImageRef, prompt: str) -> np.ndarray | None:
         buffer = io.BytesIO()
         load(source).save(buffer, format="PNG")
         texts = {name: str(value) for name, value in self.fields.items()}
@@ -98,18 +98,18 @@ class ApiEditor:
         except EndpointStoppedError:
             raise
         except EndpointError as error:
-            self._count(None)
-            self._note({"prompt": prompt, "outcome": "failed", "reason": str(error), "attempts": error.attempts})
+            self._count_reply(None)
+            self._write_log({"prompt": prompt, "outcome": "failed", "reason": str(error), "attempts": error.attempts})
             return None
-        self._count(reply)
-        self._note({"prompt": prompt, "outcome": "made", "usage": reply.usage, "attempts": reply.attempts})
+        self._count_reply(reply)
+        self._write_log({"prompt": prompt, "outcome": "made", "usage": reply.usage, "attempts": reply.attempts})
         return reply.image
 
-    def _count(self, reply: Edited | None) -> None:
+    def _count_reply(self, reply: Edited | None) -> None:
         with self._writing:
             self.made, self.failed = self.made + (reply is not None), self.failed + (reply is None)
 
-    def _note(self, record: dict) -> None:
+    def _write_log(self, record: dict) -> None:
         if self.log is None:
             return
         with self._writing, open(self.log, "a", encoding="ascii") as file:

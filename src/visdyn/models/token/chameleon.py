@@ -34,11 +34,11 @@ class ChameleonLM(ChameleonForConditionalGeneration):
 
         Their query and key norms are one vector for all heads; it is repeated for each head, which is what it meant.
         """
-        narrow = _narrow_norms(Path(name_or_path)) if Path(name_or_path or "").is_dir() else []
+        narrow = _find_narrow_norms(Path(name_or_path)) if Path(name_or_path or "").is_dir() else []
         if not narrow:
             return super().from_pretrained(name_or_path, *args, **options)
         config = options.pop("config", None) or ChameleonConfig.from_pretrained(name_or_path)
-        weights = {key: value for file in _shards(Path(name_or_path)) for key, value in load_file(file).items()}
+        weights = {key: value for file in _list_shards(Path(name_or_path)) for key, value in load_file(file).items()}
         heads = {"q_norm": config.num_attention_heads, "k_norm": config.num_key_value_heads}
         for key in narrow:
             weights[key] = weights[key].expand(heads[key.split(".")[-2]], -1).clone()
@@ -66,14 +66,14 @@ class ChameleonLM(ChameleonForConditionalGeneration):
         return CausalLMOutputWithPast(logits=self.lm_head(hidden[:, kept]), past_key_values=outputs.past_key_values)
 
 
-def _shards(folder: Path) -> list[Path]:
+def _list_shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors"))
 
 
-def _narrow_norms(folder: Path) -> list[str]:
+def _find_narrow_norms(folder: Path) -> list[str]:
     """Return the query and key norms of a folder that are one vector for all heads."""
     narrow = []
-    for file in _shards(folder):
+    for file in _list_shards(folder):
         with safe_open(file, framework="pt") as opened:
             norms = [key for key in opened.keys() if ".q_norm." in key or ".k_norm." in key]  # noqa: SIM118
             narrow += [key for key in norms if len(opened.get_slice(key).get_shape()) == 1]

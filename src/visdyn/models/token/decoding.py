@@ -1,4 +1,4 @@
-"""Constrained decoding: images (exactly one grid of codes) and actions (text), with a key-value cache."""
+"""Constrained decoding with a KV cache: images (exactly one grid of codes) and actions (text)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ def draw(probabilities: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
 
     One uniform number per token, drawn beforehand, makes a sample independent of what else is in its batch.
     """
-    cumulative = probabilities.double().cumsum(-1)
+    cumulative = probabilities.double().cumsum(-1)  # (B, V)
+    # Scaled by the row's own sum: rounding leaves it near 1, and no number may fall beyond the last token.
     positions = torch.searchsorted(cumulative, (uniforms.double() * cumulative[:, -1])[:, None], right=True)
     return positions.squeeze(1).clamp_max(probabilities.shape[-1] - 1)
 
@@ -37,6 +38,7 @@ def token_probabilities(logits: torch.Tensor, temperature: float, top_p: float) 
     if top_p >= 1:
         return probabilities
     ordered, order = probabilities.sort(-1, descending=True)
+    # A token stays while the mass before it is under top_p, so the most probable one always does.
     kept = ordered * (ordered.cumsum(-1) - ordered < top_p)
     return torch.zeros_like(probabilities).scatter(-1, order, kept / kept.sum(-1, keepdim=True))
 
@@ -47,7 +49,7 @@ def uniforms(num_samples: int, num_tokens: int, generator: torch.Generator | Non
 
 
 class GrowingCache(DynamicCache):
-    """Keys and values of a prompt, spread over its samples, with room for all that is decoded.
+    """A KV cache of fixed size: the prompt's keys and values for each of its samples, and slots for all new tokens.
 
     The library's own copies everything at every token: at 7B, 8 samples and 2,000 tokens as much memory traffic again
     as reading the weights.
@@ -56,17 +58,17 @@ class GrowingCache(DynamicCache):
     def __init__(self, prefilled: DynamicCache, repeats: int, num_slots: int) -> None:
         super().__init__()
         self.states = [
-            [widened(layer.keys, repeats, num_slots), widened(layer.values, repeats, num_slots)]
+            [allocate_slots(layer.keys, repeats, num_slots), allocate_slots(layer.values, repeats, num_slots)]
             for layer in prefilled.layers
         ]
         self.filled = prefilled.get_seq_length()
 
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
-        end = self.filled + key_states.shape[2]
+        end = self.filled + key_states.shape[2]  # states are (B, H, S, D)
         for stored, new in zip(self.states[layer_idx], (key_states, value_states), strict=True):
             stored[:, :, self.filled : end] = new
         keys, values = self.states[layer_idx]
-        if layer_idx == len(self.states) - 1:
+        if layer_idx == len(self.states) - 1:  # all layers of one pass write to the same slots
             self.filled = end
         return keys[:, :, :end], values[:, :, :end]
 
@@ -77,7 +79,7 @@ class GrowingCache(DynamicCache):
         return self.filled + query_length, 0
 
 
-def widened(states: torch.Tensor, repeats: int, num_slots: int) -> torch.Tensor:
+def allocate_slots(states: torch.Tensor, repeats: int, num_slots: int) -> torch.Tensor:
     """Return (B * repeats, H, num_slots, D) whose first slots are `states` (B, H, S, D), each row `repeats` times."""
     count, heads, filled, width = states.shape
     wide = states.new_zeros(count * repeats, heads, num_slots, width)
@@ -117,23 +119,26 @@ def sample_images(
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             ids = torch.tensor([[*prompts[row], layout.begin_of_image] for row in part])
-            codes[part] = _decode(lm, layout, ids, draws[part], temperature, top_p)
+            codes[part] = _decode_codes(lm, layout, ids, draws[part], temperature, top_p)
     return codes
 
 
-def _decode(
+def _decode_codes(
     lm, layout: TokenLayout, ids: torch.Tensor, draws: torch.Tensor, temperature: float, top_p: float
 ) -> np.ndarray:
+    """Decode codes (N, K, L) after prompts `ids` (N, S) of one length."""
     device = next(lm.parameters()).device
     count, num_samples, length = draws.shape
-    head = lm.lm_head.weight[layout.image_offset : layout.image_offset + layout.num_image_codes]
+    # Only the head's rows of image codes are multiplied: constrained decoding without a logits processor.
+    head = lm.lm_head.weight[layout.image_offset : layout.image_offset + layout.num_image_codes]  # (C, D)
     output = lm.model(input_ids=ids.to(device), past_key_values=DynamicCache(config=lm.config), use_cache=True)
     cache = GrowingCache(output.past_key_values, num_samples, ids.shape[1] + length)
-    hidden = output.last_hidden_state[:, -1].repeat_interleave(num_samples, 0)
-    flat = draws.reshape(count * num_samples, length).to(device)
+    hidden = output.last_hidden_state[:, -1].repeat_interleave(num_samples, 0)  # (N * K, D)
+    flat = draws.reshape(count * num_samples, length).to(device)  # (N * K, L)
     chosen = []
     for position in range(length):
-        codes = draw(token_probabilities(F.linear(hidden, head), temperature, top_p), flat[:, position])
+        probabilities = token_probabilities(F.linear(hidden, head), temperature, top_p)  # (N * K, C)
+        codes = draw(probabilities, flat[:, position])
         chosen.append(codes)
         if position + 1 < length:
             output = lm.model(input_ids=codes[:, None] + layout.image_offset, past_key_values=cache, use_cache=True)
@@ -169,17 +174,18 @@ def generate_text(
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         part = None if draws is None else draws[rows]
-        written = _write(lm, layout, [prompts[row] for row in rows], max_new_tokens, temperature, part)
+        written = _decode_text(lm, layout, [prompts[row] for row in rows], max_new_tokens, temperature, part)
         for row, ids, score in zip(rows, *written, strict=True):
             texts[row], scores[row] = ids, score
     return texts, scores
 
 
-def _write(
+def _decode_text(
     lm, layout: TokenLayout, prompts: list, max_new_tokens: int, temperature: float, draws: torch.Tensor | None
 ) -> tuple[list[list[int]], list[float]]:
     device = next(lm.parameters()).device
     longest = max(map(len, prompts))
+    # Left-padded, (B, S): every prompt ends at the last position, where its first new token is predicted.
     ids = torch.tensor([[layout.pad] * (longest - len(prompt)) + list(prompt) for prompt in prompts], device=device)
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=device)
     cache, finished = DynamicCache(config=lm.config), torch.zeros(len(prompts), dtype=torch.bool, device=device)
@@ -187,6 +193,7 @@ def _write(
     controls = [layout.bos, layout.pad, layout.begin_of_image, layout.end_of_image, layout.end_of_turn]
     for position in range(max_new_tokens):
         output = lm(input_ids=ids, attention_mask=mask, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        # (B, V), normalised before images and controls are excluded: scores are under the whole vocabulary
         log_probabilities = output.logits[:, -1].float().log_softmax(-1)
         log_probabilities[:, layout.image_offset : layout.image_offset + layout.num_image_codes] = -torch.inf
         log_probabilities[:, controls] = -torch.inf

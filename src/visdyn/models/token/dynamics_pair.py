@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from visdyn.models import load_model
+from visdyn.models import TOKEN_MODELS, load_model
 from visdyn.models.adapters import SETTINGS
 from visdyn.models.checkpoints import Checkpoint, locate
 from visdyn.models.token.unified import TokenForwardDynamics, TokenInverseDynamics, UnifiedModel
@@ -24,19 +24,19 @@ class AdaptedLM:
     """A decoder as one of its adapters makes it; every use switches that adapter on first."""
 
     def __init__(self, adapters, name: str) -> None:
-        self._adapters, self._name = adapters, name
+        self._load_adapters, self._name = adapters, name
 
     def __call__(self, *args, **kwargs):
-        return self._base()(*args, **kwargs)
+        return self._activate_adapter()(*args, **kwargs)
 
     def __getattr__(self, attribute: str):
-        return getattr(self._base(), attribute)
+        return getattr(self._activate_adapter(), attribute)
 
-    def _base(self):
-        if self._adapters.active_adapter != self._name:
-            self._adapters.set_adapter(self._name)
-            self._adapters.requires_grad_(False)
-        return self._adapters.get_base_model()
+    def _activate_adapter(self):
+        if self._load_adapters.active_adapter != self._name:
+            self._load_adapters.set_adapter(self._name)
+            self._load_adapters.requires_grad_(False)
+        return self._load_adapters.get_base_model()
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,12 @@ class DynamicsPair:
             ValueError: the two cannot share a base.
         """
         found = locate(forward), locate(inverse)
-        if not _share(*found):
+        if not _can_share_base(*found):
             raise ValueError(f"{forward} and {inverse} are not two adapters of one base's linear maps; load each alone")
         base = load_model(found[0].base, device=device, **options)
-        adapters = _adapters(base.lm, found, device)
-        roles = (
-            _role(base, checkpoint, AdaptedLM(adapters, name)) for checkpoint, name in zip(found, ROLES, strict=True)
-        )
-        return cls(*roles)
+        adapters = _load_adapters(base.lm, found, device)
+        forward_lm, inverse_lm = (AdaptedLM(adapters, name) for name in ROLES)
+        return cls(_make_role(base, found[0], forward_lm), _make_role(base, found[1], inverse_lm))
 
     @property
     def forward_dynamics(self) -> TokenForwardDynamics:
@@ -78,7 +76,7 @@ class DynamicsPair:
 
 def shares_base(forward: str | Path, inverse: str | Path) -> bool:
     """Say whether both folders hold LoRA adapters of one token model that can be switched on it."""
-    return _share(locate(forward), locate(inverse))
+    return _can_share_base(locate(forward), locate(inverse))
 
 
 def load_dynamics(forward: str | Path, inverse: str | Path, device: str = "cpu", **options):
@@ -89,22 +87,24 @@ def load_dynamics(forward: str | Path, inverse: str | Path, device: str = "cpu",
     return load_model(forward, "fdp", device, **options), load_model(inverse, "idp", device, **options)
 
 
-def _share(forward: Checkpoint, inverse: Checkpoint) -> bool:
-    both = forward, inverse
-    one_base = all(item.is_adapter for item in both) and forward.base.resolve() == inverse.base.resolve()
-    return one_base and forward.model_type in ("chameleon", "gemma") and all(map(_switchable, both))
+def _can_share_base(forward: Checkpoint, inverse: Checkpoint) -> bool:
+    if not (forward.is_adapter and inverse.is_adapter) or forward.base.resolve() != inverse.base.resolve():
+        return False
+    return forward.model_type in TOKEN_MODELS and _is_switchable(forward) and _is_switchable(inverse)
 
 
-def _switchable(checkpoint: Checkpoint) -> bool:
+def _is_switchable(checkpoint: Checkpoint) -> bool:
+    """Say whether an adapter changes linear maps inside the decoder only, which peft can switch on and off."""
     settings = json.loads((checkpoint.folder / SETTINGS).read_text())
     targets = settings.get("target_modules") or ()
     names = [targets] if isinstance(targets, str) else list(targets)
     names += settings.get("modules_to_save") or []
-    whole = settings.get("bias", "none") == "none" and settings.get("peft_type") == "LORA"
-    return whole and not any(left in name for name in names for left in _NOT_ADAPTED)
+    if settings.get("bias", "none") != "none" or settings.get("peft_type") != "LORA":
+        return False
+    return not any(left in name for name in names for left in _NOT_ADAPTED)
 
 
-def _adapters(lm, found: tuple[Checkpoint, Checkpoint], device: str):
+def _load_adapters(lm, found: tuple[Checkpoint, Checkpoint], device: str):
     from peft import PeftModel
 
     # In the decoder's own precision, as merged weights would be.
@@ -115,7 +115,7 @@ def _adapters(lm, found: tuple[Checkpoint, Checkpoint], device: str):
     return adapters.to(device=device, dtype=lm.dtype).eval().requires_grad_(False)
 
 
-def _role(base: UnifiedModel, checkpoint: Checkpoint, lm: AdaptedLM) -> UnifiedModel:
+def _make_role(base: UnifiedModel, checkpoint: Checkpoint, lm: AdaptedLM) -> UnifiedModel:
     path = checkpoint.holder("dynamics.json") / "dynamics.json"
     prompts = json.loads(path.read_text()) if path.is_file() else {}
     prompts.pop("public_pixels", None)

@@ -7,7 +7,7 @@ cropped as for Chameleon, so a decoded image carries bars that are cut off befor
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,9 +62,14 @@ class LiquidSequenceBuilder(SequenceBuilder):
 
     def inverse_prompt(self, source: np.ndarray, target: np.ndarray) -> list[int]:
         """bos, then a user turn of source image, target image, newline, text, and the opening of the model's turn."""
+        return self.question_prompt([source, target], self.idm_prompt)
+
+    def question_prompt(self, images: Sequence[np.ndarray], question: str) -> list[int]:
+        """bos, then a user turn of images, newline and text, and the opening of the model's turn."""
         opening = self.text(f"{START_OF_TURN}user\n")
-        closing = self.text(f"\n{self.idm_prompt}{END_OF_TURN}\n{START_OF_TURN}model\n")
-        return [self.layout.bos, *opening, *self.image(source), *self.image(target), *closing]
+        shown = [token for codes in images for token in self.image(codes)]
+        closing = self.text(f"\n{question}{END_OF_TURN}\n{START_OF_TURN}model\n")
+        return [self.layout.bos, *opening, *shown, *closing]
 
     def forward(
         self, source: np.ndarray, action: str, target: np.ndarray, weights: np.ndarray | None = None
@@ -90,17 +95,17 @@ class LiquidModel(UnifiedModel):
         self.public_pixels = True
 
     @staticmethod
-    def _lm_class():
+    def _get_lm_class():
         from transformers import GemmaForCausalLM
 
         return GemmaForCausalLM
 
     @staticmethod
-    def _builder(tokenizer, num_image_codes: int, **prompts) -> LiquidSequenceBuilder:
+    def _make_builder(tokenizer, num_image_codes: int, **prompts) -> LiquidSequenceBuilder:
         return LiquidSequenceBuilder(tokenizer, liquid_layout(tokenizer, num_image_codes), **prompts)
 
     @staticmethod
-    def _vqgan_path(found: Checkpoint, vqgan: str | Path | None) -> Path:
+    def _find_vqgan(found: Checkpoint, vqgan: str | Path | None) -> Path:
         path = found.holder("vqgan") / "vqgan" if vqgan is None else Path(vqgan)
         if not path.exists():
             raise FileNotFoundError(
@@ -110,7 +115,7 @@ class LiquidModel(UnifiedModel):
         return path
 
     @staticmethod
-    def _check(found: Checkpoint, lm, layout: TokenLayout) -> None:
+    def _check_vocabulary(found: Checkpoint, lm, layout: TokenLayout) -> None:
         rows = lm.lm_head.weight.shape[0]
         if rows != layout.image_offset + layout.num_image_codes:
             raise ValueError(
@@ -133,7 +138,7 @@ class LiquidModel(UnifiedModel):
 
 def load_lm(name_or_path: str | Path, dtype="auto", attention: str = "sdpa", device: str = "cpu"):
     """Load Liquid's decoder in evaluation mode, with its LoRA adapter where the folder holds one."""
-    return locate(name_or_path).load_lm(LiquidModel._lm_class(), dtype, attention, device)
+    return locate(name_or_path).load_lm(LiquidModel._get_lm_class(), dtype, attention, device)
 
 
 def tiny_config(layout: TokenLayout, hidden_size: int = 128, num_layers: int = 4, num_heads: int = 4) -> GemmaConfig:

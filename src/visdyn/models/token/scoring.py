@@ -49,22 +49,22 @@ def score_completions(
         ValueError: a scored token lies outside `restrict_to`.
     """
     if restrict_to is not None:
-        _check_inside(sequences, scored, restrict_to)
-    order = sorted(
-        range(len(sequences)), key=lambda index: len(sequences[index].prompt) + len(sequences[index].completion)
-    )
+        check_inside_block(sequences, scored, restrict_to)
+    lengths = [len(item.prompt) + len(item.completion) for item in sequences]
+    order = sorted(range(len(sequences)), key=lengths.__getitem__)
     total, counts = torch.zeros(len(sequences)), torch.zeros(len(sequences), dtype=torch.int64)
     device = next(lm.parameters()).device
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         batch = {name: value.to(device) for name, value in collate([sequences[row] for row in rows], pad).items()}
-        width = batch["targets"].shape[1]
+        width = batch["targets"].shape[1]  # K; completions end at the last position, so K + 1 logits suffice
         output = lm(
             input_ids=batch["input_ids"],
             attention_mask=batch["attention_mask"],
             logits_to_keep=width + 1,
             use_cache=False,
         )
+        # Logits (B, K + 1, V): position k predicts targets[:, k], and nothing is to come after the last.
         nll = _token_nll(output.logits[:, :-1].float(), batch["targets"], restrict_to)
         for row, values in zip(rows, nll, strict=True):
             length = len(sequences[row].completion)
@@ -73,7 +73,7 @@ def score_completions(
     return Scores(total / counts.clamp_min(1), total, counts)
 
 
-def _check_inside(sequences: Sequence[TokenSequence], scored: slice, block: slice) -> None:
+def check_inside_block(sequences: Sequence[TokenSequence], scored: slice, block: slice) -> None:
     for row, item in enumerate(sequences):
         tokens = item.completion[scored]
         if ((tokens < block.start) | (tokens >= block.stop)).any():
@@ -81,6 +81,7 @@ def _check_inside(sequences: Sequence[TokenSequence], scored: slice, block: slic
 
 
 def _token_nll(logits: torch.Tensor, targets: torch.Tensor, restrict_to: slice | None) -> torch.Tensor:
+    """Return float32 (B, K), the negative log-probabilities of `targets` (B, K) under `logits` (B, K, V)."""
     if restrict_to is None:
         return F.cross_entropy(logits.transpose(1, 2), targets, reduction="none", ignore_index=-100)
     inside = (targets >= restrict_to.start) & (targets < restrict_to.stop)

@@ -58,8 +58,12 @@ class SequenceBuilder:
 
     def inverse_prompt(self, source: np.ndarray, target: np.ndarray) -> list[int]:
         """bos, text, source image, target image, end of turn."""
-        images = [*self.image(source), *self.image(target)]
-        return [self.layout.bos, *self.text(self.idm_prompt), *images, self.layout.end_of_turn]
+        return self.question_prompt([source, target], self.idm_prompt)
+
+    def question_prompt(self, images: Sequence[np.ndarray], question: str) -> list[int]:
+        """bos, text, the images' codes, end of turn: a question outside the dynamics tasks."""
+        shown = [token for codes in images for token in self.image(codes)]
+        return [self.layout.bos, *self.text(question), *shown, self.layout.end_of_turn]
 
     def forward(
         self, source: np.ndarray, action: str, target: np.ndarray, weights: np.ndarray | None = None
@@ -84,7 +88,7 @@ class SequenceBuilder:
         """Join a prompt and a completion; `weights` = (ones before, weights, ones after), or None for all ones."""
         values = np.ones(len(completion), np.float32)
         if weights is not None:
-            before, inner, after = weights
+            before, inner, after = weights  # inner: (h * w,)
             values = np.concatenate([np.ones(before), np.asarray(inner).reshape(-1), np.ones(after)]).astype(np.float32)
         return TokenSequence(np.asarray(prompt), np.asarray(completion), values)
 
@@ -97,7 +101,7 @@ def collate(sequences: Sequence[TokenSequence], pad: int) -> dict[str, torch.Ten
         weights: float32 (B, K), 0 there. Position T - K - 1 + k predicts targets[:, k].
     """
     lengths = [len(item.prompt) + len(item.completion) for item in sequences]
-    longest, width = max(lengths), max(len(item.completion) for item in sequences)
+    longest, width = max(lengths), max(len(item.completion) for item in sequences)  # T, K
     ids = np.full((len(sequences), longest), pad)
     mask = np.zeros_like(ids)
     targets = np.full((len(sequences), width), -100)

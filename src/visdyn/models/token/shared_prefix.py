@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 
-from visdyn.models.token.scoring import Scores, _check_inside
+from visdyn.models.token.scoring import Scores, check_inside_block
 from visdyn.models.token.sequences import TokenSequence
 from visdyn.models.token.unified import UnifiedModel
 
@@ -41,7 +41,7 @@ class _Node:
 
 @dataclass
 class _Past:
-    """What a pass leaves to the next: each layer's keys and values (B, H, S, D) and which slots are filled (B, S)."""
+    """The KV cache that a pass leaves: each layer's keys and values (B, H, S, D), and which slots are filled (B, S)."""
 
     layers: list[tuple[torch.Tensor, torch.Tensor]]
     filled: torch.Tensor
@@ -59,7 +59,7 @@ class _BranchCache(DynamicCache):
         states = key_states, value_states
         if self.past is not None:
             pairs = zip(self.past.layers[layer_idx], states, strict=True)
-            states = tuple(torch.cat([old[self.rows], new], -2) for old, new in pairs)
+            states = tuple(torch.cat([old[self.rows], new], -2) for old, new in pairs)  # (B, H, S + W, D) each
         if self.keep:
             self.kept.append(states)
         return states
@@ -71,7 +71,7 @@ class _BranchCache(DynamicCache):
         return self.get_seq_length() + query_length, 0
 
 
-class _Scorer:
+class _TreeScorer:
     """Walks a tree depth first and sums the log-probabilities of each sequence's scored tokens."""
 
     def __init__(self, lm, ids: list[np.ndarray], scored: list[np.ndarray], pad: int, restrict_to: slice | None):
@@ -81,30 +81,32 @@ class _Scorer:
         self.block = restrict_to or slice(0, None)
         self.total = torch.zeros(len(ids), dtype=torch.float64)
 
-    def walk(self, nodes: list[_Node], batch_size: int, past: _Past | None = None, parents: Sequence[int] = ()) -> None:
+    def score_tree(
+        self, nodes: list[_Node], batch_size: int, past: _Past | None = None, parents: Sequence[int] = ()
+    ) -> None:
         """Compute `nodes`, whose parents are the rows `parents` of `past`, and all below them."""
-        for batch in _batches(nodes, batch_size):
+        for batch in _split_into_passes(nodes, batch_size):
             rows = torch.tensor([parents[index] for index in batch] if past else [], dtype=torch.int64)
             members = [nodes[index] for index in batch]
-            left = self._forward(members, past, rows.to(self.device))
+            left = self._run_nodes(members, past, rows.to(self.device))
             below = [(row, child) for row, node in enumerate(members) for child in node.children]
-            self.walk([child for _, child in below], batch_size, left, [row for row, _ in below])
+            self.score_tree([child for _, child in below], batch_size, left, [row for row, _ in below])
 
-    def _forward(self, nodes: list[_Node], past: _Past | None, rows: torch.Tensor) -> _Past | None:
-        ids, filled, positions = (values.to(self.device) for values in self._inputs(nodes))
+    def _run_nodes(self, nodes: list[_Node], past: _Past | None, rows: torch.Tensor) -> _Past | None:
+        ids, filled, positions = (values.to(self.device) for values in self._pad_tokens(nodes))
         if past is not None:
-            filled = torch.cat([past.filled[rows], filled], 1)
+            filled = torch.cat([past.filled[rows], filled], 1)  # (B, S + W)
         keep = bool(nodes[0].children)
         cache = _BranchCache(past, rows, keep)
         output = self.lm.model(
             input_ids=ids, attention_mask=filled, position_ids=positions, past_key_values=cache, use_cache=True
         )
-        self._score(nodes, output.last_hidden_state)
+        self._add_log_probabilities(nodes, output.last_hidden_state)
         return _Past(cache.kept, filled) if keep else None
 
-    def _inputs(self, nodes: list[_Node]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _pad_tokens(self, nodes: list[_Node]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Left-pad the nodes' tokens: ids, mask and positions, int64 (B, W)."""
-        width = max(map(len, nodes))
+        width = max(map(len, nodes))  # W
         ids = np.full((len(nodes), width), self.pad)
         mask, positions = np.zeros_like(ids), np.zeros_like(ids)
         for row, node in enumerate(nodes):
@@ -113,34 +115,36 @@ class _Scorer:
             mask[row, inside], positions[row, inside] = 1, np.arange(node.start, node.stop)
         return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(positions)
 
-    def _score(self, nodes: list[_Node], hidden: torch.Tensor) -> None:
-        places, targets, rows = self._wanted(nodes, hidden.shape[1])
-        flat, head = hidden.flatten(0, 1), self.lm.lm_head.weight[self.block]
+    def _add_log_probabilities(self, nodes: list[_Node], hidden: torch.Tensor) -> None:
+        places, targets, rows = self._locate_scored_tokens(nodes, hidden.shape[1])
+        flat, head = hidden.flatten(0, 1), self.lm.lm_head.weight[self.block]  # (B * W, D), (V, D)
         # Sequences that part after a place want different tokens of the same logits.
         unique, inverse = np.unique(places, return_inverse=True)
         for start in range(0, len(unique), _POSITIONS_AT_ONCE):
             part = torch.from_numpy(unique[start : start + _POSITIONS_AT_ONCE]).to(self.device)
-            logits = F.linear(flat[part], head).float()
+            logits = F.linear(flat[part], head).float()  # (part, V)
             mine = (inverse >= start) & (inverse < start + _POSITIONS_AT_ONCE)
             local = torch.from_numpy(inverse[mine] - start).to(self.device)
             picked = logits[local, torch.from_numpy(targets[mine] - self.block.start).to(self.device)]
             log_probabilities = (picked - logits.logsumexp(-1)[local]).double().cpu()
             self.total.index_add_(0, torch.from_numpy(rows[mine]), log_probabilities)
 
-    def _wanted(self, nodes: list[_Node], width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _locate_scored_tokens(self, nodes: list[_Node], width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return where in the flattened states each scored token is predicted, the token, and its sequence."""
         places, targets, rows = [], [], []
         for index, node in enumerate(nodes):
             for row in node.rows:
                 tokens = self.scored[row]
+                # The state at position i predicts the token at i + 1: this node predicts start + 1 to stop.
                 tokens = tokens[(tokens > node.start) & (tokens <= node.stop)]
+                # Nodes are right-aligned: position `stop` - 1 stands in the last column.
                 places.append(index * width + width - node.stop + tokens - 1)
                 targets.append(self.ids[row][tokens])
                 rows.append(np.full(len(tokens), row))
         return np.concatenate(places), np.concatenate(targets), np.concatenate(rows)
 
 
-def _batches(nodes: list[_Node], batch_size: int) -> Iterator[list[int]]:
+def _split_into_passes(nodes: list[_Node], batch_size: int) -> Iterator[list[int]]:
     """Split nodes into passes of like length; those with children apart, because only their keys are kept."""
     order = sorted(range(len(nodes)), key=lambda index: (not nodes[index].children, len(nodes[index])))
     batch: list[int] = []
@@ -156,12 +160,13 @@ def _batches(nodes: list[_Node], batch_size: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _tree(ids: list[np.ndarray], min_shared: int) -> list[_Node]:
+def _build_prefix_tree(ids: list[np.ndarray], min_shared: int) -> list[_Node]:
     """Return the roots of the compressed tree of all sequences; every sequence ends in a leaf of its own."""
     order = sorted(range(len(ids)), key=lambda row: ids[row].astype(">u4").tobytes())
-    shared = [_common(ids[left], ids[right]) for left, right in pairwise(order)]
+    # In sorted order, sequences with a common prefix are neighbours (big-endian bytes sort as the numbers do).
+    shared = [_common_prefix_length(ids[left], ids[right]) for left, right in pairwise(order)]
 
-    def branches(low: int, high: int, start: int) -> list[_Node]:
+    def split_branches(low: int, high: int, start: int) -> list[_Node]:
         cuts = [low, *(at for at in range(low + 1, high) if shared[at - 1] < start + min_shared), high]
         return [node(left, right, start) for left, right in pairwise(cuts)]
 
@@ -169,12 +174,12 @@ def _tree(ids: list[np.ndarray], min_shared: int) -> list[_Node]:
         if high - low == 1:
             return _Node([order[low]], start, len(ids[order[low]]))
         stop = min(shared[low : high - 1])
-        return _Node(order[low:high], start, stop, branches(low, high, stop))
+        return _Node(order[low:high], start, stop, split_branches(low, high, stop))
 
-    return branches(0, len(order), 0) if order else []
+    return split_branches(0, len(order), 0) if order else []
 
 
-def _common(left: np.ndarray, right: np.ndarray) -> int:
+def _common_prefix_length(left: np.ndarray, right: np.ndarray) -> int:
     """Length of the common prefix, at most one less than the shorter: a leaf needs a token."""
     length = min(len(left), len(right)) - 1
     differs = np.flatnonzero(left[:length] != right[:length])
@@ -205,19 +210,19 @@ def score_shared(
     Raises:
         ValueError: a scored token lies outside `restrict_to`, a prompt is empty, or the model slides its attention.
     """
-    _check(lm, sequences, min_shared)
+    _check_inputs(lm, sequences, min_shared)
     if restrict_to is not None:
-        _check_inside(sequences, scored, restrict_to)
+        check_inside_block(sequences, scored, restrict_to)
     ids = [np.concatenate([item.prompt, item.completion]).astype(np.int64) for item in sequences]
     places = [np.arange(len(item.prompt), len(tokens))[scored] for item, tokens in zip(sequences, ids, strict=True)]
-    scorer = _Scorer(lm, ids, places, pad, restrict_to)
-    scorer.walk(_tree(ids, min_shared), batch_size)
+    scorer = _TreeScorer(lm, ids, places, pad, restrict_to)
+    scorer.score_tree(_build_prefix_tree(ids, min_shared), batch_size)
     counts = torch.tensor([len(values) for values in places], dtype=torch.int64)
     total = scorer.total.float()
     return Scores(total / counts.clamp_min(1), total, counts)
 
 
-def _check(lm, sequences: Sequence[TokenSequence], min_shared: int) -> None:
+def _check_inputs(lm, sequences: Sequence[TokenSequence], min_shared: int) -> None:
     if min_shared < 1:
         raise ValueError(f"min_shared must be at least 1, not {min_shared}")
     if any("sliding" in kind or "chunked" in kind for kind in getattr(lm.config, "layer_types", None) or ()):
@@ -278,4 +283,4 @@ def count_tokens(sequences: Sequence[TokenSequence], min_shared: int = MIN_SHARE
     def below(nodes: list[_Node]) -> int:
         return sum(len(node) + below(node.children) for node in nodes)
 
-    return below(_tree(ids, min_shared)), sum(map(len, ids))
+    return below(_build_prefix_tree(ids, min_shared)), sum(map(len, ids))

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 
-from visdyn.models.token.decoding import draw, token_probabilities, widened
+from visdyn.models.token.decoding import allocate_slots, draw, token_probabilities
 from visdyn.models.token.tokens import TokenLayout
 
 BLOCK = 16
@@ -57,17 +57,17 @@ def accept_or_redraw(
     Returns:
         codes int64 (B,) and which of them are the draft, bool (B,).
     """
-    own = _probability_of(probabilities, drafts)
-    accepted = uniforms < own
-    left = (uniforms - own) / (1 - own).clamp_min(torch.finfo(torch.float64).tiny)
-    rest = probabilities.scatter(-1, drafts[:, None], 0.0)
+    drafted = _gather_probabilities(probabilities, drafts)  # p(x), (B,)
+    accepted = uniforms < drafted
+    left = (uniforms - drafted) / (1 - drafted).clamp_min(torch.finfo(torch.float64).tiny)
+    rest = probabilities.scatter(-1, drafts[:, None], 0.0)  # (B, V), not renormalised: `draw` scales by the sum
     return torch.where(accepted, drafts, draw(rest, left.clamp(0, 1 - 2**-53))), accepted
 
 
-def _probability_of(probabilities: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
+def _gather_probabilities(probabilities: torch.Tensor, codes: torch.Tensor) -> torch.Tensor:
     """Return float64 (B,), rounding of the rows' sums divided out: a certain code is accepted whatever the number."""
-    own = probabilities.gather(-1, codes[:, None]).squeeze(1).double()
-    return own / probabilities.sum(-1, dtype=torch.float64)
+    chosen = probabilities.gather(-1, codes[:, None]).squeeze(1).double()
+    return chosen / probabilities.sum(-1, dtype=torch.float64)
 
 
 @torch.inference_mode()
@@ -105,7 +105,7 @@ def sample_images_from_draft(
     """
     num_prompts, num_samples, length = draws.shape
     drafts = np.asarray(drafts).reshape(len(drafts), -1)
-    _check(lm, layout, prompts, drafts, draws, block)
+    _check_inputs(lm, layout, prompts, drafts, draws, block)
     codes = np.zeros((num_prompts, num_samples, length), np.int64)
     passes, accepted, forwards = np.zeros_like(codes[..., 0]), np.zeros_like(codes[..., 0]), 0
     by_length = defaultdict(list)
@@ -116,13 +116,15 @@ def sample_images_from_draft(
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             ids = torch.tensor([[*prompts[row], layout.begin_of_image] for row in part])
-            run = _Run(lm, layout, ids, torch.as_tensor(drafts[part]), draws[part], temperature, top_p, block)
+            run = _SpeculativeDecoder(
+                lm, layout, ids, torch.as_tensor(drafts[part]), draws[part], temperature, top_p, block
+            )
             codes[part], passes[part], accepted[part] = run.decode()
             forwards += run.forwards
     return SpeculativeSamples(codes, passes, accepted, forwards)
 
 
-def _check(lm, layout: TokenLayout, prompts, drafts: np.ndarray, draws: torch.Tensor, block: int) -> None:
+def _check_inputs(lm, layout: TokenLayout, prompts, drafts: np.ndarray, draws: torch.Tensor, block: int) -> None:
     if drafts.shape != (len(prompts), draws.shape[2]) or len(draws) != len(prompts):
         raise ValueError(
             f"{len(prompts)} prompts need drafts of as many codes as there are draws, "
@@ -145,13 +147,13 @@ class _SlotCache(DynamicCache):
     def __init__(self, prefilled: DynamicCache, repeats: int, num_slots: int) -> None:
         super().__init__()
         self.states = [
-            [widened(layer.keys, repeats, num_slots), widened(layer.values, repeats, num_slots)]
+            [allocate_slots(layer.keys, repeats, num_slots), allocate_slots(layer.values, repeats, num_slots)]
             for layer in prefilled.layers
         ]
         self.positions: torch.Tensor | None = None
         self.end = 0
 
-    def at(self, positions: torch.Tensor) -> _SlotCache:
+    def write_at(self, positions: torch.Tensor) -> _SlotCache:
         """Write the next pass's tokens at `positions` (B, W)."""
         self.positions, self.end = positions, int(positions.max()) + 1
         return self
@@ -159,57 +161,90 @@ class _SlotCache(DynamicCache):
     def update(self, key_states, value_states, layer_idx, *args, **kwargs):
         rows = torch.arange(len(key_states), device=key_states.device)[:, None]
         for stored, new in zip(self.states[layer_idx], (key_states, value_states), strict=True):
+            # Advanced indices (B, 1) and (B, W) around a slice put (B, W) first: the value is (B, W, H, D).
             stored[rows, :, self.positions] = new.transpose(1, 2)
         keys, values = self.states[layer_idx]
         return keys[:, :, : self.end], values[:, :, : self.end]
 
-    def mask(self, dtype: torch.dtype) -> torch.Tensor:
+    def make_mask(self, dtype: torch.dtype) -> torch.Tensor:
         """Return the additive attention mask (B, 1, W, end) of the next pass."""
         slots = torch.arange(self.end, device=self.positions.device)
-        hidden = slots > self.positions[:, None, :, None]
+        hidden = slots > self.positions[:, None, :, None]  # (B, 1, W, end)
         return torch.zeros(hidden.shape, dtype=dtype, device=hidden.device).masked_fill(hidden, torch.finfo(dtype).min)
 
-    def select(self, rows: torch.Tensor) -> None:
+    def keep_rows(self, rows: torch.Tensor) -> None:
         """Keep these rows only."""
         self.states = [[tensor[rows] for tensor in pair] for pair in self.states]
 
 
-class _Run:
-    """Decodes K samples of N prompts of one length; rows are samples."""
+@dataclass
+class _SpeculativeDecoder:
+    """Decodes K samples for each of N prompts of one length; a row is a sample, and R = N * K.
 
-    def __init__(self, lm, layout, ids, drafts, draws, temperature, top_p, block) -> None:
-        self.lm = lm.get_base_model() if hasattr(lm, "get_base_model") else lm
-        self.device = next(lm.parameters()).device
-        self.sampling, self.offset = (temperature, top_p), layout.image_offset
-        self.head = self.lm.lm_head.weight[self.offset : self.offset + layout.num_image_codes]
-        self.count, self.num_samples, self.length = draws.shape
-        self.ids, self.block, self.forwards = ids.to(self.device), min(block, self.length), 0
-        self.drafts = drafts.to(self.device).long().repeat_interleave(self.num_samples, 0)
-        self.draws = draws.flatten(0, 1).to(self.device)
+    Attributes:
+        lm: the causal decoder, or a peft model around it.
+        ids: int64 (N, S), the prompts.
+        drafts: int (N, L), the drafted codes of each prompt; int64 (R, L) once it runs.
+        draws: uniform numbers (N, K, L); (R, L) once it runs.
+        block: codes checked in one pass, at most L.
+        codes: int64 (R, L), what was drawn so far.
+        done, passes, accepted: int64 (R,), codes that are final, passes taken part in, codes that are the draft's.
+        rows: int64, the rows that the cache still holds.
+        forwards: passes of the model.
+    """
+
+    lm: torch.nn.Module
+    layout: TokenLayout
+    ids: torch.Tensor
+    drafts: torch.Tensor
+    draws: torch.Tensor
+    temperature: float
+    top_p: float
+    block: int
+    codes: torch.Tensor = field(init=False)
+    done: torch.Tensor = field(init=False)
+    passes: torch.Tensor = field(init=False)
+    accepted: torch.Tensor = field(init=False)
+    rows: torch.Tensor = field(init=False)
+    forwards: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self.device = next(self.lm.parameters()).device
+        self.lm = self.lm.get_base_model() if hasattr(self.lm, "get_base_model") else self.lm
+        self.offset = self.layout.image_offset
+        self.head = self.lm.lm_head.weight[self.offset : self.offset + self.layout.num_image_codes]  # (C, D)
+        self.count, self.num_samples, self.length = self.draws.shape  # N, K, L
+        self.ids, self.block = self.ids.to(self.device), min(self.block, self.length)
+        self.drafts = self.drafts.to(self.device).long().repeat_interleave(self.num_samples, 0)
+        self.draws = self.draws.flatten(0, 1).to(self.device)
         rows = len(self.draws)
         self.codes = torch.zeros(rows, self.length, dtype=torch.int64, device=self.device)
         self.done, self.passes, self.accepted = (
             torch.zeros(rows, dtype=torch.int64, device=self.device) for _ in range(3)
         )
-        self.rows = torch.arange(rows, device=self.device)  # those in the cache
+        self.rows = torch.arange(rows, device=self.device)
 
     def decode(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return codes (N, K, L), passes (N, K) and accepted (N, K)."""
-        cache, hidden = self._prefill()
-        self._verify(hidden)
-        while (unfinished := self.done[self.rows] < self.length).any():
+        cache, hidden = self._prefill_prompts()
+        self._verify_drafts(hidden)
+        while True:
+            unfinished = self.done[self.rows] < self.length
+            if not unfinished.any():
+                break
             if unfinished.sum() * 2 <= len(self.rows):  # copying the cache at each halving costs little
-                cache.select(unfinished)
+                cache.keep_rows(unfinished)
                 self.rows = self.rows[unfinished]
-            self._verify(self._forward(cache))
+            self._verify_drafts(self._run_drafted_block(cache))
         shape = self.count, self.num_samples
         results = self.codes.reshape(*shape, -1), self.passes.reshape(shape), self.accepted.reshape(shape)
         return tuple(result.cpu().numpy() for result in results)
 
-    def _prefill(self) -> tuple[_SlotCache, torch.Tensor]:
+    def _prefill_prompts(self) -> tuple[_SlotCache, torch.Tensor]:
         """Compute each prompt with its first drafted block, and spread the states over its samples."""
-        drafted = self.drafts[:: self.num_samples, : self.block - 1] + self.offset
-        ids = torch.cat([self.ids, drafted], 1)
+        # One row a prompt: its samples share the draft. The last state predicts the code after the drafts.
+        drafted = self.drafts[:: self.num_samples, : self.block - 1] + self.offset  # (N, W - 1)
+        ids = torch.cat([self.ids, drafted], 1)  # (N, S + W - 1)
         output = self.lm.model(input_ids=ids, past_key_values=DynamicCache(config=self.lm.config), use_cache=True)
         self.forwards += 1
         # Rows near their end are fed up to a block of codes beyond it, which no one looks at.
@@ -217,19 +252,19 @@ class _Run:
         cache = _SlotCache(output.past_key_values, self.num_samples, num_slots)
         return cache, output.last_hidden_state[:, -self.block :].repeat_interleave(self.num_samples, 0)
 
-    def _forward(self, cache: _SlotCache) -> torch.Tensor:
+    def _run_drafted_block(self, cache: _SlotCache) -> torch.Tensor:
         """Feed each row its newest code and the drafts after it; return the states that predict the codes after."""
-        done = self.done[self.rows]
-        width = min(self.block, int((self.length - done).max()))
-        places = done[:, None] - 1 + torch.arange(width, device=self.device)
+        done = self.done[self.rows]  # (B,)
+        width = min(self.block, int((self.length - done).max()))  # W
+        places = done[:, None] - 1 + torch.arange(width, device=self.device)  # (B, W), of the codes that are fed
         inside = places.clamp_max(self.length - 1)
-        codes = self.drafts[self.rows].gather(1, inside)
+        codes = self.drafts[self.rows].gather(1, inside)  # (B, W)
         codes[:, 0] = self.codes[self.rows, inside[:, 0]]
-        positions = self.ids.shape[1] + places
-        cache.at(positions)
+        positions = self.ids.shape[1] + places  # (B, W), counted from the prompt's first token
+        cache.write_at(positions)
         output = self.lm.model(
             input_ids=codes + self.offset,
-            attention_mask=cache.mask(self.head.dtype),
+            attention_mask=cache.make_mask(self.head.dtype),
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
@@ -237,20 +272,23 @@ class _Run:
         self.forwards += 1
         return output.last_hidden_state
 
-    def _verify(self, hidden: torch.Tensor) -> None:
+    def _verify_drafts(self, hidden: torch.Tensor) -> None:
         """Keep the drafts that `hidden` (B, W, D) accepts, up to the first it does not, and the code drawn there."""
-        done, width = self.done[self.rows], hidden.shape[1]
-        places = done[:, None] + torch.arange(width, device=self.device)
+        done, width = self.done[self.rows], hidden.shape[1]  # (B,), W
+        places = done[:, None] + torch.arange(width, device=self.device)  # (B, W), of the codes that are predicted
         inside = places.clamp_max(self.length - 1)
         drafts, numbers = (values[self.rows].gather(1, inside) for values in (self.drafts, self.draws))
-        probabilities = token_probabilities(F.linear(hidden.flatten(0, 1), self.head), *self.sampling)
-        agreed = (numbers.flatten() < _probability_of(probabilities, drafts.flatten())).reshape(places.shape)
+        # (B * W, C)
+        probabilities = token_probabilities(F.linear(hidden.flatten(0, 1), self.head), self.temperature, self.top_p)
+        agreed = (numbers.flatten() < _gather_probabilities(probabilities, drafts.flatten())).reshape(places.shape)
+        # (B, 1): the first place whose draft was not accepted, or the last of the block
         last = agreed.long().cumprod(1).sum(1, keepdim=True).clamp_max(width - 1)
         # Only one place of each row is drawn: what follows it was computed from a draft that no longer holds.
-        at = torch.arange(len(last), device=self.device) * width + last.squeeze(1)
+        at = torch.arange(len(last), device=self.device) * width + last.squeeze(1)  # (B,), rows of `probabilities`
         drawn, accepted = accept_or_redraw(probabilities[at], drafts.gather(1, last).squeeze(1), numbers.flatten()[at])
-        chosen = drafts.scatter(1, last, drawn[:, None])
+        chosen = drafts.scatter(1, last, drawn[:, None])  # (B, W)
         kept = (torch.arange(width, device=self.device) <= last) & (places < self.length)
+        # Places beyond the end stem from rows that are shorter than the widest one of this pass.
         self.codes[self.rows[:, None].expand_as(places)[kept], places[kept]] = chosen[kept]
         self.passes[self.rows] += (done < self.length).long()
         self.accepted[self.rows] += (kept & agreed.scatter(1, last, accepted[:, None])).sum(1)

@@ -44,6 +44,7 @@ class TokenLayout:
         if missing := [name for name in names if name not in vocabulary]:
             raise ValueError(f"the tokenizer lacks {', '.join(missing)}: it is not that of a Chameleon-style model")
         first, count = vocabulary[image_token_name(0)], 0
+        # Scoring and decoding slice the image codes out of the vocabulary, so they must be one block.
         while vocabulary.get(image_token_name(count)) == first + count:
             count += 1
         if count != sum(re.fullmatch("IMGIMG[A-J]+Z", name) is not None for name in vocabulary):

@@ -29,6 +29,10 @@ _PIXELS_AT_ONCE = 2**21  # of the VQGAN's input: 8 images at 512 pixels, whose l
 class UnifiedModel:
     """A decoder over text and image tokens, its tokenizer and its VQGAN.
 
+    A new token model is a subclass that overrides `_get_lm_class`, `_make_builder` and, where it differs from
+    Chameleon, `_find_vqgan`, `_check_vocabulary`, `preprocessing`, `square` and `restore`; it is registered in
+    `visdyn.models.TOKEN_MODELS`.
+
     Attributes:
         lm: language model with unmasked image logits.
         builder: writes the token sequences of the tasks.
@@ -77,34 +81,34 @@ class UnifiedModel:
         """
         found = locate(name_or_path)
         tokenizer = AutoTokenizer.from_pretrained(str(found.holder("tokenizer.json", "tokenizer.model")))
-        tokens = VQGAN.from_checkpoint(cls._vqgan_path(found, vqgan), decoder=False)
-        lm = found.load_lm(cls._lm_class(), dtype, attention, device)
+        tokens = VQGAN.from_checkpoint(cls._find_vqgan(found, vqgan), decoder=False)
+        lm = found.load_lm(cls._get_lm_class(), dtype, attention, device)
         settings = found.holder("dynamics.json") / "dynamics.json"
         options = json.loads(settings.read_text()) if settings.is_file() else {"public_pixels": True}
         public = options.pop("public_pixels", False)
-        builder = cls._builder(tokenizer, tokens.config.n_embed, **options)
-        cls._check(found, lm, builder.layout)
+        builder = cls._make_builder(tokenizer, tokens.config.n_embed, **options)
+        cls._check_vocabulary(found, lm, builder.layout)
         return cls(lm, builder, tokens.to(device).eval(), found.name, public, batch_size, shared_prefixes)
 
     @staticmethod
-    def _lm_class():
+    def _get_lm_class():
         from visdyn.models.token.chameleon import ChameleonLM
 
         return ChameleonLM
 
     @staticmethod
-    def _builder(tokenizer, num_image_codes: int, **prompts) -> SequenceBuilder:
+    def _make_builder(tokenizer, num_image_codes: int, **prompts) -> SequenceBuilder:
         return SequenceBuilder(tokenizer, TokenLayout.of(tokenizer), **prompts)
 
     @staticmethod
-    def _vqgan_path(found: Checkpoint, vqgan: str | Path | None) -> Path:
+    def _find_vqgan(found: Checkpoint, vqgan: str | Path | None) -> Path:
         if vqgan is not None:
             return Path(vqgan)
         holder = found.holder("vqgan")
         return holder / "vqgan" if (holder / "vqgan").is_dir() else holder
 
     @staticmethod
-    def _check(found: Checkpoint, lm, layout: TokenLayout) -> None:
+    def _check_vocabulary(found: Checkpoint, lm, layout: TokenLayout) -> None:
         """Refuse a vocabulary that cannot hold the image codes."""
 
     def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:
@@ -150,28 +154,34 @@ class UnifiedModel:
     @torch.inference_mode()
     def encode(self, images: Sequence[ImageRef], batch_size: int = 128) -> np.ndarray:
         """Return int64 (N, h, w) codes of images of any sizes; large ones fewer at a time."""
-        device = next(self.vqgan.parameters()).device
-        batches = _slices(len(images), self._at_once(batch_size))
-        return np.concatenate([self.vqgan.encode(self.pixels(images[at]).to(device)).cpu().numpy() for at in batches])
+        codes = []
+        for part in _split_slices(len(images), self._limit_batch_size(batch_size)):
+            pixels = self.pixels(images[part]).to(self.vqgan.device)  # (B, 3, S, S)
+            codes.append(self.vqgan.encode(pixels).cpu().numpy())  # (B, h, w)
+        return np.concatenate(codes)
 
     @torch.inference_mode()
     def decode(self, codes: np.ndarray, batch_size: int = 128) -> np.ndarray:
         """Return uint8 (N, S, S, 3) images of codes (N, h, w)."""
-        device = next(self.vqgan.parameters()).device
-        batches = _slices(len(codes), self._at_once(batch_size))
-        return np.concatenate([from_pixels(self.vqgan.decode(torch.as_tensor(codes[at]).to(device))) for at in batches])
+        images = []
+        for part in _split_slices(len(codes), self._limit_batch_size(batch_size)):
+            grids = torch.as_tensor(codes[part]).to(self.vqgan.device)  # (B, h, w)
+            images.append(from_pixels(self.vqgan.decode(grids)))  # (B, S, S, 3)
+        return np.concatenate(images)
 
-    def _at_once(self, batch_size: int) -> int:
+    def _limit_batch_size(self, batch_size: int) -> int:
         return max(1, min(batch_size, _PIXELS_AT_ONCE // self.vqgan.config.resolution**2))
 
     def score(self, sequences: Sequence[TokenSequence], scored: slice, restrict_to: slice | None = None) -> Scores:
         """Score the tokens `scored` of every completion, as `visdyn.models.token.scoring.score_completions` defines
         it.
         """
-        way = score_completions
+        arguments = self.lm, sequences, scored, self.layout.pad, self.batch_size, restrict_to
         if self.shared_prefixes:
-            from visdyn.models.token.shared_prefix import score_shared as way
-        return way(self.lm, sequences, scored, self.layout.pad, self.batch_size, restrict_to)
+            from visdyn.models.token.shared_prefix import score_shared
+
+            return score_shared(*arguments)
+        return score_completions(*arguments)
 
     @property
     def inverse_dynamics(self) -> TokenInverseDynamics:
@@ -193,7 +203,7 @@ class TokenInverseDynamics:
         sources = list(sources)
         unique = {id(source): source for source in sources}
         codes = dict(zip(unique, self.model.encode(list(unique.values())), strict=True))
-        repeated = np.stack([codes[id(source)] for source in sources])
+        repeated = np.stack([codes[id(source)] for source in sources])  # (N, h, w)
         return self.score_codes(repeated, self.model.encode(targets), actions)
 
     def score_codes(self, sources: np.ndarray, targets: np.ndarray, actions: Sequence[str]) -> Scores:
@@ -268,6 +278,7 @@ class TokenForwardDynamics:
             build(source, action, target) for source, action, target in zip(sources, actions, targets, strict=True)
         ]
         block = slice(layout.image_offset, layout.image_offset + layout.num_image_codes)
+        # Without begin-of-image before the codes, and end-of-image and eos after them.
         return self.model.score(sequences, slice(1, -2), block)
 
     def log_likelihood(self, sources, actions, targets) -> torch.Tensor:
@@ -297,5 +308,5 @@ class TokenForwardDynamics:
         return codes.reshape(*codes.shape[:2], *sources.shape[1:])
 
 
-def _slices(length: int, step: int) -> list[slice]:
+def _split_slices(length: int, step: int) -> list[slice]:
     return [slice(start, start + step) for start in range(0, length, step)]

@@ -43,7 +43,7 @@ class TransformersVLM:
         """Return the answers to questions (images, text), in their order."""
         texts = []
         for start in range(0, len(questions), self.batch_size):
-            texts += self._answers(questions[start : start + self.batch_size])
+            texts += self._answer_batch(questions[start : start + self.batch_size])
         return texts
 
     def release(self) -> None:
@@ -54,12 +54,12 @@ class TransformersVLM:
             self._model = None
             torch.cuda.empty_cache()
 
-    def _answers(self, questions: Sequence[Question]) -> list[str]:
+    def _answer_batch(self, questions: Sequence[Question]) -> list[str]:
         import torch
 
         from visdyn.models.understanding.inputs import completed
 
-        model = self._load()
+        model = self.load_model()
         queries = [completed(model.chat.prompt(len(images), text), (), images) for images, text in questions]
         with torch.inference_mode():
             inputs, _ = model.inputs(queries, padding_side="left")
@@ -70,7 +70,7 @@ class TransformersVLM:
         answers = tokens[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in model.chat.tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
-    def _load(self):
+    def load_model(self):
         if self._model is None:
             from visdyn.models.understanding.understanding_model import UnderstandingModel
 

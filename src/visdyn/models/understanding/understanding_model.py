@@ -111,7 +111,7 @@ class UnderstandingModel:
         batch = collate(rows, self.chat.pad, padding_side or self.padding_side)
         batch = {name: value.to(self.lm.device) for name, value in batch.items()}
         scored = batch.pop("scored")
-        batch["mm_encoder_outputs"] = {"image": _encoded(keys, features, deeper)}
+        batch["mm_encoder_outputs"] = {"image": _order_image_features(keys, features, deeper)}
         if grids:
             batch["image_grid_thw"] = torch.stack([grids[key] for key in keys])
         if self.family.token_types:
@@ -205,14 +205,14 @@ class UnderstandingForwardLikelihood:
         """Score the next observation by the definition."""
         rows = list(zip(sources, actions, targets, strict=True))
         if self.definition == "D3":
-            return self._judge(rows)
-        return self.model.score([self._interleaved(*row) for row in rows], self.side)
+            return self._score_yes_no(rows)
+        return self.model.score([self._make_interleaved_query(*row) for row in rows], self.side)
 
     def log_likelihood(self, sources, actions, targets) -> torch.Tensor:
         """Return float32 (N,): mean nats per scored token (D2, D2-target), or a log-odds in nats (D3)."""
         return self.score(sources, actions, targets).mean
 
-    def _interleaved(self, source: ImageRef, action: str, target: ImageRef) -> Query:
+    def _make_interleaved_query(self, source: ImageRef, action: str, target: ImageRef) -> Query:
         chat = self.model.chat
         prompt = chat.prompt(1, self.prompt.format(action=action))
         ids = np.array([*prompt, *chat.image])
@@ -221,7 +221,7 @@ class UnderstandingForwardLikelihood:
             scored = (ids == chat.placeholder) & (np.arange(len(ids)) >= len(prompt))
         return Query(ids, scored, (source, target))
 
-    def _judge(self, rows: Sequence[tuple]) -> Scores:
+    def _score_yes_no(self, rows: Sequence[tuple]) -> Scores:
         chat, queries = self.model.chat, []
         yes, no = (chat.answer(word)[:1] for word in ("Yes", "No"))
         if yes == no:
@@ -240,7 +240,7 @@ def log_probabilities(head: torch.nn.Module, hidden: torch.Tensor, targets: torc
     return torch.cat([-F.cross_entropy(head(part).float(), token, reduction="none") for part, token in chunks])
 
 
-def _encoded(keys: Sequence, features: dict, deeper: list[dict]):
+def _order_image_features(keys: Sequence, features: dict, deeper: list[dict]):
     """Return the vision tower's output for images in the order of `keys`, as the language model takes it."""
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 

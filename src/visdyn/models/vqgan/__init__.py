@@ -29,13 +29,13 @@ class Codebook(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Return the nearest code of each feature: float32 (N, C, h, w) to int64 (N, h, w)."""
-        rows = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])
+        rows = features.permute(0, 2, 3, 1).reshape(-1, features.shape[1])  # (N * h * w, C)
         codes = [self.distances(chunk).argmin(dim=1) for chunk in rows.split(_ROWS_AT_ONCE)]
         return torch.cat(codes).view(features.shape[0], *features.shape[2:])
 
     def distances(self, rows: Tensor) -> Tensor:
         """Return squared distances (R, num_codes) of `rows` (R, C), summed in the order of the public code."""
-        table = self.embedding.weight
+        table = self.embedding.weight  # (num_codes, C)
         return rows.square().sum(dim=1, keepdim=True) + table.square().sum(dim=1) - 2 * rows @ table.t()
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -57,6 +57,10 @@ class VQGAN(nn.Module):
         self.quantize = Codebook(config.n_embed, config.embed_dim)
         self.quant_conv = nn.Conv2d(config.z_channels, config.embed_dim, 1)
         self.post_quant_conv = nn.Conv2d(config.embed_dim, config.z_channels, 1)
+
+    @property
+    def device(self) -> torch.device:
+        return self.quant_conv.weight.device
 
     @classmethod
     def from_checkpoint(cls, path: str | Path, decoder: bool = True) -> VQGAN:
@@ -101,14 +105,14 @@ class VQGAN(nn.Module):
         step = self.config.downsampling
         if pixels.ndim != 4 or pixels.shape[2] % step or pixels.shape[3] % step:
             raise ValueError(f"pixels are (N, 3, H, W) with sides divisible by {step}, not {tuple(pixels.shape)}")
-        with self._float32():
-            return self.quant_conv(self.encoder(pixels.to(self._device()).float()))
+        with self._require_float32():
+            return self.quant_conv(self.encoder(pixels.to(self.device).float()))
 
     @torch.no_grad()
     def encode(self, pixels: Tensor) -> Tensor:
         """Return codes int64 (N, h, w) of pixels float32 (N, 3, H, W) in [-1, 1]; errors as for `features`."""
         features = self.features(pixels)
-        with self._float32():
+        with self._require_float32():
             return self.quantize(features)
 
     @torch.no_grad()
@@ -123,15 +127,12 @@ class VQGAN(nn.Module):
             raise CheckpointError(f"this VQGAN was loaded without decoder weights: {NO_DECODER}")
         if codes.ndim != 3 or (codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < self.config.n_embed):
             raise ValueError(f"codes are (N, h, w) with values from 0 to {self.config.n_embed - 1}")
-        with self._float32():
-            return self.decoder(self.post_quant_conv(self.quantize.lookup(codes.to(self._device()))))
-
-    def _device(self) -> torch.device:
-        return self.quant_conv.weight.device
+        with self._require_float32():
+            return self.decoder(self.post_quant_conv(self.quantize.lookup(codes.to(self.device))))
 
     @contextmanager
-    def _float32(self) -> Iterator[None]:
+    def _require_float32(self) -> Iterator[None]:
         if self.quant_conv.weight.dtype != torch.float32:
             raise ValueError(f"the VQGAN runs in float32, but its weights were cast to {self.quant_conv.weight.dtype}")
-        with exact_float32(self._device()):
+        with exact_float32(self.device):
             yield

@@ -52,11 +52,11 @@ def unfold(pixels: Tensor, patch: int) -> Tensor:
     return pixels if patch == 1 else functional.pixel_shuffle(pixels, patch)
 
 
-def _norm(channels: int, groups: int) -> nn.GroupNorm:
+def _make_norm(channels: int, groups: int) -> nn.GroupNorm:
     return nn.GroupNorm(groups, channels, eps=1e-6)
 
 
-def _conv3(source: int, target: int) -> nn.Conv2d:
+def _make_conv3x3(source: int, target: int) -> nn.Conv2d:
     return nn.Conv2d(source, target, 3, padding=1)
 
 
@@ -65,8 +65,8 @@ class ResnetBlock(nn.Module):
 
     def __init__(self, source: int, target: int, groups: int, dropout: float) -> None:
         super().__init__()
-        self.norm1, self.conv1 = _norm(source, groups), _conv3(source, target)
-        self.norm2, self.conv2 = _norm(target, groups), _conv3(target, target)
+        self.norm1, self.conv1 = _make_norm(source, groups), _make_conv3x3(source, target)
+        self.norm2, self.conv2 = _make_norm(target, groups), _make_conv3x3(target, target)
         self.dropout = nn.Dropout(dropout)
         if source != target:
             self.nin_shortcut = nn.Conv2d(source, target, 1)
@@ -82,7 +82,7 @@ class AttnBlock(nn.Module):
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = _norm(channels, groups)
+        self.norm = _make_norm(channels, groups)
         self.q, self.k, self.v, self.proj_out = (nn.Conv2d(channels, channels, 1) for _ in range(4))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -109,13 +109,13 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = _conv3(channels, channels)
+        self.conv = _make_conv3x3(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(functional.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def _middle(channels: int, config: VQGANConfig) -> nn.Module:
+def _make_middle(channels: int, config: VQGANConfig) -> nn.Module:
     middle = nn.Module()
     middle.block_1 = ResnetBlock(channels, channels, config.norm_groups, config.dropout)
     middle.attn_1 = AttnBlock(channels, config.norm_groups)
@@ -123,11 +123,11 @@ def _middle(channels: int, config: VQGANConfig) -> nn.Module:
     return middle
 
 
-def _through_middle(middle: nn.Module, x: Tensor) -> Tensor:
+def _apply_middle(middle: nn.Module, x: Tensor) -> Tensor:
     return middle.block_2(middle.attn_1(middle.block_1(x)))
 
 
-def _level(source: int, target: int, num_blocks: int, resolution: int, config: VQGANConfig) -> nn.Module:
+def _make_level(source: int, target: int, num_blocks: int, resolution: int, config: VQGANConfig) -> nn.Module:
     level = nn.Module()
     widths = [source] + [target] * num_blocks
     level.block = nn.ModuleList(
@@ -138,7 +138,7 @@ def _level(source: int, target: int, num_blocks: int, resolution: int, config: V
     return level
 
 
-def _through_level(level: nn.Module, x: Tensor) -> Tensor:
+def _apply_level(level: nn.Module, x: Tensor) -> Tensor:
     for i, block in enumerate(level.block):
         x = block(x)
         if len(level.attn):
@@ -153,24 +153,26 @@ class Encoder(nn.Module):
         super().__init__()
         self.patch = config.patch
         widths = [config.ch * factor for factor in config.ch_mult]
-        self.conv_in = _conv3(config.in_channels * config.patch**2, config.ch)
+        self.conv_in = _make_conv3x3(config.in_channels * config.patch**2, config.ch)
         self.down = nn.ModuleList()
         for i, (source, target) in enumerate(zip([config.ch, *widths], widths, strict=False)):
-            level = _level(source, target, config.num_res_blocks, config.resolution // config.patch // 2**i, config)
+            level = _make_level(
+                source, target, config.num_res_blocks, config.resolution // config.patch // 2**i, config
+            )
             if i < len(widths) - 1:
                 level.downsample = Downsample(target)
             self.down.append(level)
-        self.mid = _middle(widths[-1], config)
-        self.norm_out = _norm(widths[-1], config.norm_groups)
-        self.conv_out = _conv3(widths[-1], config.z_channels)
+        self.mid = _make_middle(widths[-1], config)
+        self.norm_out = _make_norm(widths[-1], config.norm_groups)
+        self.conv_out = _make_conv3x3(widths[-1], config.z_channels)
 
     def forward(self, pixels: Tensor) -> Tensor:
         hidden = self.conv_in(fold(pixels, self.patch))
         for level in self.down:
-            hidden = _through_level(level, hidden)
+            hidden = _apply_level(level, hidden)
             if hasattr(level, "downsample"):
                 hidden = level.downsample(hidden)
-        return self.conv_out(functional.silu(self.norm_out(_through_middle(self.mid, hidden))))
+        return self.conv_out(functional.silu(self.norm_out(_apply_middle(self.mid, hidden))))
 
 
 class Decoder(nn.Module):
@@ -180,21 +182,23 @@ class Decoder(nn.Module):
         super().__init__()
         self.patch = config.patch
         widths = [config.ch * factor for factor in config.ch_mult]
-        self.conv_in = _conv3(config.z_channels, widths[-1])
-        self.mid = _middle(widths[-1], config)
+        self.conv_in = _make_conv3x3(config.z_channels, widths[-1])
+        self.mid = _make_middle(widths[-1], config)
         self.up = nn.ModuleList()
         for i, (source, target) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True)):
-            level = _level(source, target, config.num_res_blocks + 1, config.resolution // config.patch // 2**i, config)
+            level = _make_level(
+                source, target, config.num_res_blocks + 1, config.resolution // config.patch // 2**i, config
+            )
             if i > 0:
                 level.upsample = Upsample(target)
             self.up.append(level)
-        self.norm_out = _norm(widths[0], config.norm_groups)
-        self.conv_out = _conv3(widths[0], config.out_ch * config.patch**2)
+        self.norm_out = _make_norm(widths[0], config.norm_groups)
+        self.conv_out = _make_conv3x3(widths[0], config.out_ch * config.patch**2)
 
     def forward(self, features: Tensor) -> Tensor:
-        hidden = _through_middle(self.mid, self.conv_in(features))
+        hidden = _apply_middle(self.mid, self.conv_in(features))
         for level in reversed(self.up):
-            hidden = _through_level(level, hidden)
+            hidden = _apply_level(level, hidden)
             if hasattr(level, "upsample"):
                 hidden = level.upsample(hidden)
         return unfold(self.conv_out(functional.silu(self.norm_out(hidden))), self.patch)

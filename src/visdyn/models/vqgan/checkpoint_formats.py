@@ -63,7 +63,7 @@ def read_checkpoint(path: str | Path, decoder: bool = True) -> Checkpoint:
         raise CheckpointError(f"{path} has neither config.json nor vqgan.ckpt, so it is no VQGAN checkpoint")
     settings = json.loads((path / "config.json").read_text())
     if "ddconfig" in settings:
-        return config_from_public(settings, path), _floats(load_file(path / "weights.safetensors"))
+        return config_from_public(settings, path), _to_float32(load_file(path / "weights.safetensors"))
     if "vq_config" in settings:
         return _config_from_transformers(settings["vq_config"]), _read_transformers(path, decoder)
     raise CheckpointError(f"{path / 'config.json'} has neither ddconfig (VQGAN) nor vq_config (Chameleon)")
@@ -85,16 +85,16 @@ def config_from_public(settings: dict, where: str | Path) -> VQGANConfig:
     known = {field.name for field in fields(VQGANConfig)}
     if unknown := sorted(set(flat) - known):
         raise CheckpointError(f"{where}: unknown VQGAN setting(s) {', '.join(unknown)}")
-    return _config(flat)
+    return _make_config(flat)
 
 
-def _config(flat: dict) -> VQGANConfig:
+def _make_config(flat: dict) -> VQGANConfig:
     lists = {name: tuple(flat.get(name) or ()) for name in ("ch_mult", "attn_resolutions") if name in flat}
     return VQGANConfig(**{**flat, **lists})
 
 
 def _config_from_transformers(settings: dict) -> VQGANConfig:
-    return _config({ours: settings[theirs] for theirs, ours in _TRANSFORMERS_NAMES.items() if theirs in settings})
+    return _make_config({ours: settings[theirs] for theirs, ours in _TRANSFORMERS_NAMES.items() if theirs in settings})
 
 
 def _read_public(checkpoint: Path) -> Checkpoint:
@@ -107,22 +107,24 @@ def _read_public(checkpoint: Path) -> Checkpoint:
     settings = yaml.safe_load(described.read_text())
     settings = settings.get("model", settings)
     loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    return config_from_public(settings.get("params", settings), described), _floats(loaded.get("state_dict", loaded))
+    return config_from_public(settings.get("params", settings), described), _to_float32(
+        loaded.get("state_dict", loaded)
+    )
 
 
 def _read_transformers(folder: Path, decoder: bool) -> dict[str, Tensor]:
     weights = {}
-    for shard in _shards(folder):
+    for shard in _list_shards(folder):
         with safe_open(shard, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
                 if prefix := next((p for p in _TRANSFORMERS_PREFIXES if key.startswith(p)), None):
                     weights[key.removeprefix(prefix)] = file.get_tensor(key)
     if decoder and not any(key.startswith("decoder.") for key in weights):
         raise CheckpointError(f"{folder} holds no model.vqmodel.decoder.* weights: {NO_DECODER}")
-    return _floats(weights)
+    return _to_float32(weights)
 
 
-def _shards(folder: Path) -> Iterable[Path]:
+def _list_shards(folder: Path) -> Iterable[Path]:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return [folder / "model.safetensors"]
@@ -130,5 +132,5 @@ def _shards(folder: Path) -> Iterable[Path]:
     return sorted({folder / shard for key, shard in names.items() if key.startswith(_TRANSFORMERS_PREFIXES)})
 
 
-def _floats(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _to_float32(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.float() for key, value in weights.items() if not key.startswith(_IGNORED_PREFIXES)}

@@ -32,11 +32,11 @@ class Shards:
 
     def read(self, shard: str) -> dict[bytes, bytes]:
         """Return the valid records. Needs no lock: what is half written or damaged counts as missing."""
-        return self._parse(shard)[0]
+        return self._parse_records(shard)[0]
 
     def mend(self, shard: str) -> dict[bytes, bytes]:
         """Return the valid records and take the invalid ones out of the file; the caller holds the lock."""
-        records, bad, cut = self._parse(shard)
+        records, bad, cut = self._parse_records(shard)
         if bad or cut:
             reasons = [f"{bad} with a wrong checksum"] * bool(bad) + ["the last one cut short"] * bool(cut)
             damage = Damage(str(self.path(shard)), bad + bool(cut), " and ".join(reasons))
@@ -47,7 +47,7 @@ class Shards:
 
     def places(self, shard: str) -> dict[bytes, int]:
         """Return the record number of each valid key."""
-        return {row[:KEY_BYTES]: at for at, row in enumerate(self._rows(shard)[0]) if self._is_valid(row)}
+        return {row[:KEY_BYTES]: at for at, row in enumerate(self._read_rows(shard)[0]) if self._is_valid(row)}
 
     def append(self, shard: str, records: Iterable[tuple[bytes, bytes]]) -> None:
         """Write records through to the disk; the caller holds the lock and has mended the shard."""
@@ -71,14 +71,14 @@ class Shards:
     def path(self, shard: str) -> Path:
         return self.folder / f"{shard}.bin"
 
-    def _parse(self, shard: str) -> tuple[dict[bytes, bytes], int, int]:
+    def _parse_records(self, shard: str) -> tuple[dict[bytes, bytes], int, int]:
         """Return the valid records, the number of invalid ones, and the bytes left over at the end."""
-        rows, rest = self._rows(shard)
+        rows, rest = self._read_rows(shard)
         valid = [row for row in rows if self._is_valid(row)]
         records = {row[:KEY_BYTES]: row[KEY_BYTES:-CHECKSUM_BYTES] for row in valid}
         return records, len(rows) - len(valid), rest
 
-    def _rows(self, shard: str) -> tuple[list[bytes], int]:
+    def _read_rows(self, shard: str) -> tuple[list[bytes], int]:
         content = self.path(shard).read_bytes() if self.path(shard).is_file() else b""
         whole, rest = divmod(len(content), self.size)
         return [content[at * self.size : (at + 1) * self.size] for at in range(whole)], rest
