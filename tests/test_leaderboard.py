@@ -51,12 +51,50 @@ def test_best_first_whichever_way_is_better():
 
 
 def test_names_are_part_of_the_metric_and_a_missing_reference_leaves_the_test_empty():
-    scores = table().drop(columns="subset").assign(direction="forward", reverse_from=np.nan, prompt="long")
+    scores = (
+        table()
+        .drop(columns="subset")
+        .replace("l1_paper", "l1")
+        .assign(direction="forward", reverse_from=np.nan, prompt="long")
+    )
     found = leaderboard(scores, "D", "nobody", 0, ("direction", "reverse_from", "prompt"))
-    assert set(found["metric"]) == {"score forward long", "l1_paper forward long"}
+    assert set(found["metric"]) == {"score forward long", "l1 forward long"}
     assert found["p"].isna().all()
     assert set(found["reference"]) == {""}
 
 
 def test_without_scores_there_are_headers():
     assert leaderboard(table().iloc[:0], "B", "ours", 0).empty
+
+
+def test_a_registered_metric_is_scored_and_ranked(monkeypatch):
+    from visdyn.evaluation.benches.bench_aurora import compared
+    from visdyn.evaluation.metrics import registry
+
+    monkeypatch.setattr(registry, "_METRICS", dict(registry._METRICS))
+    brightness = registry.Metric(
+        "darker", registry.AURORA, False, "intensity", "pixels", "Darker", compute=lambda a, b: float((b - a).mean())
+    )
+    registry.register(brightness)
+    images = [np.full((2, 2, 3), level, np.uint8) for level in (1, 5)]
+    assert compared(registry.AURORA, images[:1], images[1:])["darker"] == [4.0]
+    found = leaderboard(table().replace("score", "darker"), "B", "ours", 0)
+    assert found[found["metric"] == "darker"]["system"].tolist() == ["other", "ours", "partial"]
+    with pytest.raises(ValueError, match="has a metric 'darker' already"):
+        registry.register(brightness)
+    with pytest.raises(KeyError, match="no metric 'unheard'"):
+        leaderboard(table().replace("score", "unheard"), "B", "ours", 0)
+
+
+def test_every_metric_of_the_results_is_registered_and_headed_as_the_papers_print_it():
+    from visdyn.evaluation.metrics.registry import DOUNDO, PAPERS, metric, metrics
+    from visdyn.paths import repository_root
+
+    measures = pd.read_csv(repository_root() / "reports/results/evaluation/measures.csv")
+    for paper, name in measures[["paper", "metric"]].itertuples(index=False):
+        assert metric(name, "aurora" if paper == "B" else DOUNDO).paper == paper
+    headings = [metric("dino", DOUNDO).heading("reverse"), metric("epe_norm", DOUNDO).heading("reverse")]
+    assert headings == ["DINO-R", "EPE (OF)"]
+    for bench in PAPERS:  # one heading is one column
+        printed = [entry.printed_as for entry in metrics(bench) if entry.name not in ("embedding", "bert_score")]
+        assert len(set(printed)) == len(printed)

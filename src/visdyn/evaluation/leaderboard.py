@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from visdyn.evaluation.metrics.registry import bench_of, metric
 from visdyn.evaluation.statistics import bootstrap_interval, wilcoxon_against
 
 COLUMNS = ["paper", "metric", "system", "mean", "n", "low", "high", "num_seeds", "reference", "difference", "p",
            "num_nonzero"]  # fmt: skip
-LOWER_IS_BETTER = ("l1", "l1_paper", "l1_matched", "epe", "epe_f", "epe_r", "of_f", "epe_norm", "of_f_norm", "copied")
 
 
 def leaderboard(scores: pd.DataFrame, paper: str, reference: str, seed: int, name: Sequence[str] = ()) -> pd.DataFrame:
@@ -22,13 +22,16 @@ def leaderboard(scores: pd.DataFrame, paper: str, reference: str, seed: int, nam
 
     Args:
         scores: columns system, seed, metric, value, those of `name`, and further ones that name an item.
-        paper: B or D.
+        paper: B or D; its benchmark's metrics say which way is better (`visdyn.evaluation.metrics.registry`).
         reference: system that the others are compared with; where it has no scores, the test's columns stay empty.
         seed: of the bootstrap.
         name: columns that belong to the metric's name, such as direction and prompt.
 
     Returns:
         `COLUMNS`, best first within a metric.
+
+    Raises:
+        KeyError: a metric that is not registered.
     """
     known = scores.dropna(subset=["value"])
     if known.empty:
@@ -39,17 +42,18 @@ def leaderboard(scores: pd.DataFrame, paper: str, reference: str, seed: int, nam
     keys = [column for column in scores.columns if column not in {"system", "seed", "metric", "value", *name}]
     items = known[keys].fillna("").astype(str).agg("/".join, axis=1) if keys else pd.Series("", known.index)
     table = known.assign(label=labels, item=items)
-    parts = [_one_metric(label, group, reference, seed) for label, group in table.groupby("label", sort=True)]
+    bench, parts = bench_of(paper), []
+    for label, group in table.groupby("label", sort=True):
+        rows = _compare_systems(group, reference, seed).assign(metric=label)
+        higher = metric(group["metric"].iloc[0], bench).higher_is_better
+        parts.append(rows.sort_values(["mean", "system"], ascending=[not higher, True], kind="stable"))
     return pd.concat(parts, ignore_index=True).assign(paper=paper)[COLUMNS]
 
 
-def _one_metric(label: str, group: pd.DataFrame, reference: str, seed: int) -> pd.DataFrame:
+def _compare_systems(group: pd.DataFrame, reference: str, seed: int) -> pd.DataFrame:
     values = group.groupby(["system", "item"])["value"].mean()
     seeds = group.groupby("system")["seed"].nunique()
-    rows = [_row(system, values, seeds[system], reference, seed) for system in seeds.index]
-    lower = group["metric"].iloc[0] in LOWER_IS_BETTER
-    table = pd.DataFrame(rows).sort_values(["mean", "system"], ascending=[lower, True], kind="stable")
-    return table.assign(metric=label)
+    return pd.DataFrame([_row(system, values, seeds[system], reference, seed) for system in seeds.index])
 
 
 def _row(system: str, values: pd.Series, num_seeds: int, reference: str, seed: int) -> dict:

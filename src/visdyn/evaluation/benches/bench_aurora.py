@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from visdyn.evaluation.metrics.region_verdicts import NAMES, region_verdicts
-from visdyn.evaluation.metrics.similarity import ImageEncoder, ImageTextEncoder, l1, row_cosines
+from visdyn.evaluation.metrics.registry import AURORA, metrics
+from visdyn.evaluation.metrics.similarity import ImageEncoder, ImageTextEncoder, row_cosines
 from visdyn.images import ImageRef, load
 from visdyn.trajectory import Trajectory
 
 AT_ONCE = 256  # images in memory together
-METRICS = (*NAMES, "l1_paper", "l1_matched", "clip_i", "clip_t", "dino")
 
 
 @dataclass
@@ -73,8 +73,7 @@ class ForwardEvaluation:
         verdicts = self._verdicts(rows, images) if self.region else {name: np.full(len(rows), np.nan) for name in NAMES}
         table = self._keys(rows).assign(
             **verdicts,
-            l1_paper=[distance(*pair, "paper") for pair in zip(images, targets, strict=True)],
-            l1_matched=[distance(*pair, "matched") for pair in zip(images, targets, strict=True)],
+            **compared(AURORA, images, targets),
             clip_i=cosines(clip, self._clip_targets, rows),
             clip_t=cosines(clip, self._texts, rows),
             dino=cosines(features(self.dino, images), self._dino_targets, rows),
@@ -121,6 +120,11 @@ def cosines(found: np.ndarray | None, truths: Embedded, rows: Sequence[int]) -> 
     return values
 
 
-def distance(image: ImageRef, target: ImageRef | None, geometry: str) -> float:
-    """Return `similarity.l1`; NaN without a target."""
-    return float("nan") if target is None else l1(image, target, geometry)
+def compared(bench: str, images: Sequence[ImageRef], targets: Sequence[ImageRef | None]) -> dict[str, list[float]]:
+    """Return every metric of a benchmark that compares an image with its target; NaN without a target."""
+    pairs = list(zip(images, targets, strict=True))
+    return {
+        entry.name: [float("nan") if target is None else entry.compute(image, target) for image, target in pairs]
+        for entry in metrics(bench)
+        if entry.compute is not None
+    }

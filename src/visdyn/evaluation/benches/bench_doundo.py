@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-from visdyn.evaluation.benches.bench_aurora import cosines, distance, embedded, features
+from visdyn.evaluation.benches.bench_aurora import compared, cosines, embedded, features
 from visdyn.evaluation.metrics.optical_flow import FlowBackend, estimate, mean_length
 from visdyn.evaluation.metrics.region_verdicts import NAMES, region_verdicts
+from visdyn.evaluation.metrics.registry import DOUNDO
 from visdyn.evaluation.metrics.similarity import ImageEncoder, ImageTextEncoder, row_cosines
 from visdyn.images import ImageRef, load
 from visdyn.trajectory import ReversiblePair
@@ -128,7 +129,7 @@ class EditingEvaluation:
         ahead = direction == "forward"
         rows, arrays = list(images), list(images.values())
         if not rows:
-            return pd.DataFrame(columns=[*NAMES, "dino", "clip_t", "l1"], index=[], dtype=float)
+            return pd.DataFrame(columns=[*NAMES, "dino", "clip_t", *compared(DOUNDO, [], [])], index=[], dtype=float)
         side = 1 if ahead else 0
         targets = [(self.ends if ahead else self.starts)[row] for row in rows]
         clip = features(self.clip, arrays)
@@ -136,7 +137,7 @@ class EditingEvaluation:
             **self._verdicts(rows, arrays, ahead),
             "dino": cosines(features(self.dino, arrays), self._dino_targets[side], rows),
             "clip_t": cosines(clip, self._texts[side], rows),
-            "l1": [distance(image, target, "paper") for image, target in zip(arrays, targets, strict=True)],
+            **compared(DOUNDO, arrays, targets),
         }
         if self.edited_captions is not None and clip is not None:
             texts = self.clip.embed_texts(self.edited_captions([refs[row] for row in rows]))

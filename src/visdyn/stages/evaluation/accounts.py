@@ -10,22 +10,19 @@ import pandas as pd
 from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
 from visdyn.evaluation.benches.bench_doundo import PROMPT_METRIC, EditingEvaluation
 from visdyn.evaluation.metrics.optical_flow_backends import resolved
+from visdyn.evaluation.metrics.registry import CLIP, DINO, FLOW, PAPERS, REGION, Metric, metric
 from visdyn.evaluation.systems.outputs import SystemImages
 from visdyn.params.evaluation import EncoderSet
 from visdyn.pipeline.stage import Stage
 
-PAPERS = {"aurora": "B", "doundo": "D"}
 SYSTEMS = ["paper", "system", "label", "origin", "model", "expected", "found", "missing", "note"]
 MEASURES = ["paper", "metric", "measured_with", "status", "n", "empty", "note"]
-_REGION = ("editing_success", "minimal_editing", "score", "success", "copied", "returned", "joint")
-_FLOW = {"epe_f": "", "epe_r": "", "epe": "first version's prose, no code released; in pixels",
-         "of_f": "first version's prose, no code released; in pixels", "epe_norm": "epe as a share of the size",
-         "of_f_norm": "of_f as a share of the size"}  # fmt: skip
 # The checkpoints (CLIP, DINO) that a preset's paper compares with, by the last part of their names.
-PUBLISHED = {"bootstrapping": ("clip-vit-base-patch32", "dino-vits16"),
-             "magicbrush": ("clip-vit-base-patch32", "dino-vits16"),
-             "doundo": ("CLIP-ViT-B-32-laion2B-s34B-b79K", "dinov2-large")}  # fmt: skip
-_V1 = ("epe", "of_f", "epe_norm", "of_f_norm")
+PUBLISHED = {
+    "bootstrapping": {CLIP: "clip-vit-base-patch32", DINO: "dino-vits16"},
+    "magicbrush": {CLIP: "clip-vit-base-patch32", DINO: "dino-vits16"},
+    "doundo": {CLIP: "CLIP-ViT-B-32-laion2B-s34B-b79K", DINO: "dinov2-large"},
+}
 
 
 def systems_table(
@@ -71,48 +68,50 @@ def measures_table(
     rows = []
     for bench, evaluation in (("aurora", forward), ("doundo", doundo)):
         table = scores[bench]
-        metrics = sorted(table["metric"].unique()) if len(table) else []
-        for metric in metrics:
-            values = table.loc[table["metric"] == metric, "value"]
+        names = sorted(table["metric"].unique()) if len(table) else []
+        for name in names:
+            values = table.loc[table["metric"] == name, "value"]
             empty = int(values.isna().sum())
-            measured, status, note = _described(stage, bench, metric, evaluation)
+            measured, status, note = _described(stage, metric(name, bench), evaluation)
             if empty == len(values):
-                status, note = "not measured", _why_empty(stage, metric)
+                status, note = "not measured", _why_empty(stage, metric(name, bench))
             elif empty and bench == "aurora":
                 note = "; ".join(filter(None, (note, "items without a published target have no value")))
-            rows.append([PAPERS[bench], metric, measured, status, len(values) - empty, empty, note])
-        rows += [[PAPERS[bench], *row] for row in _absent(stage, metrics)]
+            rows.append([PAPERS[bench], name, measured, status, len(values) - empty, empty, note])
+        rows += [[PAPERS[bench], *row] for row in _absent(stage, names)]
     return pd.DataFrame(rows, columns=MEASURES)
 
 
-def _described(stage: Stage, bench: str, metric: str, evaluation) -> tuple[str, str, str]:
+def _described(stage: Stage, entry: Metric, evaluation) -> tuple[str, str, str]:
     """Return what a metric is measured with, its status, and a note."""
     settings = stage.params
-    encoders: EncoderSet = getattr(settings.encoders, bench)
+    encoders: EncoderSet = getattr(settings.encoders, entry.bench)
     status = "smaller scale" if stage.kitchen or encoders.preset == "embedded" else "reproduced"
-    of_paper, other = PUBLISHED.get(encoders.preset, ("", "")), f"not the checkpoint of the {encoders.preset} preset"
-    if metric in _REGION:
-        return "region judge", "interpretation", "stands in for a judge that reads images and instruction"
-    if metric in _FLOW:
+    if entry.measured_with == REGION:
+        return REGION, "interpretation", "stands in for a judge that reads images and instruction"
+    if entry.measured_with == FLOW:
         flow, size = resolved(settings.flow.backend), settings.flow.size
         note = f"flow by {flow}" + (f" at {size} pixels" if size else " at the images' own size")
         note += "" if flow == "raft" else "; the authors use RAFT, values do not compare"
-        kept = status if flow == "raft" and metric not in _V1 else "interpretation"
-        return flow, kept, "; ".join(filter(None, (note, _FLOW[metric])))
-    if metric.startswith("l1"):
-        return "pixels", status, ""
-    if metric == "dino":
-        ours = status != "reproduced" or Path(encoders.dino).name == of_paper[1]
-        return f"{encoders.dino} ({encoders.preset})", status if ours else "interpretation", "" if ours else other
+        kept = status if flow == "raft" and not entry.interpretation else "interpretation"
+        return flow, kept, "; ".join(filter(None, (note, entry.note)))
+    if entry.measured_with not in (CLIP, DINO):
+        return entry.measured_with, "interpretation" if entry.interpretation else status, entry.note
+    checkpoint = getattr(encoders, entry.measured_with)
+    of_paper = PUBLISHED.get(encoders.preset, {}).get(entry.measured_with)
+    ours = status != "reproduced" or Path(checkpoint).name == of_paper
+    other = "" if ours else f"not the checkpoint of the {encoders.preset} preset"
+    measured = f"{checkpoint} ({encoders.preset})"
+    if entry.measured_with == DINO:
+        return measured, status if ours else "interpretation", other
     note = {
         "clip_t": _caption_note(stage),
         "clip_t_edited": f"caption of the edited image by {settings.captions.model}",
     }
-    cut = _cut_note(evaluation) if metric == PROMPT_METRIC else ""
-    ours = status != "reproduced" or Path(encoders.clip).name == of_paper[0]
-    read = metric.startswith("clip_t") and not stage.kitchen  # the papers do not say whose captions
-    notes = filter(None, (note.get(metric, cut), "" if ours else other))
-    return f"{encoders.clip} ({encoders.preset})", status if ours and not read else "interpretation", "; ".join(notes)
+    cut = _cut_note(evaluation) if entry.name == PROMPT_METRIC else ""
+    read = entry.name.startswith("clip_t") and not stage.kitchen  # the papers do not say whose captions
+    notes = filter(None, (note.get(entry.name, cut), other))
+    return measured, status if ours and not read else "interpretation", "; ".join(notes)
 
 
 def _caption_note(stage: Stage) -> str:
@@ -131,12 +130,12 @@ def _cut_note(evaluation: EditingEvaluation) -> str:
     return f"image with the forward prompt, as in the authors' code; {cut} of {len(prompts)} long prompts are cut"
 
 
-def _why_empty(stage: Stage, metric: str) -> str:
-    if metric in ("success", "copied", "returned", "joint") and not stage.kitchen:
+def _why_empty(stage: Stage, entry: Metric) -> str:
+    if entry.needs_states and not stage.kitchen:
         return "needs the known end states of the kitchen"
-    if metric in _REGION:
+    if entry.measured_with == REGION:
         return "no judge of kind region in evaluation.judges"
-    if metric == "clip_t":
+    if entry.name == "clip_t":
         return "no captions; name a file or a model in evaluation.captions"
     return "no encoder; name one in evaluation.encoders"
 
