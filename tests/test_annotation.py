@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from visdyn.compute.rows import Execution
-from visdyn.datasets.annotated import read_annotated
+from visdyn.datasets.annotated import read_annotated, write_annotated
 from visdyn.inference import annotation
 from visdyn.inference.annotation import (
     Annotation,
@@ -21,14 +21,12 @@ from visdyn.inference.annotation import (
     Labeller,
     annotate,
     annotate_pairs,
-    mining_summary,
-    select,
-    write_triplets,
 )
 from visdyn.mining.mined_files import ImagePair
 from visdyn.models.token.tokens import IMAGE
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.quarantine import Quarantine
+from visdyn.stages.annotation import mining_summary, pairs_table, select
 
 
 class _Labeller:
@@ -153,7 +151,8 @@ def test_each_gpu_has_a_process_and_its_own_copy(monkeypatch):
 
 def test_table_7_of_real_clips_needs_no_truth(tiny_folder, pairs, tmp_path):
     labelled = annotate_pairs(Labeller(str(tiny_folder)), pairs[:4], tmp_path / "labels")
-    table = write_triplets(labelled, select(labelled, 2), [""] * 4, tmp_path / "annotated")
+    table, triplets = pairs_table(labelled, select(labelled, 2), [""] * 4)
+    write_annotated(triplets, tmp_path / "annotated")
     assert table["correct"].isna().all()
     keys = [("d", pair.class_name, pair.video) for pair in pairs[:4]] + [("d", "c0", "without a pair")]
     lengths = pd.DataFrame(
@@ -166,6 +165,6 @@ def test_table_7_of_real_clips_needs_no_truth(tiny_folder, pairs, tmp_path):
     pictures = {(Path(item.pair.source), Path(item.pair.target)) for item in select(labelled, 2)}
     assert {(Path(row["source"]), Path(row["target"])) for row in rows} == pictures
     assert str(tmp_path) not in (tmp_path / "annotated/triplets.jsonl").read_text()  # the same in every checkout
-    empty = write_triplets([], [], [], Path(tmp_path / "none"))
+    empty, _ = pairs_table([], [], [])
     assert list(empty.columns) == list(table.columns)
     assert mining_summary(empty, lengths.iloc[:0]).empty

@@ -18,8 +18,8 @@ from visdyn.datasets.epic_kitchens import load_segments
 from visdyn.mining import curation
 from visdyn.params import load_params
 from visdyn.quarantine import Quarantine
-from visdyn.stages import mining_doundo as doundo_dataset
-from visdyn.stages.mining_doundo import mine_split
+from visdyn.stages import mining
+from visdyn.stages.mining import mine_reversible
 
 ROWS = [("open", "door"), ("pick-up", "cup"), ("stack", "plate"), ("wash", "cup"), ("open", "tap"), ("close", "door")]
 # The last segment overruns its video by 10 frames, and is clamped.
@@ -69,7 +69,7 @@ def _tiny(root: Path, name: str) -> Path:
 def test_segments_become_the_released_json(stage, tmp_path):
     (tmp_path / "data/mined").mkdir(parents=True)
     quarantine = Quarantine()
-    test = mine_split(stage, "test", quarantine)
+    test = mine_reversible(stage, "test", quarantine)
     assert [pair.id for pair in test.pairs] == ["P01_01_0", "P01_01_1", "P01_01_2", "P01_01_5"]
     assert {entry.item: "errata" in entry.reason for entry in quarantine} == {"P01_109_4": True}
     file = tmp_path / "data/mined/doundo_test.json"
@@ -86,7 +86,7 @@ def test_segments_become_the_released_json(stage, tmp_path):
 
 def test_training_pairs_have_no_unseen_verb_and_nothing_is_asked_twice(stage, tmp_path, monkeypatch):
     (tmp_path / "data/mined").mkdir(parents=True)
-    train = mine_split(stage, "train", Quarantine())
+    train = mine_reversible(stage, "train", Quarantine())
     assert {pair.verb for pair in train.pairs} == {"open", "pick-up", "close"}
     answers = {path.name: len(path.read_text().splitlines()) for path in tmp_path.rglob("*.jsonl")}
     assert sorted(answers.values()) == [3, 6]  # three questions to the filter, six to the writer
@@ -94,15 +94,15 @@ def test_training_pairs_have_no_unseen_verb_and_nothing_is_asked_twice(stage, tm
     def refuses(self, questions):
         raise AssertionError("a question was asked a second time")
 
-    monkeypatch.setattr(doundo_dataset.TransformersVLM, "answer_many", refuses)
-    assert mine_split(stage, "train", Quarantine()).pairs == train.pairs
+    monkeypatch.setattr(mining.TransformersVLM, "answer_many", refuses)
+    assert mine_reversible(stage, "train", Quarantine()).pairs == train.pairs
 
 
 def test_without_a_model_the_long_prompts_come_with_the_data(stage, tmp_path):
     (tmp_path / "data/mined").mkdir(parents=True)
-    mined = mine_split(stage, "test", Quarantine()).pairs
+    mined = mine_reversible(stage, "test", Quarantine()).pairs
     doundo_bench.dump(mined[:2], tmp_path / "annotations_test.json", load_segments(tmp_path / "EPIC_100_train.csv"))
     stage.params = replace(stage.params, curator="annotations")
     quarantine = Quarantine()
-    assert mine_split(stage, "test", quarantine).pairs == mined[:2]
+    assert mine_reversible(stage, "test", quarantine).pairs == mined[:2]
     assert "no long prompts" in quarantine.items[-1].reason

@@ -8,10 +8,10 @@ import pytest
 from visdyn.datasets.clips import find_clips, read_frames
 from visdyn.datasets.epic_kitchens import load_segments
 from visdyn.images import to_array
-from visdyn.kitchen import measuring
+from visdyn.kitchen.render import render_state
 from visdyn.kitchen.state import State
 from visdyn.kitchen.text import facts
-from visdyn.kitchen.truth import load_truth
+from visdyn.kitchen.truth import _clip_key, load_truth, open_truth
 from visdyn.kitchen.write import KitchenSizes, write_kitchen
 from visdyn.mining.clip_mining import ClipSettings, mine_clips
 from visdyn.mining.mined_files import prompt_lengths, read_pairs, write_pairs
@@ -30,7 +30,7 @@ def kitchen(tmp_path_factory):
 
 def test_the_true_action_of_a_pair_is_the_one_between_its_two_settled_states(kitchen):
     record = next(record for record in load_truth(kitchen, "clips") if len(record["texts"]) > 1)
-    key = measuring._clip_key(record)
+    key = _clip_key(record)
     spans = record["settled"]
     pairs = [
         (key, spans[0]["first"], spans[1]["last"]),
@@ -38,25 +38,53 @@ def test_the_true_action_of_a_pair_is_the_one_between_its_two_settled_states(kit
         (key, spans[0]["first"], spans[0]["last"]),  # none
         (key, record["motion"][0]["first"], spans[1]["last"]),  # starts with the hand at work
     ]
-    assert measuring.true_actions(kitchen, pairs) == [record["texts"][0], "", "", ""]
+    assert open_truth(kitchen).true_actions(pairs) == [record["texts"][0], "", "", ""]
 
 
 def test_settled_ranges_name_states_by_what_they_are(kitchen):
-    ranges = measuring.settled_ranges(kitchen)
+    ranges = open_truth(kitchen).settled_ranges()
     assert len(ranges) == 3 * SIZES.clips_per_dataset
     for record in load_truth(kitchen, "clips"):
-        named = ranges[measuring._clip_key(record)]
+        named = ranges[_clip_key(record)]
         same = [record["states"][i] == record["states"][j] for i in range(len(named)) for j in range(len(named))]
         assert [a[2] == b[2] for a in named for b in named] == same
 
 
+def test_what_is_undone_starts_at_the_true_end(kitchen):
+    truth, ids = open_truth(kitchen), [record["id"] for record in load_truth(kitchen, "epic_validation")]
+    forward, back = (truth.reachable_images("epic_validation", ids, backwards) for backwards in (False, True))
+    again = truth.photograph_again("epic_validation", ids, seed=0)
+    starts = [render_state(record["start"], record["scene"]) for record in load_truth(kitchen, "epic_validation")]
+    for done, undone, start, end in zip(forward, back, starts, again, strict=True):
+        assert any(np.array_equal(image, start) for image in undone)
+        assert not any(np.array_equal(image, start) for image in done)
+        assert min(np.abs(image - end.astype(float)).mean() for image in done) < 4
+
+
+def test_walks_are_the_same_for_a_seed_and_start_where_an_item_starts(kitchen):
+    truth, records = open_truth(kitchen), load_truth(kitchen, "aurora_test")
+    (sources, walks), again = (truth.random_walks("aurora_test", 4, 3, seed=5) for _ in range(2))
+    assert walks == again[1] != truth.random_walks("aurora_test", 4, 3, seed=6)[1]
+    assert np.array_equal(sources[-1], render_state(records[-1]["start"], records[-1]["scene"]))
+    assert {len(texts) for texts in walks} == {3}
+
+
+def test_of_real_data_nothing_is_known():
+    truth = open_truth(None)
+    assert not truth.known
+    assert truth.captions("aurora_test", ["0"]) is truth.reachable_images("aurora_test", ["0"]) is None
+    assert truth.photograph_again("aurora_test", ["0"], 0) is truth.random_walks("aurora_test", 1, 1, 0) is None
+    assert truth.settled_ranges() is truth.true_actions([]) is None
+
+
 def test_reachable_images_hold_the_true_target_and_captions_are_true(kitchen):
     records = load_truth(kitchen, "aurora_test")
-    candidates = measuring.reachable_images(records)
+    truth, ids = open_truth(kitchen), [record["id"] for record in records]
+    candidates = truth.reachable_images("aurora_test", ids)
     for record, images in zip(records, candidates, strict=True):
         target = to_array([kitchen / "aurora" / record["output"]])[0].astype(float)
         assert min(np.abs(image - target).mean() for image in images) < 4  # sensor noise, not another state
-    for record, caption in zip(records, measuring.true_captions([r["end"] for r in records]), strict=True):
+    for record, caption in zip(records, truth.captions("aurora_test", ids), strict=True):
         assert set(caption.split(" . ")) <= set(facts(State.from_json(record["end"])))
 
 

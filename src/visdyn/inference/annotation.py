@@ -10,25 +10,17 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import pandas as pd
 import torch
 
 from visdyn.compute.rows import Execution, compute_rows
 from visdyn.compute.workers import Task
-from visdyn.datasets.annotated import write_annotated
 from visdyn.datasets.bad_items import collecting
 from visdyn.images import ImageError, ImageRef, load
 from visdyn.mining.mined_files import ImagePair
-from visdyn.mining.stratified import stratified_top_k
 from visdyn.models import load_model
 from visdyn.models.protocols import InverseDynamics
 from visdyn.models.token.decoding import uniforms
-from visdyn.pipeline.stage import Stage
 from visdyn.quarantine import Quarantine
-
-PAIRS = ["dataset", "class", "video", "pair", "action", "log_likelihood", "selected", "true_action", "correct"]
-SUMMARY = ["dataset", "videos", "mean_seconds", "total_hours", "observations_per_video", "actions_per_video"]
-SUMMARY += ["words_per_action", "pairs", "selected"]
 
 
 @dataclass(frozen=True)
@@ -177,16 +169,6 @@ def annotate_pairs(
     return labelled
 
 
-def annotate_stage(stage: Stage, pairs: Sequence[ImagePair], quarantine: Quarantine) -> list[Labelled]:
-    """Label the pairs as stage `annotation` is told to: one process a GPU, or a core where there is none."""
-    params, gpus = stage.params, torch.cuda.device_count() if stage.device == "cuda" else 0
-    decoding = Decoding(params.decoding, params.temperature, params.max_new_tokens, stage.seed)
-    labeller = Labeller(stage.reference(params.model), stage.device, decoding)
-    runtime = stage.settings.runtime
-    execution = Execution(params.executor, gpus, gpus=min(gpus, 1), log=stage.log, log_seconds=runtime.log_seconds)
-    return annotate_pairs(labeller, pairs, stage.scratch("labels"), params.batch_size, execution, quarantine)
-
-
 def label_batch(state: tuple[InverseDynamics, Decoding], batch: Sequence[ImagePair]) -> dict:
     """Return the row of a batch: for each pair its action and score (None: no answer), or why it cannot be read."""
     idm, decoding = state
@@ -213,69 +195,3 @@ def _loaded(pair: ImagePair) -> tuple | str:
 
 def _digest(batch: Sequence[ImagePair]) -> str:
     return hashlib.sha256("\n".join(pair.id for pair in batch).encode()).hexdigest()[:24]
-
-
-def select(labelled: Sequence[Labelled], k: int) -> list[Labelled]:
-    """Take `k` pairs of each dataset by Algorithm 1 (class by class, best first); pairs without a label never."""
-    datasets = sorted({item.pair.dataset for item in labelled})
-    usable = [item for item in labelled if item.score > float("-inf")]
-    return [
-        item
-        for dataset in datasets
-        for item in stratified_top_k([item for item in usable if item.pair.dataset == dataset], k)
-    ]
-
-
-def write_triplets(
-    labelled: Sequence[Labelled], selected: Sequence[Labelled], truth: Sequence[str], folder: str | Path
-) -> pd.DataFrame:
-    """Write the selected triplets as `triplets.jsonl` and return the table of all pairs (annotation/pairs.csv).
-
-    Args:
-        truth: the known action of each labelled pair, "" where it is not exactly one or, as for real clips, not
-            known at all; for measuring only.
-    """
-    kept, rows, chosen = {item.id for item in selected}, [], []
-    for item, true in zip(labelled, truth, strict=True):
-        pair = item.pair
-        place = {
-            "dataset": pair.dataset,
-            "class": pair.class_name,
-            "video": pair.video,
-            "pair": f"{pair.frame_a}-{pair.frame_b}",
-        }
-        correct = float(item.action == true) if true else float("nan")
-        rows.append({**place, "action": item.action, "log_likelihood": item.score, "selected": int(item.id in kept)})
-        rows[-1] |= {"true_action": true, "correct": correct}
-        if item.id in kept:
-            images = {"source": pair.source, "target": pair.target}
-            chosen.append({**place, **images, "action": item.action, "true_action": true})
-    write_annotated(chosen, folder)
-    return pd.DataFrame(rows, columns=PAIRS)
-
-
-def mining_summary(table: pd.DataFrame, lengths: pd.DataFrame) -> pd.DataFrame:
-    """Summarise mined and labelled pairs per dataset as the paper's Table 7 does (annotation/summary.csv).
-
-    Args:
-        table: as `write_triplets` returns it.
-        lengths: of all clips that were mined, also those without a pair (`visdyn.mining.mined_files.read_lengths`).
-    """
-    rows = []
-    for dataset, part in table.groupby("dataset"):
-        seconds = lengths.loc[lengths["dataset"] == dataset, "seconds"]
-        videos = part.groupby(["class", "video"]).size()
-        rows.append(
-            {
-                "dataset": dataset,
-                "videos": len(videos),
-                "mean_seconds": seconds.mean(),
-                "total_hours": seconds.sum() / 3600,
-                "observations_per_video": (videos + 1).mean(),
-                "actions_per_video": videos.mean(),
-                "words_per_action": part["action"].str.split().str.len().mean(),
-                "pairs": len(part),
-                "selected": int(part["selected"].sum()),
-            }
-        )
-    return pd.DataFrame(rows, columns=SUMMARY)

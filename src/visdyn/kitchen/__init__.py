@@ -5,7 +5,8 @@ scene       looks and furniture that no action changes; random states and transi
 render      state + scene -> uint8 image
 motion      the frames of a hand that performs actions
 text        canonical action texts, captions, long prompts (all templates written by us)
-writer      the tree under data/kitchen
-truth       readers of the known states, for measuring only
+write       the tree under data/kitchen
+truth       what is known of the images, for measuring only
+draw        backgrounds and sprites
 sheet       the contact sheet of all actions
 """

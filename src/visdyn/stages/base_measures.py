@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -12,16 +10,13 @@ import pandas as pd
 from visdyn.datasets.aurora import load_bench
 from visdyn.evaluation.metrics.region_judge import changed_regions, judge_batch
 from visdyn.images import to_array
-from visdyn.kitchen.measuring import by_id, reachable_images, true_captions
-from visdyn.kitchen.render import render
-from visdyn.kitchen.scene import Scene
-from visdyn.kitchen.state import State
+from visdyn.kitchen.truth import Truth
 from visdyn.models.encoders import ImageEncoder, ImageTextEncoder
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.stages.encoder_checks import clip_measures, dino_measures
 
 
-def tokenizer_measures(load: Callable[[], UnifiedModel], kitchen: Path | None) -> pd.DataFrame:
+def tokenizer_measures(load: Callable[[], UnifiedModel], truth: Truth) -> pd.DataFrame:
     """Judge encoded and decoded targets of the held-out test items: columns measure, value, n.
 
     Without the kitchen (real data) the table is empty, and the model is not loaded.
@@ -29,11 +24,10 @@ def tokenizer_measures(load: Callable[[], UnifiedModel], kitchen: Path | None) -
     `ceiling_*`: the region judge on the decoded target. `codes_*`: the share of codes that differ between source
     and target, where the image changed and where it did not (there, only noise and camera shift flip them).
     """
-    if kitchen is None:
+    if not truth.known:
         return pd.DataFrame(columns=["measure", "value", "n"])
-    model, items = load(), load_bench(kitchen / "aurora")
-    truth = by_id(kitchen, "aurora_test")
-    candidates = reachable_images([truth[item.id] for item in items])
+    model, items = load(), load_bench(truth.kitchen / "aurora")
+    candidates = truth.reachable_images("aurora_test", [item.id for item in items])
     sources, targets = to_array([item.source for item in items]), to_array([item.target for item in items])
     codes = [model.encode(list(part)) for part in (sources, targets)]
     decoded = model.decode(codes[1])
@@ -49,19 +43,18 @@ def tokenizer_measures(load: Callable[[], UnifiedModel], kitchen: Path | None) -
     return pd.DataFrame([{"measure": name, "value": float(value), "n": len(items)} for name, value in rows.items()])
 
 
-def encoder_measures(clip: str, dino: str, kitchen: Path | None, seed: int) -> pd.DataFrame:
+def encoder_measures(clip: str, dino: str, truth: Truth, seed: int) -> pd.DataFrame:
     """Measure the stand-in encoders on held-out scenes: columns encoder, measure, value, n (no row without kitchen)."""
-    if kitchen is None:
+    if not truth.known:
         return pd.DataFrame(columns=["encoder", "measure", "value", "n"])
-    items = load_bench(kitchen / "aurora")
-    truth = by_id(kitchen, "aurora_test")
-    records = [truth[item.id] for item in items]
+    items = load_bench(truth.kitchen / "aurora")
+    ids = [item.id for item in items]
     sources, targets = [item.source for item in items], [item.target for item in items]
-    captions = true_captions([record["end"] for record in records], seed)
+    captions = truth.captions("aurora_test", ids, seed=seed)
     measures = {"clip": {}, "dino": {}}
     if len(items) >= 50:  # retrieval is measured among 50
         measures["clip"] = clip_measures(ImageTextEncoder.from_pretrained(clip, "embedded"), targets, captions)
-    again = [_again(record, seed) for record in records]
+    again = truth.photograph_again("aurora_test", ids, seed)
     measures["dino"] = dino_measures(ImageEncoder.from_pretrained(dino, "embedded"), sources, targets, again)
     rows = [
         {"encoder": encoder, "measure": name, **value}
@@ -69,9 +62,3 @@ def encoder_measures(clip: str, dino: str, kitchen: Path | None, seed: int) -> p
         for name, value in part.items()
     ]
     return pd.DataFrame(rows)[["encoder", "measure", "value", "n"]]
-
-
-def _again(record: dict, seed: int) -> np.ndarray:
-    """Photograph a known end state once more, with other noise and another camera shift."""
-    rng = np.random.default_rng([seed, zlib.crc32(record["id"].encode())])
-    return render(State.from_json(record["end"]), Scene.from_json(record["scene"]), rng)

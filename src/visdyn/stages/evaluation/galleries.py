@@ -14,10 +14,7 @@ from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.systems.outputs import FORWARD, SystemImages
 from visdyn.images import ImageRef, from_pixels, load, to_array, to_pixels
 from visdyn.inference.rollout import roll_out
-from visdyn.kitchen.measuring import by_id
-from visdyn.kitchen.render import render_state
-from visdyn.kitchen.state import State, apply, valid_actions
-from visdyn.kitchen.text import canonical
+from visdyn.kitchen.truth import Truth, open_truth
 from visdyn.models import load_model
 from visdyn.pipeline.stage import Stage
 from visdyn.training.losses import recognition_weights
@@ -62,8 +59,9 @@ def forward_galleries(
     if Path(base).is_dir() or not stage.settings.runtime.offline:
         galleries["recognition_weights"] = _weights(base, stage.device, sources, targets, captions)
     run = stage.path(f"models/fdm/synthetic_weighted-s{stage.settings.fdm.seeds[0]}")
-    if stage.kitchen and run.is_dir():
-        galleries["sequence"] = _sequence(stage, run)
+    truth = open_truth(stage.kitchen)
+    if truth.known and run.is_dir():
+        galleries["sequence"] = _sequence(truth, run, stage.seed)
     return galleries
 
 
@@ -88,31 +86,16 @@ def _weights(base: str, device: str, sources: list, targets: list, captions: np.
     return {"source": source, "target": target, "weights": weights, "captions": captions}
 
 
-def _sequence(stage: Stage, run: Path, steps: int = 4, scenes: int = 4) -> Gallery:
+def _sequence(truth: Truth, run: Path, seed: int, steps: int = 4, scenes: int = 4) -> Gallery:
     """Steer the FDM through random valid actions; each step starts from the image it has just generated."""
-    truth = list(by_id(stage.kitchen, "aurora_test").values())
-    records = [truth[row] for row in _spread(len(truth), scenes)]
+    sources, actions = truth.random_walks("aurora_test", scenes, steps, seed)
     model = load_model(run, "fdp")
-    random = np.random.default_rng(stage.seed)
-    actions = [_walk(State.from_json(record["start"]), steps, random) for record in records]
-    sources = np.stack([render_state(record["start"], record["scene"]) for record in records])
-    images = roll_out(model, list(sources), actions, stage.seed)
-    gallery = {"source": sources, "captions": np.array([", ".join(texts) for texts in actions])}
+    images = roll_out(model, sources, actions, seed)
+    gallery = {"source": np.stack(sources), "captions": np.array([", ".join(texts) for texts in actions])}
     for step in range(steps):
         gallery[f"step_{step + 1}"] = images[:, step]
         gallery[f"step_{step + 1}_text"] = np.array([texts[step] for texts in actions])
     return gallery
-
-
-def _walk(state: State, steps: int, random: np.random.Generator) -> list[str]:
-    """Draw actions that are valid one after the other."""
-    texts = []
-    for _ in range(steps):
-        actions = valid_actions(state)
-        action = actions[int(random.integers(len(actions)))]
-        state = apply(state, action)
-        texts.append(canonical(action))
-    return texts
 
 
 def doundo_galleries(

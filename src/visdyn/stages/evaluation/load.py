@@ -10,9 +10,7 @@ from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.metrics.captions import Captioner, captions_of, read_captions
 from visdyn.evaluation.metrics.optical_flow_backends import NamedFlow, resolved
-from visdyn.kitchen.measuring import by_id, reachable_images, true_captions
-from visdyn.kitchen.state import Action, State, inverse, valid_actions
-from visdyn.kitchen.truth import candidate_record
+from visdyn.kitchen.truth import open_truth
 from visdyn.mining.reversible import with_short_prompts
 from visdyn.models.encoders import ImageEncoder, ImageTextEncoder
 from visdyn.params.evaluation import EncoderSet, Evaluation
@@ -31,18 +29,18 @@ def forward_evaluation(
     `evaluation.captions` supplies them. Items that cannot be used go to the quarantine.
     """
     settings, seen, items = stage.settings.evaluation, {}, []
+    truth = open_truth(stage.kitchen)
     limit = items_per_subset or settings.items_per_subset or None
-    targets = "required" if stage.kitchen else "optional"
-    for item in load_bench(stage.data("aurora"), quarantine=quarantine, decode=not stage.kitchen, targets=targets):
+    targets = "required" if truth.known else "optional"
+    for item in load_bench(stage.data("aurora"), quarantine=quarantine, decode=not truth.known, targets=targets):
         seen[item.subset] = seen.get(item.subset, 0) + 1
         if limit is None or seen[item.subset] <= limit:
             items.append(item)
     encoders = load_encoders(stage, settings.encoders.aurora)
-    if stage.kitchen:
-        truth = by_id(stage.kitchen, "aurora_test")
-        records = [truth[item.id] for item in items]
-        captions = true_captions([record["end"] for record in records])
-        return ForwardEvaluation(items, captions, reachable_images(records), *encoders, _asks_region(settings))
+    if truth.known:
+        ids = [item.id for item in items]
+        captions, candidates = truth.captions("aurora_test", ids), truth.reachable_images("aurora_test", ids)
+        return ForwardEvaluation(items, captions, candidates, *encoders, _asks_region(settings))
     model, known = captioner(stage), _known_captions(stage)
     keys = [(item.subset, item.id) for item in items]
     captions = captions_of("target", keys, [item.target for item in items], known, model)
@@ -58,11 +56,11 @@ def doundo_evaluation(stage: Stage, quarantine: Quarantine | None = None) -> Edi
     encoders = load_encoders(stage, settings.encoders.doundo)
     flow = NamedFlow(resolved(settings.flow.backend), settings.flow.weights or None, stage.device)
     options = {"flow_size": settings.flow.size or None, "flow_backend": flow, "region": _asks_region(settings)}
-    if stage.kitchen:
-        truth = by_id(stage.kitchen, "epic_validation")
-        records = [truth[pair.id] for pair in pairs]
-        captions = tuple(true_captions([record[end] for record in records]) for end in ("start", "end"))
-        candidates = (reachable_images(records), reachable_images([_undone(record) for record in records]))
+    truth = open_truth(stage.kitchen)
+    if truth.known:
+        ids = [pair.id for pair in pairs]
+        captions = tuple(truth.captions("epic_validation", ids, end) for end in ("start", "end"))
+        candidates = tuple(truth.reachable_images("epic_validation", ids, backwards) for backwards in (False, True))
         return EditingEvaluation(pairs, captions, candidates, *encoders, **options)
     pairs, model, known = with_short_prompts(pairs), captioner(stage), _known_captions(stage)
     keys = [("", pair.id) for pair in pairs]
@@ -108,11 +106,3 @@ def _known_captions(stage: Stage) -> dict:
 
 def _asks_region(settings: Evaluation) -> bool:
     return any(judge.kind == "region" for judge in settings.judges)
-
-
-def _undone(record: dict) -> dict:
-    """Turn a truth record round: from its end, every state that one action leads to."""
-    end = State.from_json(record["end"])
-    back = inverse(Action.from_json(record["action"]))
-    return {**record, "start": record["end"], "end": record["start"], "action": back.to_json(),
-            "candidates": [candidate_record(end, action) for action in valid_actions(end)]}  # fmt: skip
