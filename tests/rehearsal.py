@@ -155,7 +155,7 @@ def write_profile(checkout: Path, workshop: Path, name: str = "rehearsal") -> Pa
     values = shrink(values, {key: str(path) for key, path in places.items()}, data)
     folder = checkout / "profiles" / name
     folder.mkdir()
-    (folder / "dvc.yaml").symlink_to("../../dvc.yaml")
+    shutil.copy(checkout / "dvc.yaml", folder)
     (folder / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
     return folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 from pathlib import Path
@@ -81,13 +80,6 @@ def test_no_stage_depends_on_a_whole_source_folder():
 
 def test_what_the_notebooks_import_is_what_the_stages_declare():
     assert differences(ROOT) == {}, "run `python -m visdyn.pipeline.dependencies --write`"
-
-
-def test_profiles_share_the_root_s_pipeline():
-    profiles = [path.parent for path in ROOT.glob("profiles/*/params.yaml")]
-    assert ROOT / "profiles/smoke" in profiles
-    for profile in profiles:
-        assert os.readlink(profile / "dvc.yaml") == "../../dvc.yaml"
 
 
 def test_dvc_is_private_and_lock_files_are_not_ignored():

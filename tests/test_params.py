@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import replace
 
 import pytest
 import yaml
@@ -98,16 +97,3 @@ def test_sections_cannot_be_changed():
     training = Training(steps=1, batch_size=1, learning_rate=0.1, weight_decay=0.0, warmup_steps=0)
     with pytest.raises(AttributeError):
         training.steps = 2
-
-
-def test_the_liquid_profile_is_the_paper_profile_with_another_base():
-    """A change of profiles/paper belongs into profiles/paper_liquid too."""
-    paper, liquid = (load_params(f"profiles/{name}") for name in ("paper", "paper_liquid"))
-    references = replace(liquid.base_models.references, base=paper.base_models.references.base)
-    spatial = replace(liquid.spatial, models=paper.spatial.models)
-    probing = replace(liquid.probing, models=paper.probing.models)
-    base_models = replace(liquid.base_models, references=references)
-    same = replace(liquid, base_models=base_models, spatial=spatial, probing=probing)
-    assert same == paper
-    assert liquid.base_models.references.base == "weights/liquid"
-    assert liquid.probing.models == (*paper.probing.models, "weights/liquid")

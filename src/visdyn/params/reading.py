@@ -23,7 +23,7 @@ def from_mapping(kind: type[T], values: Any, path: Path | str, section: str = ""
     names = [one.name for one in fields(kind)]
     for key in values:
         if key not in names:
-            raise ParamsError(f"{where} has the unknown key {key!r}; {_nearest(str(key), names)}")
+            raise ParamsError(f"{where} has the unknown key {key!r}; {nearest(str(key), names)}")
     if missing := [one.name for one in fields(kind) if one.name not in values and not _has_default(one)]:
         raise ParamsError(f"{where} lacks the key {missing[0]!r}; add it as the root params.yaml has it")
     hints = get_type_hints(kind)
@@ -67,6 +67,7 @@ def _shown(value: Any) -> str:
     return f"{value!r} ({type(value).__name__})"
 
 
-def _nearest(key: str, names: list[str]) -> str:
+def nearest(key: str, names: list[str]) -> str:
+    """Say which of the names a mistyped key may have meant, or all of them."""
     close = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
     return f"did you mean {close[0]!r}?" if close else f"it may have {', '.join(names)}"

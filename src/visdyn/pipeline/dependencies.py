@@ -1,8 +1,8 @@
 """What a stage imports, compared with what its entry in dvc.yaml declares.
 
-`python -m visdyn.pipeline.dependencies` reports the differences, `--write` mends dvc.yaml. The closure is read from
-the syntax trees of the notebook and of every module of this package that it leads to: imports at any depth (inside
-functions too), and strings that name a module (registries, `python -m visdyn...` command lines).
+`python -m visdyn.pipeline.dependencies` reports the differences, `--write` mends dvc.yaml and its copies in profiles/.
+The closure is read from the syntax trees of the notebook and of every module of this package that it leads to: imports
+at any depth (inside functions too), and strings that name a module (registries, `python -m visdyn...` command lines).
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pathlib import Path
 import nbformat
 
 from visdyn.paths import repository_root
+from visdyn.pipeline import profiles
 from visdyn.pipeline.guards import Entry, read_entries
 
 # Plumbing that carries values but makes none: an edit there must not train everything again. DVC tracks the
@@ -77,17 +78,18 @@ def rewritten(text: str, root: Path) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Report the differences (status 1 where there are any), or mend them with `--write`."""
+    """Report the differences (status 1 where there are any), or mend them with `--write`, profiles included."""
     root = repository_root()
     found = differences(root)
     for stage, (missing, extra) in found.items():
         print(f"{stage}: missing {missing}, too many {extra}")
-    if found and "--write" in (sys.argv[1:] if arguments is None else arguments):
+    if "--write" not in (sys.argv[1:] if arguments is None else arguments):
+        return 1 if profiles.main([]) or found else 0
+    if found:
         path = root / "dvc.yaml"
         path.write_text(rewritten(path.read_text(), root))
         print("dvc.yaml rewritten")
-        return 0
-    return 1 if found else 0
+    return profiles.main(["--write"])
 
 
 def _declared(entry: Entry) -> Iterator[str]:

@@ -1,0 +1,151 @@
+"""Full params.yaml and dvc.yaml of each profile, written from its overrides.
+
+`python -m visdyn.pipeline.profiles` reports the profiles whose files are out of step, `--write` writes them. A profile
+is a folder of `profiles/` with an `overrides.yaml`: the keys of params.yaml in which it differs from the root, or from
+the profile that its key `parent` names. DVC reads whole files, and a symbolic link of an old revision as text, so both
+files are real ones. Lines are copied, not printed anew, so that comments and layout survive.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+
+from visdyn.params.reading import ParamsError, nearest
+from visdyn.paths import repository_root
+
+OVERRIDES = "overrides.yaml"
+HEADER = "# Generated from {sources} by `python -m visdyn.pipeline.profiles --write`; do not edit.\n"
+
+
+def profile_files(root: Path) -> dict[Path, str]:
+    """Return what params.yaml and dvc.yaml of every profile with overrides should hold.
+
+    Args:
+        root: the repository.
+
+    Raises:
+        ParamsError: an override of a key that the parent does not have, an unknown parent, or a circle of parents.
+    """
+    files = {}
+    for path in sorted(root.glob(f"profiles/*/{OVERRIDES}")):
+        files[path.parent / "params.yaml"] = full_params(root, path.parent.name)
+        files[path.parent / "dvc.yaml"] = HEADER.format(sources="the root's dvc.yaml") + (root / "dvc.yaml").read_text()
+    return files
+
+
+def full_params(root: Path, name: str, children: tuple[str, ...] = ()) -> str:
+    """Return the text of a profile's params.yaml.
+
+    Args:
+        children: the profiles whose parent is being read; a parent among them is a circle.
+    """
+    path = root / "profiles" / name / OVERRIDES
+    if name in children:
+        raise ParamsError(f"{path}: profiles are each other's parents: {' -> '.join((*children, name))}")
+    if not path.is_file():
+        raise ParamsError(f"{root / 'profiles' / children[-1] / OVERRIDES}: no parent {name!r}, which has no {path}")
+    text = path.read_text()
+    parent = (yaml.safe_load(text) or {}).get("parent")
+    inherited = full_params(root, parent, (*children, name)) if parent else (root / "params.yaml").read_text()
+    body = _override(_without_header(inherited), _without_header(text), path)
+    source = f"{OVERRIDES} and {f'profiles/{parent}' if parent else 'the root'}'s params.yaml"
+    return HEADER.format(sources=source) + "".join(_header(text)) + body
+
+
+def differences(root: Path) -> list[Path]:
+    """Return the files of profiles that are missing, links, or not what their overrides say."""
+    return [
+        path
+        for path, text in profile_files(root).items()
+        if path.is_symlink() or not path.is_file() or path.read_text() != text
+    ]
+
+
+def write_profiles(root: Path) -> list[Path]:
+    """Write the files of profiles that are out of step, and return them."""
+    written = differences(root)
+    for path in written:
+        text = profile_files(root)[path]
+        path.unlink(missing_ok=True)  # a link would be written through
+        path.write_text(text)
+    return written
+
+
+def _override(text: str, overrides: str, path: Path) -> str:
+    """Replace the lines of `text` whose keys `overrides` has too; both are YAML in block style, indented alike."""
+    replaced = {line: ["root: ../.."] for line, key in enumerate(text.splitlines()) if key.startswith("root:")}
+    if (delta := yaml.compose(overrides)) is not None:
+        replaced |= _replacements(yaml.compose(text), delta, overrides.splitlines(), path, "")
+    return "\n".join(new for line, old in enumerate(text.splitlines()) for new in replaced.get(line, [old])) + "\n"
+
+
+def _replacements(
+    base: yaml.MappingNode, delta: yaml.MappingNode, given: list[str], path: Path, section: str
+) -> dict[int, list[str]]:
+    """Return, by line number in `base`, the lines of `given` (the overrides' text) that stand there instead."""
+    replaced: dict[int, list[str]] = {}
+    known = {key.value: (key, value) for key, value in base.value}
+    for key, value in delta.value:
+        if not section and key.value == "parent":
+            continue
+        if key.value not in known:
+            name = f"{section}{key.value}"
+            raise ParamsError(f"{path} has the unknown key {name!r}; {nearest(key.value, list(known))}")
+        old_key, old = known[key.value]
+        first, start = old_key.start_mark.line, key.start_mark.line
+        if _is_section(old) and _is_section(value):
+            if "#" in given[start]:
+                replaced[first] = [given[start]]
+            replaced |= _replacements(old, value, given, path, f"{section}{key.value}.")
+        else:
+            replaced |= {line: [] for line in range(first, _last_line(old) + 1)}
+            replaced[first] = given[start : _last_line(value) + 1]
+    return replaced
+
+
+def _is_section(node: yaml.Node) -> bool:
+    return isinstance(node, yaml.MappingNode) and not node.flow_style
+
+
+def _last_line(node: yaml.Node) -> int:
+    """Return the last line of a value itself; the end that PyYAML gives a block is behind the comments after it."""
+    if isinstance(node, yaml.MappingNode) and not node.flow_style:
+        return max(_last_line(value) for _, value in node.value)
+    if isinstance(node, yaml.SequenceNode) and not node.flow_style:
+        return max(map(_last_line, node.value))
+    return node.end_mark.line
+
+
+def _header(text: str) -> Iterator[str]:
+    """Yield the comment lines with which a file begins, but for the line that says what it was generated from."""
+    for line in text.splitlines(keepends=True):
+        if not line.startswith("#"):
+            return
+        if not line.startswith("# Generated from "):
+            yield line
+
+
+def _without_header(text: str) -> str:
+    lines = text.splitlines(keepends=True)
+    count = next((at for at, line in enumerate(lines) if not line.startswith("#")), len(lines))
+    return "".join(lines[count:])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Report the profiles' files that are out of step (status 1 where there are any), or write them with `--write`."""
+    root = repository_root()
+    if "--write" in (sys.argv[1:] if arguments is None else arguments):
+        for path in write_profiles(root):
+            print(f"{path.relative_to(root)} written")
+        return 0
+    for path in (found := differences(root)):
+        print(f"{path.relative_to(root)} is out of step; run `python -m visdyn.pipeline.profiles --write`")
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
