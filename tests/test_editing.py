@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from visdyn.models.editors.protocol import Guidance, check_items, do_and_undo, item_seed, undo
+from visdyn.compute.seeds import item_seed
+from visdyn.models.editors.protocol import Guidance, check_items, do_and_undo, undo
 from visdyn.trajectory import ReversiblePair
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from visdyn.inference.generation import generate, item_draws, item_generator
+from visdyn.compute.seeds import sampling_generator
+from visdyn.inference.generation import generate, item_draws
 from visdyn.trajectory import Trajectory
 
 
@@ -35,7 +36,9 @@ def test_the_generator_depends_on_subset_and_id_only(scenes):
     first = Trajectory(scenes[0], "open", scenes[1], "a", "1")
     same = Trajectory(scenes[2], "close", scenes[3], "a", "1")
     other = Trajectory(scenes[0], "open", scenes[1], "b", "1")
-    values = [torch.rand(4, generator=item_generator(0, item)).tolist() for item in (first, same, other)]
+    values = [
+        torch.rand(4, generator=sampling_generator(0, item.subset, item.id)).tolist() for item in (first, same, other)
+    ]
     assert values[0] == values[1] != values[2]
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import math
 import multiprocessing
-import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 from visdyn.compute.rows import Execution, compute_rows
+from visdyn.compute.seeds import label_generator
 from visdyn.compute.workers import Task
 from visdyn.datasets.bad_items import collecting
 from visdyn.images import ImageError, ImageRef, load
@@ -57,8 +57,7 @@ class Decoding:
         """Return one uniform number for each token of each pair (N, max_new_tokens); None where nothing is drawn."""
         if self.kind == "greedy":
             return None
-        seeds = [zlib.crc32(f"{self.seed} {name}".encode()) for name in names]
-        streams = [torch.Generator().manual_seed(seed) for seed in seeds]
+        streams = [label_generator(self.seed, name) for name in names]
         return torch.cat([uniforms(1, self.max_new_tokens, stream) for stream in streams])
 
 

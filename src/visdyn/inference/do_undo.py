@@ -20,11 +20,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from visdyn.compute.seeds import item_seed
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.bad_items import image_problem
 from visdyn.images import ImageRef
 from visdyn.mining.reversible import with_short_prompts
-from visdyn.models.editors.protocol import REVERSE_FROM, Guidance, ImageEditor, item_seed
+from visdyn.models.editors.protocol import REVERSE_FROM, Guidance, ImageEditor
 from visdyn.quarantine import Quarantine
 from visdyn.trajectory import ReversiblePair, Trajectory
 

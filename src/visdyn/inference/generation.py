@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
+from visdyn.compute.seeds import sampling_generator
 from visdyn.images import stacked
 from visdyn.models.token.decoding import uniforms
 from visdyn.models.token.unified import TokenForwardDynamics, UnifiedModel
 from visdyn.trajectory import Trajectory
 
 
-def item_generator(seed: int, item: Trajectory) -> torch.Generator:
-    """Return a generator that depends on the seed and on the item only (subset and id)."""
-    digest = hashlib.sha256(f"{seed}/{item.subset}/{item.id}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
-
-
 def item_draws(trajectories: Sequence[Trajectory], num_samples: int, num_tokens: int, seed: int) -> torch.Tensor:
     """Return uniform numbers (N, num_samples, num_tokens); candidate k is the same whatever `num_samples` is."""
-    return torch.stack([uniforms(num_samples, num_tokens, item_generator(seed, item)) for item in trajectories])
+    generators = [sampling_generator(seed, item.subset, item.id) for item in trajectories]
+    return torch.stack([uniforms(num_samples, num_tokens, generator) for generator in generators])
 
 
 def generate(

@@ -7,7 +7,6 @@ so that what measures need not know which profile it runs in.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from visdyn.compute.seeds import named_seeds
 from visdyn.kitchen.render import render, render_state
 from visdyn.kitchen.scene import Scene, Transition
 from visdyn.kitchen.state import Action, State, apply, inverse, valid_actions
@@ -75,7 +75,7 @@ class Truth:
         images = []
         for name in ids:
             record = self._records(part)[name]
-            rng = np.random.default_rng([seed, zlib.crc32(name.encode())])
+            rng = np.random.default_rng(named_seeds(seed, name))
             images.append(render(State.from_json(record["end"]), Scene.from_json(record["scene"]), rng))
         return images
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ import pandas as pd
 
 from visdyn.compute.pool import cores
 from visdyn.compute.progress import say
+from visdyn.compute.seeds import named_seeds
 from visdyn.datasets.aurora import load_train
 from visdyn.datasets.epic_kitchens import load_trajectories
 from visdyn.models import load_model
@@ -130,7 +130,7 @@ def sample(items: Sequence[Trajectory], limit: int, seed: int, name: str) -> lis
     """Return at most `limit` items (0: all) in their order, the same ones for the same seed and name."""
     if limit <= 0 or limit >= len(items):
         return list(items)
-    random = np.random.default_rng([seed, zlib.crc32(name.encode())])
+    random = np.random.default_rng(named_seeds(seed, name))
     return [items[row] for row in sorted(random.choice(len(items), limit, replace=False))]
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.compute.pool import map_processes
+from visdyn.compute.seeds import item_seed
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.systems import baselines
 from visdyn.evaluation.systems.editor_systems import UNAVAILABLE, editor_systems, located, outputs_root
@@ -29,7 +30,7 @@ from visdyn.evaluation.systems.outputs import (
 )
 from visdyn.images import ImageRef
 from visdyn.models.editors import load_editor
-from visdyn.models.editors.protocol import REVERSE_FROM, item_seed
+from visdyn.models.editors.protocol import REVERSE_FROM
 from visdyn.pipeline.stage import Stage
 from visdyn.training.runs import run_name, runs_in
 from visdyn.trajectory import ReversiblePair, Trajectory

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.compute.pool import map_processes
+from visdyn.compute.seeds import item_seed
 from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
 from visdyn.evaluation.systems import baselines
 from visdyn.evaluation.systems.editor_systems import UNAVAILABLE, editor_systems, located, outputs_root
@@ -25,7 +26,6 @@ from visdyn.images import ImageRef
 from visdyn.inference.generation import generate
 from visdyn.inference.verification import chosen
 from visdyn.models import load_model
-from visdyn.models.editors.protocol import item_seed
 from visdyn.pipeline.stage import Stage
 from visdyn.training.runs import requested_runs, run_name, runs_in
 from visdyn.trajectory import Trajectory

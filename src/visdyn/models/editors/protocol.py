@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from visdyn.compute.seeds import item_seed
 from visdyn.images import ImageRef
 from visdyn.trajectory import ReversiblePair
 
@@ -77,12 +77,6 @@ def check_items(sources: Sequence, prompts: Sequence, seeds: Sequence) -> None:
             f"{len(sources)} sources, {len(prompts)} prompts and {len(seeds)} seeds must be as many; give one of each "
             "for every image (None for a source or a prompt to leave out)"
         )
-
-
-def item_seed(seed: int, *parts: str) -> int:
-    """Derive an item's seed from a run's seed and the item's names, whatever its place in the data set."""
-    digest = hashlib.sha256("/".join((str(seed), *parts)).encode()).digest()
-    return int.from_bytes(digest[:7], "big")
 
 
 def do_and_undo(

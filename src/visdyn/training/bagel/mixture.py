@@ -6,7 +6,6 @@ batches, ranks, workers and a resumed run change nothing.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from visdyn.compute.seeds import training_generator
 from visdyn.images import ImageRef
 from visdyn.models.bagel import (
     BagelConfig,
@@ -130,7 +130,7 @@ class BagelMixture(Dataset):
 
     def __getitem__(self, index: int) -> Example:
         kind = KINDS[self.kinds[index]]
-        record, generator = self.records[kind][self.rows[index]], item_generator(self.seed, index)
+        record, generator = self.records[kind][self.rows[index]], training_generator(self.seed, index)
         prompts = "long" if torch.rand((), generator=generator).item() < self.long_share else "short"
         example = self._draw(kind, self._parts(kind, record, prompts), generator)
         if kind == "undo" and self.chained:
@@ -194,12 +194,6 @@ def _plan(
         orders = [random.permutation(sizes[kind]) for _ in range(passes)]
         rows[places] = np.concatenate([np.zeros(0, dtype=np.int64), *orders])[: len(places)]
     return kinds, rows
-
-
-def item_generator(seed: int, index: int) -> torch.Generator:
-    """Return the CPU generator of one item's draws."""
-    digest = hashlib.sha256(f"bagel/{seed}/{index}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
 
 
 def grid_of(pixels: Tensor, config: BagelConfig) -> tuple[int, int]:

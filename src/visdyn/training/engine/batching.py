@@ -7,6 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch.utils.data import Sampler
 
+from visdyn.compute.seeds import epoch_generator
+
 BATCHES_SORTED_TOGETHER = 16  # more waste less padding and mix less
 
 
@@ -28,7 +30,7 @@ class LengthGroupedSampler(Sampler[int]):
         return len(self.lengths)
 
     def __iter__(self) -> Iterator[int]:
-        generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
+        generator = epoch_generator(self.seed, self.epoch)
         order = torch.randperm(len(self.lengths), generator=generator)
         groups = order.split(self.batch_size * BATCHES_SORTED_TOGETHER)
         batches = [
