@@ -8,12 +8,13 @@ import torch
 from test_bagel_model import picture, small_model
 from toy_bagel import words
 
+from visdyn.inference.do_undo import do_and_undo
 from visdyn.models.bagel import SamplerSettings, generate_image
 from visdyn.models.bagel import context as contexts
 from visdyn.models.bagel.text_decoding import continue_text
 from visdyn.models.bagel.transforms import to_normalised, transform
 from visdyn.models.editors.bagel_editor import BagelEditor, sampler_settings
-from visdyn.models.editors.protocol import Guidance, do_and_undo
+from visdyn.models.editors.protocol import Guidance
 from visdyn.training.bagel.recipe import apply_adapter
 from visdyn.trajectory import ReversiblePair
 

@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from tiny_pipelines import PIPELINES, SMALL_KONTEXT, save_pipelines
 
+from visdyn.inference.do_undo import do_and_undo
 from visdyn.models.editors.diffusers_editors import (
     KONTEXT,
     PIX2PIX,
@@ -28,7 +29,7 @@ from visdyn.models.editors.diffusers_editors import (
     fit_to_64,
     kontext_size,
 )
-from visdyn.models.editors.protocol import Guidance, do_and_undo
+from visdyn.models.editors.protocol import Guidance
 from visdyn.trajectory import ReversiblePair
 
 SMALL_PIX2PIX = replace(PRESETS["instruct-pix2pix"], resolution=64)

@@ -14,8 +14,7 @@ from toy_bagel import words
 from visdyn.datasets import doundo_bench
 from visdyn.images import load
 from visdyn.inference import do_undo as benchmark
-from visdyn.inference.do_undo import BenchmarkError, Protocol, run, unfinished
-from visdyn.models.editors.protocol import do_and_undo
+from visdyn.inference.do_undo import BenchmarkError, Protocol, do_and_undo, run, unfinished
 
 GT = Protocol("inverter")
 

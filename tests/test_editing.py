@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from visdyn.compute.seeds import item_seed
-from visdyn.models.editors.protocol import Guidance, check_items, do_and_undo, undo
+from visdyn.inference.do_undo import do_and_undo
+from visdyn.models.editors.protocol import Guidance, check_items
 from visdyn.trajectory import ReversiblePair
 
 
@@ -86,15 +87,22 @@ def test_do_and_undo_refuses_what_it_cannot_do():
         do_and_undo(Recorder(), [pair("a"), pair("a")])
 
 
-def test_undo_alone_refuses_what_do_and_undo_refuses():
-    pairs = [pair("a"), pair("bb")]
-    done = np.stack(images(2))
-    with pytest.raises(ValueError, match="unknown reverse source 'generate'"):
-        undo(Recorder(), pairs, done, reverse_from="generate")
-    with pytest.raises(ValueError, match="unknown prompt length 'medium'"):
-        undo(Recorder(), pairs, done, prompt_length="medium")
-    with pytest.raises(ValueError, match="1 sources, 2 prompts and 2 seeds must be as many"):
-        undo(Recorder(), pairs, done[:1], reverse_from="generated")
+def test_a_function_makes_or_finds_the_images_and_what_was_not_done_is_not_undone():
+    pairs, asked = [pair("a"), pair("bb")], []
+
+    def make(edits):
+        asked.append([(edit.request.direction, edit.request.reverse_from, edit.request.item) for edit in edits])
+        return [None if edit.request.item == "a" else f"{edit.request.item} from {type(edit.source).__name__}"
+                for edit in edits]  # fmt: skip
+
+    done, undone = do_and_undo(make, pairs, reverse_from=("generated", "gt"))
+    assert done == [None, "bb from ndarray"]
+    assert undone == {"generated": [None, "bb from str"], "gt": [None, "bb from ndarray"]}
+    assert asked == [
+        [("forward", "", "a"), ("forward", "", "bb")],
+        [("reverse", "generated", "bb")],
+        [("reverse", "gt", "a"), ("reverse", "gt", "bb")],
+    ]
 
 
 @pytest.mark.parametrize("lengths", [(1, 2, 2), (2, 1, 2), (2, 2, 1)])

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
+from visdyn.evaluation.metrics.optical_flow import epe_forward, epe_reverse, epe_v1, estimate, of_f
 from visdyn.kitchen.render import render
 from visdyn.kitchen.scene import make_scene, random_transition
 from visdyn.kitchen.text import canonical
@@ -70,3 +74,28 @@ def test_both_reverse_sources_are_scored_apart(evaluation):
     table = evaluation.score(evaluation.ends, {"gt": evaluation.starts, "generated": evaluation.ends})
     joint = table[table["metric"] == "joint"].groupby("reverse_from")["value"].mean()
     assert joint.to_dict() == {"gt": 1.0, "generated": 0.0}
+
+
+def test_flow_errors_are_those_of_the_named_functions_and_shared_flows_are_estimated_once(evaluation):
+    calls = []
+
+    def levels(start, end):
+        calls.append((start, end))
+        return end[..., :2].astype(np.float32) - start[..., :2].astype(np.float32)
+
+    known = replace(evaluation, flow_backend=levels, region=False)
+    forward = [255 - image for image in map(np.asarray, known.ends)]
+    reverse = [255 - image for image in map(np.asarray, known.starts)]
+    table = known.score(forward, {"gt": reverse, "generated": reverse[::-1]})
+    found = table[table["reverse_from"].isin(["", "gt"])].set_index(["metric", "id"])["value"]
+    flow = partial(estimate, backend=levels, size=None)
+    count = len(calls)
+    for row, (pair, done, undone) in enumerate(zip(known.pairs, forward, reverse, strict=True)):
+        assert found["epe_f", str(row)] == epe_forward(pair.start, pair.end, done, flow).pixels
+        assert found["epe_r", str(row)] == epe_reverse(pair.start, undone, flow).pixels
+        assert found["epe", str(row)] == epe_v1(pair.start, done, undone, flow).pixels
+        assert found["of_f", str(row)] == of_f(pair.end, done, flow).pixels
+    assert count == len(known.pairs) * 7  # 3 of the forward image; of each reverse one 2
+    count = len(calls)
+    known.score(forward, {"gt": reverse})
+    assert len(calls) - count == len(known.pairs) * 4  # true flows are kept

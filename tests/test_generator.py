@@ -11,10 +11,10 @@ import pytest
 import torch
 from toy_bagel import save_annotations
 
+from visdyn.inference.do_undo import do_and_undo
 from visdyn.models.autoencoder import tiny_autoencoder
 from visdyn.models.bagel import Bagel
 from visdyn.models.editors import load_editor
-from visdyn.models.editors.protocol import do_and_undo
 from visdyn.training.bagel.recipe import is_generation, train_bagel
 from visdyn.training.tiny.autoencoder_recipe import equalise_channels, measure_scale
 from visdyn.training.tiny.generator import train_generator

@@ -1,7 +1,8 @@
-"""The Do-Undo benchmark's images: every action done and undone by an editor, in the authors' file layout.
+"""Do and undo (Do-Undo, section 3.2), and the command that makes the benchmark's images with any editor.
 
-`<narration_id>_fwd.png` and `<narration_id>_rev.png` in one folder, as the released evaluation scripts read them.
-Unlike the released script it is seeded, and a finished file is never made again: started once more, it goes on.
+The command writes the authors' file layout: `<narration_id>_fwd.png` and `<narration_id>_rev.png` in one folder, as the
+released evaluation scripts read them. Unlike the released script it is seeded, and a finished file is never made again:
+started once more, it goes on.
 
     python -m visdyn.inference.do_undo BAGEL-7B-MoT annotations_test.json EPIC-KITCHENS out --device cuda
     torchrun --nproc_per_node 8 -m visdyn.inference.do_undo ...        # each rank takes its share
@@ -13,8 +14,9 @@ import argparse
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +27,87 @@ from visdyn.datasets import doundo_bench
 from visdyn.datasets.bad_items import image_problem
 from visdyn.images import ImageRef
 from visdyn.mining.reversible import with_short_prompts
-from visdyn.models.editors.protocol import REVERSE_FROM, Guidance, ImageEditor
+from visdyn.models.editors.protocol import REVERSE_FROM, Edit, Guidance, ImageEditor, Request
 from visdyn.quarantine import Quarantine
-from visdyn.trajectory import ReversiblePair, Trajectory
+from visdyn.trajectory import ReversiblePair
 
 SETTINGS_FILE = "benchmark.json"
+
+
+# Makes or finds the images that are asked for; None for one that cannot be had.
+Make = Callable[[Sequence[Edit]], Sequence[ImageRef | None]]
+Images = np.ndarray | list[ImageRef | None]
+
+
+def do_and_undo(
+    editor: ImageEditor | Make,
+    pairs: Sequence[ReversiblePair],
+    prompt_length: str = "long",
+    reverse_from: str | Sequence[str] = "gt",
+    seed: int = 0,
+    steps: int | None = None,
+    guidance: Guidance | None = None,
+) -> tuple[Images, Images | dict[str, Images]]:
+    """Perform each pair's action, and undo it (Do-Undo, section 3.2).
+
+    I_F^ = f(I_o, P_F); I_R^ = f(I_F, P_R) from the true end image (`gt`, as the released benchmark does), or
+    I_R^ = f(I_F^, P_R) from the edited image itself (`generated`, as the paper's prose says: a chain).
+
+    Args:
+        editor: the model f; or a function that makes or finds the images of a list of `Edit`, None for one that cannot
+            be had: so the evaluation and the benchmark command go on where they stopped.
+        pairs: N pairs of different ids; images of any sizes.
+        prompt_length: `long` or `short`.
+        reverse_from: `gt` or `generated`, or several: the forward images are then made once.
+        seed: run seed; an image's noise follows from it, the pair's id and the direction alone.
+        steps, guidance: see `ImageEditor.edit`; a function has its own.
+
+    Returns:
+        I_F^ and I_R^ of every pair; a dict of I_R^ by what it was made from where several are named. Each is uint8
+        (N, H, W, 3) where an editor's images all have one size, else a list; a pair that could not be done is not
+        undone from its generated image (None). The size is the editor's (BAGEL: 912 x 512 for a source of 456 x 256).
+
+    Raises:
+        ValueError: unknown prompt length or reverse source, or two pairs of one id (they would share their noise).
+    """
+    starts_from = (reverse_from,) if isinstance(reverse_from, str) else tuple(reverse_from)
+    if prompt_length not in ("long", "short"):
+        raise ValueError(f"unknown prompt length {prompt_length!r}; one of long, short")
+    if unknown := set(starts_from) - set(REVERSE_FROM):
+        raise ValueError(f"unknown reverse source {sorted(unknown)[0]!r}; one of {', '.join(REVERSE_FROM)}")
+    if len({pair.id for pair in pairs}) < len(pairs):
+        raise ValueError("two reversible pairs have the same id; ids name the noise and must differ")
+    make = editor if callable(editor) else partial(_edit, editor, steps=steps, guidance=guidance)
+
+    forward = [
+        Edit(Request(prompt_length, "forward", "", pair.id), pair.start, half.action, item_seed(seed, half.id))
+        for pair in pairs
+        for half in [pair.forward(prompt_length)]
+    ]
+    done = list(make(forward))
+    undone = {}
+    for origin in starts_from:
+        sources = done if origin == "generated" else [pair.end for pair in pairs]
+        reverse = {
+            row: Edit(Request(prompt_length, "reverse", origin, pair.id), source, half.action, item_seed(seed, half.id))
+            for row, (pair, source) in enumerate(zip(pairs, sources, strict=True))
+            for half in [pair.reverse(prompt_length)]
+            if source is not None
+        }
+        made = dict(zip(reverse, make(list(reverse.values())), strict=True))
+        undone[origin] = _stack([made.get(row) for row in range(len(pairs))])
+    return _stack(done), undone[reverse_from] if isinstance(reverse_from, str) else undone
+
+
+def _edit(editor: ImageEditor, edits: Sequence[Edit], steps: int | None, guidance: Guidance | None) -> list[np.ndarray]:
+    sources, prompts, seeds = ([getattr(one, name) for one in edits] for name in ("source", "prompt", "seed"))
+    return list(editor.edit(sources, prompts, seeds, steps, guidance))
+
+
+def _stack(images: list[ImageRef | None]) -> Images:
+    """Stack arrays of one size to (N, H, W, 3); leave files, gaps and different sizes as they are."""
+    arrays = all(isinstance(image, np.ndarray) for image in images)
+    return np.stack(images) if images and arrays and len({image.shape for image in images}) == 1 else images
 
 
 class BenchmarkError(ValueError):
@@ -107,17 +185,17 @@ def run(
     _check_ids(pairs)
     _claim(output, protocol, Path(annotations), rank)
     quarantine.items += unusable.items if rank == 0 else []
-    counts = [0, 0]
+    folder = _Folder(output, editor, protocol, rank, quarantine)
     share = pairs[rank::world_size]
     for first in range(0, len(share), batch_size):
-        for direction in ("forward", "reverse"):
-            made, found = _generate(
-                editor, share[first : first + batch_size], direction, output, protocol, rank, quarantine
-            )
-            counts = [counts[0] + made, counts[1] + found]
+        batch = share[first : first + batch_size]
+        done, _ = do_and_undo(folder.make, batch, protocol.prompts, protocol.reverse_from, protocol.seed)
+        for pair, image in zip(batch, done, strict=True):
+            if image is None and protocol.reverse_from == "generated":
+                quarantine.add(pair.reverse().id, f"{image_path(output, pair.id, 'forward')} does not exist")
     if len(quarantine):
         quarantine.write(output / f"quarantine_{rank}.csv")
-    return Outcome(*counts, quarantine)
+    return Outcome(folder.generated, folder.finished_before, quarantine)
 
 
 def image_path(output: str | Path, pair_id: str, direction: str) -> Path:
@@ -157,42 +235,38 @@ def _claim(output: Path, protocol: Protocol, annotations: Path, rank: int) -> No
     draft.replace(path)
 
 
-def _generate(
-    editor: ImageEditor,
-    pairs: Sequence[ReversiblePair],
-    direction: str,
-    output: Path,
-    protocol: Protocol,
-    rank: int,
-    quarantine: Quarantine,
-) -> tuple[int, int]:
-    """Make the missing images of one direction; return how many were made and how many were there."""
-    missing = [pair for pair in pairs if not image_path(output, pair.id, direction).is_file()]
-    halves, sources = [], []
-    for pair in missing:
-        half, source = _half(pair, direction, output, protocol)
-        if problem := image_problem(Path(source), decode=True):
-            quarantine.add(half.id, problem)
-        else:
-            halves.append(half)
-            sources.append(source)
-    if halves:
-        seeds = [item_seed(protocol.seed, half.id) for half in halves]
-        prompts = [half.action for half in halves]
-        images = editor.edit(sources, prompts, seeds, protocol.steps, protocol.guidance)
-        for half, image in zip(halves, images, strict=True):
-            _write(image, image_path(output, half.id.rpartition("-")[0], direction), rank)
-    return len(halves), len(pairs) - len(missing)
+@dataclass
+class _Folder:
+    """The images of one rank: what lies in the folder is found, the rest is made."""
 
+    output: Path
+    editor: ImageEditor
+    protocol: Protocol
+    rank: int
+    quarantine: Quarantine
+    generated: int = 0
+    finished_before: int = 0
 
-def _half(pair: ReversiblePair, direction: str, output: Path, protocol: Protocol) -> tuple[Trajectory, ImageRef]:
-    """Return one half of a pair and the image it starts from."""
-    if direction == "forward":
-        half = pair.forward(protocol.prompts)
-        return half, half.source
-    half = pair.reverse(protocol.prompts)
-    # The generated image is always read from its file, so that a resumed run sees the same pixels.
-    return half, half.source if protocol.reverse_from == "gt" else image_path(output, pair.id, "forward")
+    def make(self, edits: Sequence[Edit]) -> list[Path | None]:
+        """Return every image's file, made where it was missing; None where its source cannot be used.
+
+        A chain reads the forward image from its file, so that a resumed run sees the same pixels.
+        """
+        paths = [image_path(self.output, edit.request.item, edit.request.direction) for edit in edits]
+        missing = [(edit, path) for edit, path in zip(edits, paths, strict=True) if not path.is_file()]
+        self.finished_before += len(edits) - len(missing)
+        usable = []
+        for edit, path in missing:
+            if problem := image_problem(Path(edit.source), decode=True):
+                self.quarantine.add(f"{edit.request.item}-{edit.request.direction}", problem)
+            else:
+                usable.append((edit, path))
+        if usable:
+            images = _edit(self.editor, [edit for edit, _ in usable], self.protocol.steps, self.protocol.guidance)
+            for image, (_, path) in zip(images, usable, strict=True):
+                _write(image, path, self.rank)
+        self.generated += len(usable)
+        return [path if path.is_file() else None for path in paths]
 
 
 def _write(image: np.ndarray, path: Path, rank: int) -> None:

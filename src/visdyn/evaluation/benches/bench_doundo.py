@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from visdyn.evaluation.benches.bench_aurora import compared, cosines, embedded, features
-from visdyn.evaluation.metrics.optical_flow import FlowBackend, estimate, mean_length
+from visdyn.evaluation.metrics.optical_flow import Flow, FlowBackend, epe_forward, epe_reverse, epe_v1, estimate, of_f
 from visdyn.evaluation.metrics.region_verdicts import NAMES, region_verdicts
 from visdyn.evaluation.metrics.registry import DOUNDO
 from visdyn.evaluation.metrics.similarity import ImageEncoder, ImageTextEncoder, row_cosines
@@ -93,28 +93,43 @@ class EditingEvaluation:
         done = self._direction(ahead, forward, "forward")
         if self.prompts and self.clip is not None:
             done[PROMPT_METRIC] = self._prompt_cosines(ahead, prompt)
-        flows = {row: self._flow(self.starts[row], image) for row, image in ahead.items()}
-        done["epe_f"] = [_length(self._true_flow(row) - flow) for row, flow in flows.items()]
-        done["of_f"] = [_length(self._flow(self.ends[row], image)) for row, image in ahead.items()]
+        flow = self._shared_flow(ahead)
+        done["epe_f"] = [epe_forward(self.starts[r], self.ends[r], image, flow).pixels for r, image in ahead.items()]
+        done["of_f"] = [of_f(self.ends[row], image, flow).pixels for row, image in ahead.items()]
         tables = [self._long(done, "forward", "")]
         for reverse_from, refs in reverse.items():
             images = _arrays(rows, refs)
             undone = self._direction(images, refs, "reverse")
-            undone["epe_r"] = [_length(self._flow(self.starts[row], image)) for row, image in images.items()]
-            undone["epe"] = [self._round_trip(row, image, ahead, flows) for row, image in images.items()]
+            undone["epe_r"] = [epe_reverse(self.starts[row], image, flow).pixels for row, image in images.items()]
+            undone["epe"] = [
+                epe_v1(self.starts[row], ahead[row], image, flow).pixels if row in ahead else float("nan")
+                for row, image in images.items()
+            ]
             undone["returned"] = undone["success"]
             undone["joint"] = done["success"].reindex(undone.index) * undone["success"]
             tables.append(self._long(undone, "reverse", reverse_from))
         return pd.concat(tables, ignore_index=True)
 
-    def _round_trip(self, row: int, image: np.ndarray, ahead: dict, flows: dict) -> float:
-        """EPE(OF): the flow to the forward image, from the start and from the reverse image."""
-        return _length(flows[row] - self._flow(image, ahead[row])) if row in ahead else float("nan")
+    def _shared_flow(self, ahead: dict[int, np.ndarray]) -> Flow:
+        """Return the optical flow between two references; what several errors of a pair share is estimated once.
 
-    def _true_flow(self, row: int) -> np.ndarray:
-        if row not in self._true_flows:
-            self._true_flows[row] = self._flow(self.starts[row], self.ends[row])
-        return self._true_flows[row]
+        True flows are kept for all systems, those from the start to the forward image for one batch. Images are told
+        apart by identity: these live as long as their flows.
+        """
+        true = {(id(self.starts[row]), id(self.ends[row])): row for row in ahead}
+        generated = {(id(self.starts[row]), id(image)): row for row, image in ahead.items()}
+        flows: dict[int, np.ndarray] = {}  # row -> flow from the start to the forward image
+
+        def flow(start: ImageRef, end: ImageRef) -> np.ndarray:
+            images = id(start), id(end)
+            for rows, kept in ((true, self._true_flows), (generated, flows)):
+                if images in rows:
+                    if rows[images] not in kept:
+                        kept[rows[images]] = self._flow(start, end)
+                    return kept[rows[images]]
+            return self._flow(start, end)
+
+        return flow
 
     def _flow(self, start: ImageRef, end: ImageRef) -> np.ndarray:
         if self.flow_size is not None:
@@ -170,7 +185,3 @@ class EditingEvaluation:
 
 def _arrays(rows: range, refs: Sequence[ImageRef | None]) -> dict[int, np.ndarray]:
     return {row: np.asarray(load(refs[row])) for row in rows if refs[row] is not None}
-
-
-def _length(flow: np.ndarray) -> float:
-    return mean_length(flow).pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,37 +39,38 @@ def estimate(
     return compute(*_frames([start, end], size))
 
 
-def epe_forward(start: ImageRef, end: ImageRef, generated: ImageRef, backend="farneback", size=PAPER_SIZE) -> FlowError:
-    """Return EPE-F: mean ||flow(I_o, I_F) - flow(I_o, I_F generated)|| (Do-Undo v2 code). Copy gets the true motion."""
-    return mean_length(estimate(start, end, backend, size) - estimate(start, generated, backend, size))
+# flow(start, end) -> (H, W, 2) in pixels: `estimate` with a backend and a size of one's own
+Flow = Callable[[ImageRef, ImageRef], np.ndarray]
 
 
-def epe_reverse(start: ImageRef, generated_reverse: ImageRef, backend="farneback", size=PAPER_SIZE) -> FlowError:
-    """Return EPE-R: mean ||flow(I_o, I_R generated)|| (Do-Undo v2 code).
+def epe_forward(start: ImageRef, end: ImageRef, generated: ImageRef, flow: Flow = estimate) -> FlowError:
+    """Return EPE-F: mean ||flow(I_o, I_F) - flow(I_o, I_F^)|| (Do-Undo v2 code). Copy gets the true motion."""
+    return mean_length(flow(start, end) - flow(start, generated))
+
+
+def epe_reverse(start: ImageRef, generated_reverse: ImageRef, flow: Flow = estimate) -> FlowError:
+    """Return EPE-R: mean ||flow(I_o, I_R^)|| (Do-Undo v2 code).
 
     It is a length, not an error against a true flow: the flow from the start to a perfect return is zero.
     """
-    return mean_length(estimate(start, generated_reverse, backend, size))
+    return mean_length(flow(start, generated_reverse))
 
 
-def epe_v1(
-    start: ImageRef, generated: ImageRef, generated_reverse: ImageRef, backend="farneback", size=PAPER_SIZE
-) -> FlowError:
-    """Return EPE(OF) of Do-Undo v1: mean ||flow(I_o, I_F generated) - flow(I_R generated, I_F generated)||.
+def epe_v1(start: ImageRef, generated: ImageRef, generated_reverse: ImageRef, flow: Flow = estimate) -> FlowError:
+    """Return EPE(OF) of Do-Undo v1: mean ||flow(I_o, I_F^) - flow(I_R^, I_F^)||.
 
     An interpretation: no code was released. 0 where the reverse returns exactly to the start. The printed values
     (.05 to .13) fit the normalised form, not pixels; what v1 divided by is not said.
     """
-    forward, backward = (estimate(image, generated, backend, size) for image in (start, generated_reverse))
-    return mean_length(forward - backward)
+    return mean_length(flow(start, generated) - flow(generated_reverse, generated))
 
 
-def of_f(end: ImageRef, generated: ImageRef, backend="farneback", size=PAPER_SIZE) -> FlowError:
-    """Return OF-F of Do-Undo v1: mean ||flow(I_F, I_F generated)||.
+def of_f(end: ImageRef, generated: ImageRef, flow: Flow = estimate) -> FlowError:
+    """Return OF-F of Do-Undo v1: mean ||flow(I_F, I_F^)||.
 
     An interpretation: no code was released. The printed values (70 to 90) fit pixels at 512.
     """
-    return mean_length(estimate(end, generated, backend, size))
+    return mean_length(flow(end, generated))
 
 
 def _frames(refs: list[ImageRef], size: int | None) -> list[np.ndarray]:

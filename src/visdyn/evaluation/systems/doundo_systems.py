@@ -14,7 +14,6 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.compute.pool import map_processes
-from visdyn.compute.seeds import item_seed
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.systems import baselines
 from visdyn.evaluation.systems.editor_systems import UNAVAILABLE, editor_systems, located, outputs_root
@@ -29,8 +28,9 @@ from visdyn.evaluation.systems.outputs import (
     produce,
 )
 from visdyn.images import ImageRef
+from visdyn.inference.do_undo import do_and_undo
 from visdyn.models.editors import load_editor
-from visdyn.models.editors.protocol import REVERSE_FROM
+from visdyn.models.editors.protocol import REVERSE_FROM, Edit, Request
 from visdyn.pipeline.stage import Stage
 from visdyn.training.runs import run_name, runs_in
 from visdyn.trajectory import ReversiblePair, Trajectory
@@ -51,7 +51,7 @@ def doundo_systems(stage: Stage, evaluation: EditingEvaluation) -> list[SystemIm
     for editor in editor_systems(stage, BENCH):
         images: Images = {}
         for prompt in stage.params.prompts:
-            images |= done_and_undone(pairs, prompt, sources, stage.seed, editor.images)
+            images |= images_of(pairs, prompt, sources, stage.seed, editor.images)
         editor.release()
         systems.append(SystemImages(BENCH, editor.name, 0, editor.origin, editor.model, images, editor.note))
     imported = [entry for entry in stage.params.imported if entry.bench == BENCH]
@@ -69,33 +69,23 @@ def baseline_systems(
 
 def names(pairs: Sequence[ReversiblePair], keys: Sequence[Key]) -> dict[Key, list[str]]:
     """Return the files' names below a system's folder, for each key in the order of the pairs."""
-    return {key: [_file(pair, key) for pair in pairs] for key in keys}
+    return {key: [_file(Request(*key, pair.id)) for pair in pairs] for key in keys}
 
 
-def done_and_undone(
+def images_of(
     pairs: Sequence[ReversiblePair],
     prompt: str,
     sources: Sequence[str],
     seed: int,
     images: Callable[[Sequence[Wanted]], Sequence[ImageRef | None]],
 ) -> Images:
-    """Do every pair's action, then undo it from each of `sources` (`gt`, `generated`).
+    """Do and undo every pair (`visdyn.inference.do_undo.do_and_undo`) from each of `sources`, by key.
 
     Args:
-        images: makes or finds the wanted images; None for one that cannot be had. A pair that was not done is not
-            undone from its generated image.
+        images: makes or finds the wanted images; None for one that cannot be had.
     """
-    found: Images = {}
-    ahead = [_wanted(pair, pair.forward(prompt), pair.start, (prompt, "forward", ""), seed) for pair in pairs]
-    done = found[prompt, "forward", ""] = list(images(ahead))
-    for source in sources:
-        key = (prompt, "reverse", source)
-        starts = done if source == "generated" else [pair.end for pair in pairs]
-        rows = [row for row, start in enumerate(starts) if start is not None]
-        wanted = [_wanted(pairs[row], pairs[row].reverse(prompt), starts[row], key, seed) for row in rows]
-        undone = dict(zip(rows, images(wanted), strict=True))
-        found[key] = [undone.get(row) for row in range(len(pairs))]
-    return found
+    done, undone = do_and_undo(lambda edits: images([_wanted(edit) for edit in edits]), pairs, prompt, sources, seed)
+    return {(prompt, "forward", ""): done} | {(prompt, "reverse", source): refs for source, refs in undone.items()}
 
 
 def score_doundo(evaluation: EditingEvaluation, systems: Sequence[SystemImages]) -> pd.DataFrame:
@@ -190,19 +180,18 @@ def _edited(shared: tuple, job: tuple) -> SystemImages:
     try:
         for prompt in prompts:
             found = partial(produce, folder, make=make, chunk=_AT_ONCE)
-            images |= done_and_undone(pairs, prompt, sources, noise, found)
+            images |= images_of(pairs, prompt, sources, noise, found)
     except UNAVAILABLE as error:
         return SystemImages(BENCH, name, seed, "trained", shown, {}, f"not run: {error}")
     return SystemImages(BENCH, name, seed, "trained", shown, images)
 
 
-def _wanted(pair: ReversiblePair, half: Trajectory, source: ImageRef, key: Key, seed: int) -> Wanted:
-    return Wanted(_file(pair, key), source, half.action, item_seed(seed, half.id))
+def _wanted(edit: Edit) -> Wanted:
+    return Wanted(_file(edit.request), edit.source, edit.prompt, edit.seed)
 
 
-def _file(pair: ReversiblePair, key: Key) -> str:
-    prompt, direction, source = key
-    return f"{prompt}/{pair.id}_{_SUFFIXES[direction, source]}.png"
+def _file(request: Request) -> str:
+    return f"{request.prompt}/{request.item}_{_SUFFIXES[request.direction, request.reverse_from]}.png"
 
 
 def from_folder(
@@ -234,5 +223,5 @@ def from_folder(
 
 
 def _as_item(pair: ReversiblePair, key: Key) -> Trajectory:
-    name = _file(pair, key).partition("/")[2].removesuffix(".png")
+    name = _file(Request(*key, pair.id)).partition("/")[2].removesuffix(".png")
     return Trajectory(pair.start, pair.forward_prompt, pair.end, "", name)
