@@ -31,9 +31,8 @@ from visdyn.models.bagel import (
 )
 from visdyn.models.bagel import context as contexts
 from visdyn.models.bagel import rectified_flow as flow
-from visdyn.models.bagel.edit_batch import read_edit_batch, sample_edit_batch
 from visdyn.models.bagel.embeddings import patchify, unpatchify
-from visdyn.models.bagel.sampler import guide
+from visdyn.models.bagel.sampler import Branches, guide, sample_latents
 from visdyn.models.bagel.transforms import transform
 from visdyn.models.editors.bagel_editor import BagelEditor
 from visdyn.training.bagel.mixture import BagelMixture, collate
@@ -109,14 +108,32 @@ def inputs_of(model: Bagel, image: np.ndarray) -> dict:
 
 
 @torch.no_grad()
+def read_edit(model: Bagel, source_latents, text_ids, source_pixels) -> Branches:
+    """Read a source and an instruction into the three guidance branches."""
+    empty = contexts.new_context(model)
+    image = contexts.add_vit_image(model, contexts.add_vae_image(model, empty, source_latents), source_pixels)
+    return Branches(contexts.add_text(model, image, text_ids), image, contexts.add_text(model, empty, text_ids))
+
+
+@torch.no_grad()
+def edit(model: Bagel, noise: torch.Tensor, settings: SamplerSettings, **read) -> torch.Tensor:
+    """Return the latents (1, z, h, w) of an edit whose source and prompt are read once."""
+    patch = model.config.latent_patch_size
+    grid, _ = contexts.latent_grid(model, noise)
+    return unpatchify(
+        sample_latents(model, read_edit(model, **read), grid, patchify(noise, patch), settings), grid, patch
+    )
+
+
+@torch.no_grad()
 def edit_without_cache(model: Bagel, noise: torch.Tensor, settings: SamplerSettings, **read) -> torch.Tensor:
-    """Return the latents (1, z, h, w) of `sample_edit_batch`, reading source and prompt again for each evaluation."""
+    """Return the latents (1, z, h, w) of `edit`, reading source and prompt again for each evaluation."""
     patch = model.config.latent_patch_size
     grid, ids = contexts.latent_grid(model, noise)
     x = patchify(noise, patch)
     low, high = settings.cfg_interval
     for t, dt in zip(*flow.sampling_schedule(settings.num_timesteps, settings.timestep_shift), strict=True):
-        branches = read_edit_batch(model, **read)
+        branches = read_edit(model, **read)
         velocity = contexts.velocity(model, branches.gen, x, t, ids)
         if low < float(t) <= high:
             others = [contexts.velocity(model, part, x, t, ids) for part in (branches.cfg_text, branches.cfg_img)]
@@ -128,7 +145,7 @@ def edit_without_cache(model: Bagel, noise: torch.Tensor, settings: SamplerSetti
 def compare_cache(model: Bagel, case: Case, device: str) -> None:
     """Print seconds of one edit's sampling with and without cached contexts, and how far the results differ."""
     inputs, settings = inputs_of(model, sources(case, 1)[0]), SamplerSettings(num_timesteps=COMPARED)
-    cached, result = seconds(lambda: sample_edit_batch(model, settings=settings, **inputs), device)
+    cached, result = seconds(lambda: edit(model, settings=settings, **inputs), device)
     plain, again = seconds(lambda: edit_without_cache(model, settings=settings, **inputs), device)
     difference = float((result - again).norm() / again.norm())
     # In bfloat16 rounding grows over the evaluations: there the difference is only told.
@@ -207,7 +224,7 @@ def main() -> None:
     torch.set_num_threads(1)
     case = CASES[options.size]
     model = random_bagel(case, options.device)
-    sample_edit_batch(model, settings=SamplerSettings(num_timesteps=2), **inputs_of(model, sources(case, 1)[0]))
+    edit(model, settings=SamplerSettings(num_timesteps=2), **inputs_of(model, sources(case, 1)[0]))
     print(title("edits with BAGEL", options))
     compare_cache(model, case, options.device)
     compare_batch(model, case, options.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from visdyn.models.vqgan.cached_pairs import CachedTriplets, write_triplets
 from visdyn.models.vqgan.code_cache import CodeCache, ModelEncoder
 from visdyn.quarantine import Quarantine
 from visdyn.training.dynamics import CompletionLoss
-from visdyn.training.losses import normalise_weights, token_distances
+from visdyn.training.losses import recognition_weights
 from visdyn.training.triplets import LazySequences
 from visdyn.trajectory import Trajectory
 
@@ -58,7 +59,7 @@ def encoded(model: UnifiedModel, item: Trajectory):
     """Return a sequence from the images themselves."""
     features = [model.vqgan.features(model.pixels([ref])) for ref in (item.source, item.target)]
     source, target = (model.vqgan.quantize(value)[0].numpy() for value in features)
-    weights = normalise_weights(token_distances(*features), 0.0)[0].numpy()
+    weights = recognition_weights(*features)[0].numpy()
     return model.builder.forward(source, item.action, target, weights)
 
 
@@ -80,9 +81,8 @@ def compare(size: int) -> None:
         folder, model = Path(name), build(size)
         items = images(folder, size)
         began = time.process_time()
-        write_triplets(
-            folder / "triplets", CodeCache(folder / "codes", ModelEncoder(model), "stat"), items, Quarantine()
-        )
+        encoder = ModelEncoder(model, partial(recognition_weights, normalization="none"))
+        write_triplets(folder / "triplets", CodeCache(folder / "codes", encoder, "stat"), items, Quarantine())
         once = (time.process_time() - began) / STEPS
         cached = LazySequences(CachedTriplets(folder / "triplets"), model.builder, "fdm", "recognition", 0.0)
         seconds(model, [cached[0]] * STEPS)

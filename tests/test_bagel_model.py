@@ -1,4 +1,4 @@
-"""BAGEL without golden data: names and sizes, training against inference, the batched path, checkpoints."""
+"""BAGEL without golden data: names and sizes, training against inference, numbers, checkpoints."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from visdyn.models.bagel import (
     AutoencoderConfig,
     Bagel,
     BagelConfig,
-    Dropout,
-    Part,
     SamplerSettings,
     SpecialTokens,
     TextConfig,
@@ -30,10 +28,10 @@ from visdyn.models.bagel import (
     understanding_sample,
 )
 from visdyn.models.bagel import context as contexts
-from visdyn.models.bagel.edit_batch import forward_edit_batch, sample_edit_batch
 from visdyn.models.bagel.embeddings import patchify, unpatchify
-from visdyn.models.bagel.rectified_flow import estimate_clean, training_timesteps
+from visdyn.models.bagel.rectified_flow import training_timesteps
 from visdyn.models.bagel.sampler import Branches, sample_latents
+from visdyn.training.losses import rectified_flow_loss
 
 
 def small_config(vision: bool = True) -> BagelConfig:
@@ -132,85 +130,8 @@ def test_packing_does_not_change_a_sample():
         vlm = model(pack_samples(samples[2:], config))
     torch.testing.assert_close(whole.velocity, torch.cat([edit.velocity, t2i.velocity]), atol=1e-5, rtol=0)
     torch.testing.assert_close(whole.ce, vlm.ce, atol=1e-5, rtol=0)
-    assert vlm.mse is None
+    assert vlm.velocity is None
     assert edit.ce is None
-
-
-BATCH_CASES = {
-    "plain": {},
-    "padded": {"text_lengths": [2, 4, 3]},
-    "dropped": {"text_lengths": [2, 4, 3], "drop_text": [1, 0, 0], "drop_source": [0, 1, 0]},
-    "dropped_vit": {"drop_vit": [0, 1, 1], "drop_text": [1, 1, 0]},
-}
-
-
-@pytest.mark.parametrize("case", BATCH_CASES)
-@pytest.mark.parametrize("vision", [False, True])
-def test_batched_edits_equal_packed_edits(case, vision):
-    options = {k: torch.tensor(v, dtype=torch.int64) for k, v in BATCH_CASES[case].items()}
-    options = {k: v.bool() if "drop" in k else v for k, v in options.items()}
-    if not vision:
-        options.pop("drop_vit", None)
-    model = small_model(vision)
-    torch.manual_seed(3)
-    source, target, noise = (torch.randn(3, 4, 8, 12) for _ in range(3))
-    text, raw = torch.randint(5, 40, (3, 4)), torch.randn(3)
-    pixels = torch.rand(3, 3, 28, 42) * 2 - 1
-    if vision:
-        options["source_pixels"] = pixels
-    batched = forward_edit_batch(model, source, text, target, training_timesteps(raw, 2.0), noise, **options)
-    batched.loss().backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-    model.zero_grad()
-    rows = []
-    for row in range(3):
-        rows.append(packed_row(model, row, source, text, target, raw, noise, pixels if vision else None, options))
-    torch.stack([output.loss() for output in rows]).mean().backward()
-    for row, output in enumerate(rows):
-        torch.testing.assert_close(batched.velocity[row], output.velocity, atol=2e-5, rtol=0)
-        torch.testing.assert_close(batched.mse[row], output.mse, atol=1e-4, rtol=1e-4)
-    for name, parameter in model.named_parameters():
-        if parameter.grad is not None:
-            # The batched path does not compute what nothing depends on; there packing gives zero gradients.
-            gradient = gradients.get(name, torch.zeros_like(parameter))
-            torch.testing.assert_close(gradient, parameter.grad, atol=2e-5, rtol=1e-3)
-
-
-def packed_row(model, row, source, text, target, raw, noise, pixels, options):
-    """Return the packed path's output of one row of a batch."""
-    ids = text[row, : options["text_lengths"][row] if "text_lengths" in options else None].tolist()
-    blank = torch.zeros(3, 16, 24)
-    parts = [Part("vae", blank, droppable=True)]
-    if pixels is not None:
-        parts.append(Part("vit", pixels[row], droppable=True))
-    parts += [Part("text", ids, droppable=True), Part("vae", blank, loss=True)]
-    drops = [options.get(name, torch.zeros(3))[row] for name in ("drop_source", "drop_vit", "drop_text")]
-    drops = drops if pixels is not None else [drops[0], drops[2]]
-    pack = pack_samples(
-        [parts],
-        model.config,
-        Dropout(0.5, 0.5, 0.5),
-        dropout_draws=[0.0 if drop else 1.0 for drop in drops],
-        timestep_draws=[float(raw[row])],
-    )
-    latents = [source[row], target[row]] if not drops[0] else [target[row]]
-    tokens = patchify(noise[row], 2)
-    return model(pack, latents=torch.stack(latents), noise=torch.cat([tokens] * len(latents)), timestep_shift=2.0)
-
-
-def test_batched_sampling_equals_one_by_one():
-    model = small_model()
-    torch.manual_seed(4)
-    source, noise = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
-    text, lengths, pixels = torch.randint(5, 40, (2, 4)), torch.tensor([2, 4]), torch.rand(2, 3, 28, 28)
-    settings = SamplerSettings(num_timesteps=4, cfg_renorm_type="global")
-    both = sample_edit_batch(model, source, text, noise, settings, text_lengths=lengths, source_pixels=pixels)
-    for row in range(2):
-        one = slice(row, row + 1)
-        alone = sample_edit_batch(
-            model, source[one], text[one, : lengths[row]], noise[one], settings, source_pixels=pixels[one]
-        )
-        torch.testing.assert_close(both[one], alone, atol=5e-5, rtol=0)
 
 
 def test_candidates_share_one_context():
@@ -223,27 +144,18 @@ def test_candidates_share_one_context():
     torch.testing.assert_close(together[1:2], alone, atol=1e-5, rtol=0)
 
 
-def test_consistency_identity_of_the_one_step_estimate():
-    """|estimate - x_0| = t |v_hat - v|, the identity behind the latent consistency loss."""
-    model = small_model(vision=False)
-    source, target, noise = (torch.randn(2, 4, 8, 8) for _ in range(3))
-    output = forward_edit_batch(model, source, torch.full((2, 3), 7), target, torch.tensor([0.2, 0.9]), noise)
-    error = estimate_clean(output.noised, output.velocity, output.timesteps) - output.clean
-    scaled = output.timesteps.unsqueeze(-1) * (output.velocity - output.velocity_target)
-    torch.testing.assert_close(error.abs(), scaled.abs(), atol=1e-5, rtol=0)
-
-
 def test_gradient_checkpointing_changes_nothing():
-    model = small_model(vision=False)
-    source, target, noise = (torch.randn(2, 4, 8, 8) for _ in range(3))
+    model = small_model()
+    sample = edit_sample([picture(24, 16), picture(24, 16, 1)], [[7, 8, 9]], model.config)
+    pack = pack_samples([sample], model.config, timestep_draws=[0.3])
+    latents, noise = torch.randn(2, 4, 8, 12), torch.randn(48, 16)
     gradients = []
     for switch in (model.gradient_checkpointing_disable, model.gradient_checkpointing_enable):
         switch()
         model.zero_grad()
-        forward_edit_batch(
-            model, source, torch.full((2, 3), 7), target, torch.tensor([0.2, 0.9]), noise
-        ).loss().backward()
+        model(pack, latents=latents, noise=noise).velocity.square().mean().backward()
         gradients.append(model.vae2llm.weight.grad.clone())
+    assert gradients[0].abs().max() > 0
     torch.testing.assert_close(*gradients)
 
 
@@ -265,9 +177,10 @@ def test_bfloat16_stays_near_float32(autocast):
         model = model if autocast else model.to(torch.bfloat16)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             rounded = model(pack, latents=latents, noise=noise)
-            settings = SamplerSettings(num_timesteps=3)
-            sampled = sample_edit_batch(model, latents[:1], torch.tensor([[7, 8]]), latents[1:], settings)
-    assert rounded.mse.dtype == torch.float32
+            context = contexts.add_text(model, contexts.new_context(model), [7, 8])
+            empty, settings = contexts.new_context(model), SamplerSettings(num_timesteps=3)
+            sampled = sample_latents(model, Branches(context, empty, context), (2, 2), noise[None, :4], settings)
+    assert rectified_flow_loss(rounded.velocity, rounded.clean, rounded.noise).dtype == torch.float32
     assert sampled.isfinite().all()
     error = (rounded.velocity.float() - exact.velocity).norm() / exact.velocity.norm()
     assert 0 < error < 0.05

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import permutations
 
+import plain_losses
 import pytest
 import torch
 from test_bagel_recompute import (
@@ -21,7 +22,6 @@ from torch import nn
 from visdyn.models.bagel import context as contexts
 from visdyn.models.bagel import decoder, embeddings, mask, rows, sampler
 from visdyn.models.bagel import forward_pack as training
-from visdyn.models.bagel import rectified_flow as flow
 from visdyn.models.bagel.config import RENORMS
 
 pytestmark = needs_golden
@@ -106,10 +106,16 @@ def test_dropped_query_or_key_norm(monkeypatch, name):
 
 
 def test_flipped_velocity_sign_in_training(monkeypatch):
-    monkeypatch.setattr(flow, "velocity_target", lambda clean, noise: clean - noise)
-    with torch.no_grad():
-        _, output = train_forward(golden_model(), "edit_pair")
-    assert differences({"train.edit_pair.mse": output.mse})["train.edit_pair.mse"] > 0.1
+    right = plain_losses.rectified_flow_loss
+
+    def gap() -> float:
+        with torch.no_grad():
+            _, output = train_forward(golden_model(), "edit_pair")
+        return differences({"train.edit_pair.mse": plain_losses.flow_loss(output, "none")})["train.edit_pair.mse"]
+
+    assert gap() < TOLERANCE
+    monkeypatch.setattr(plain_losses, "rectified_flow_loss", lambda v, clean, noise, how: right(v, noise, clean, how))
+    assert gap() > 0.1
 
 
 def test_flipped_velocity_sign_in_sampling(monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from plain_losses import flow_loss, total_loss
 from safetensors.torch import load_file
 
 from visdyn.models.bagel import (
@@ -138,18 +139,18 @@ def train_outputs(case: str) -> dict[str, torch.Tensor]:
     model, tensors = golden_model(), read_tensors("inputs")
     pack, output = train_forward(model, case)
     model.zero_grad(set_to_none=True)
-    output.loss().backward()
+    total_loss(output).backward()
     values = {"last_hidden_state": output.hidden}
     if output.ce is not None:
         values |= {"ce": output.ce, "ce_logits": output.ce_logits}
-    if output.mse is not None:
+    if output.velocity is not None:
         latents = model.vae.encode(pack.images, tensors[f"train.{case}.vae_posterior_noise"])
         shift = read_json("inputs")["train"][case]["timestep_shift"]
         tokens = NoisedLatents(model, pack, latents, tensors[f"train.{case}.noise"], shift, None)
         values |= {
-            "mse": output.mse,
+            "mse": flow_loss(output, "none"),
             "velocity_pred": output.velocity,
-            "velocity_target": output.velocity_target,
+            "velocity_target": output.noise - output.clean,
             "padded_latent": latents,
             "packed_latent_clean": tokens.clean,
             "packed_latent_noised": tokens.noised,

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from plain_losses import total_loss
 from test_bagel_model import picture, small_model
 from toy_bagel import batch_of, mixture
 
@@ -17,7 +18,7 @@ def outputs(model, batch, padding: float, monkeypatch, **options):
     monkeypatch.setattr(rows, "MOST_PADDING", padding)
     model.zero_grad(set_to_none=True)
     output = model(batch.pack, noise=batch.noise, posterior_noise=batch.posterior, latents=batch.latents, **options)
-    output.loss().backward()
+    total_loss(output).backward()
     return output, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
 
 

@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from visdyn.training import chunked_cross_entropy
-from visdyn.training.chunked_cross_entropy import IGNORED, weighted_cross_entropy
+from visdyn.training.losses import IGNORED, weighted_cross_entropy
 
 ROWS, WIDTH, VOCABULARY, CHUNK = 24, 8, 500, 5
 

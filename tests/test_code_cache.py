@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from visdyn.images import ImageError, load
-from visdyn.models.vqgan.code_cache import CodeCache, VQGANEncoder, image_key, weights_hash
+from visdyn.models.vqgan.code_cache import CodeCache, ModelEncoder, image_key, weights_hash
 from visdyn.quarantine import Quarantine
 
 
@@ -292,20 +292,21 @@ def test_a_shard_that_another_process_holds_is_waited_for(files, tmp_path, cache
     assert _records(cache) == 40
 
 
-def test_the_vqgan_encoder_gives_the_models_codes_and_eq_2(tiny, scenes, tmp_path):
+def test_the_models_encoder_gives_its_codes_and_what_it_was_given_for_pairs(tiny, scenes, tmp_path):
     import torch
 
-    from visdyn.images import to_pixels
-    from visdyn.training.losses import token_distances
+    from visdyn.training.losses import recognition_weights
 
-    encoder = VQGANEncoder(tiny.vqgan, lambda ref: np.asarray(load(ref)), to_pixels, (16, 16), "as is")
+    def distances(sources, targets):
+        return recognition_weights(sources, targets, normalization="none")
+
+    encoder = ModelEncoder(tiny, distances)
     assert (encoder.grid, encoder.num_codes) == ((4, 4), 16)
     cache = CodeCache(tmp_path, encoder, batch_size=5)
-    assert np.array_equal(cache.codes(list(scenes)), tiny.encode(scenes))
+    assert np.array_equal(cache.codes(list(scenes)), tiny.encode(list(scenes)))
     found = cache.pairs(list(scenes[:6]), list(scenes[6:]))
-    assert np.array_equal(found.targets, tiny.encode(scenes[6:]))
-    features = [tiny.vqgan.features(to_pixels(images)) for images in (scenes[:6], scenes[6:])]
-    exact = token_distances(*features)
+    assert np.array_equal(found.targets, tiny.encode(list(scenes[6:])))
+    exact = distances(*(tiny.vqgan.features(tiny.pixels(list(images))) for images in (scenes[:6], scenes[6:])))
     torch.testing.assert_close(torch.from_numpy(found.distances), exact, rtol=6e-4, atol=1e-6)
 
 

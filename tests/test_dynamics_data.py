@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,10 +18,13 @@ from visdyn.params import load_params
 from visdyn.quarantine import Quarantine
 from visdyn.stages.dynamics import _synthetic, arms_table, steps_of
 from visdyn.stages.dynamics_data import DynamicsData, sample
+from visdyn.training.losses import recognition_weights
 from visdyn.training.triplets import dynamics_dataset, load_triplets, save_triplets
 from visdyn.trajectory import Trajectory
 
 ACTIONS = ["open the red cup", "close the cup", "take lamp", "put the blue drawer on"]
+
+DISTANCES = partial(recognition_weights, normalization="none")
 
 
 @pytest.fixture
@@ -35,7 +39,7 @@ def trajectories(scenes, tmp_path):
 
 
 def _cache(model, folder) -> CodeCache:
-    return CodeCache(folder, ModelEncoder(model), "stat", batch_size=2, threads=2)
+    return CodeCache(folder, ModelEncoder(model, DISTANCES), "stat", batch_size=2, threads=2)
 
 
 def test_cached_triplets_give_the_sequences_of_the_file(tiny, trajectories, tmp_path):

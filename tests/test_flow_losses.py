@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visdyn.models.bagel.rectified_flow import add_noise, training_timesteps
-from visdyn.training.flow_losses import Consistency, consistency_loss, predict_clean, rectified_flow_loss
+from visdyn.training.losses import Consistency, consistency_loss, predict_clean, rectified_flow_loss
 
 
 def draw(n: int = 5, seed: int = 0):
@@ -25,23 +25,21 @@ def test_true_velocity_leads_back_to_the_data_and_costs_nothing():
     assert rectified_flow_loss(clean - noise, clean, noise) > 1
 
 
-def test_flow_loss_is_the_mean_square_and_weights_are_a_weighted_mean():
+def test_flow_loss_is_the_mean_square_in_every_reduction():
     clean, noise, velocity, _ = draw()
     expected = torch.nn.functional.mse_loss(velocity, noise - clean)
     torch.testing.assert_close(rectified_flow_loss(velocity, clean, noise), expected)
-    only_second = torch.tensor([0.0, 3.0, 0.0, 0.0, 0.0])
-    torch.testing.assert_close(
-        rectified_flow_loss(velocity, clean, noise, only_second),
-        rectified_flow_loss(velocity[1:2], clean[1:2], noise[1:2]),
-    )
+    torch.testing.assert_close(rectified_flow_loss(velocity, clean, noise, "sum"), 5 * expected)
+    each = rectified_flow_loss(velocity, clean, noise, "none")
+    torch.testing.assert_close(each, (velocity - noise + clean) ** 2)
 
 
-def test_flow_loss_refuses_broadcasting_and_empty_weights():
+def test_flow_loss_refuses_broadcasting_and_unknown_reductions():
     clean, noise, velocity, _ = draw()
     with pytest.raises(ValueError, match="must agree"):
         rectified_flow_loss(velocity[:1], clean, noise)
-    with pytest.raises(ValueError, match="sum to zero"):
-        rectified_flow_loss(velocity, clean, noise, torch.zeros(5))
+    with pytest.raises(ValueError, match="unknown reduction 'max'"):
+        rectified_flow_loss(velocity, clean, noise, "max")
 
 
 @settings(max_examples=20, deadline=None)
@@ -74,6 +72,20 @@ def test_gate_averages_over_the_samples_that_pass():
     gated = consistency_loss(noisy, velocity, t, clean, t_gate=0.5)
     torch.testing.assert_close(gated, consistency_loss(noisy[:2], velocity[:2], t[:2], clean[:2]))
     assert consistency_loss(noisy, velocity, t, clean, t_gate=0.05) == 0
+    each = consistency_loss(noisy, velocity, t, clean, t_gate=0.5, reduction="none")
+    assert len(each) == 2
+    torch.testing.assert_close(each.mean(), gated)
+    with pytest.raises(ValueError, match="unknown reduction 'sum'"):
+        consistency_loss(noisy, velocity, t, clean, reduction="sum")
+
+
+def test_gated_samples_are_not_decoded():
+    clean, noise, velocity, _ = draw(4)
+    t, seen = torch.tensor([0.1, 0.3, 0.6, 0.9]), []
+    options = {"space": "pixel", "decode": lambda z: seen.append(len(z)) or 2 * z}
+    pixels = torch.zeros_like(clean)
+    consistency_loss(add_noise(clean, noise, t), velocity, t, clean, **options, target_pixels=pixels, t_gate=0.5)
+    assert seen == [2]
 
 
 def test_weight_functions_multiply_each_sample():

@@ -31,10 +31,9 @@ from visdyn.models.token.speculative import sample_images_from_draft
 from visdyn.models.vqgan import VQGAN, VQGANConfig
 from visdyn.training.bagel.mixture import KINDS
 from visdyn.training.bagel.objective import BagelObjective
-from visdyn.training.chunked_cross_entropy import weighted_cross_entropy
 from visdyn.training.dynamics import train_dynamics
 from visdyn.training.engine.launch import Hardware, Job, run_jobs
-from visdyn.training.flow_losses import Consistency
+from visdyn.training.losses import Consistency, weighted_cross_entropy
 from visdyn.training.tiny.encoder_recipe import tiny_dino
 
 pytestmark = [

@@ -13,12 +13,25 @@ from test_clips import write_video
 
 from visdyn.datasets.clips import Clip, ClipError
 from visdyn.mining.clip_mining import ClipSettings, mine_clips
-from visdyn.mining.flow_profile import FLOWS, flow_profile
-from visdyn.mining.keyframes import MODES, KeyframePair, clean_pair, select_from_profile, select_keyframes
+from visdyn.mining.keyframes import (
+    FLOWS,
+    MODES,
+    KeyframePair,
+    clean_pair,
+    flow_profiles,
+    select_from_profile,
+    select_keyframes,
+)
 from visdyn.paths import shared_data
 from visdyn.quarantine import Quarantine
 
 PUBLIC = shared_data() / "data" / "videos" if shared_data() else None
+
+
+def flow_profile(frames, flow="farneback", statistic="mean"):
+    return flow_profiles(frames, flow, (statistic,))[statistic]
+
+
 PROFILES = st.lists(st.floats(0, 10) | st.sampled_from([0.0, 1.0]), max_size=60)
 
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from visdyn.training import flow_losses, losses
-from visdyn.training.losses import normalise_weights, recognition_weights, token_distances, weighted_cross_entropy
+from visdyn.training import losses
+from visdyn.training.losses import normalise_weights, recognition_weights, weighted_cross_entropy
 
 
 def _case(seed: int = 0):
@@ -75,7 +75,9 @@ def test_logits_of_low_precision_are_summed_in_fp32():
 def test_distances_are_squared_and_summed_over_channels():
     source, target = torch.zeros(1, 2, 2, 3), torch.zeros(1, 2, 2, 3)
     target[0, :, 1, 0] = torch.tensor([3.0, -4.0])
-    assert token_distances(source, target).tolist() == [[0, 0, 0, 25, 0, 0]]  # row-major: row 1, column 0
+    assert recognition_weights(source, target, normalization="none").tolist() == [
+        [0, 0, 0, 25, 0, 0]
+    ]  # row-major: row 1, column 0
 
 
 @settings(max_examples=40, deadline=None)
@@ -110,7 +112,8 @@ def test_other_normalisations():
 @pytest.mark.parametrize("normalization", ["mean", "max", "none"])
 def test_recognition_weights_are_distances_normalised(normalization):
     source, target = torch.randn(2, 3, 2, 2), torch.randn(2, 3, 2, 2)
-    expected = normalise_weights(token_distances(source, target), 0.3, normalization)
+    distances = recognition_weights(source, target, normalization="none")
+    expected = normalise_weights(distances, 0.3, normalization)
     assert torch.equal(recognition_weights(source, target, 0.3, normalization), expected)
 
 
@@ -123,8 +126,3 @@ def test_a_floor_outside_its_range_is_refused(floor):
 def test_an_unknown_normalisation_is_refused():
     with pytest.raises(ValueError, match="one of mean, max, none"):
         normalise_weights(torch.zeros(1, 2), normalization="median")
-
-
-def test_the_flow_losses_can_be_imported_from_here():
-    assert losses.rectified_flow_loss is flow_losses.rectified_flow_loss
-    assert losses.consistency_loss is flow_losses.consistency_loss

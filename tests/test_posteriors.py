@@ -15,7 +15,7 @@ from toy_bagel import MIXTURES, RECORDS, batch_of, mixture
 from visdyn.models.bagel import Autoencoder, Bagel, Dropout
 from visdyn.training.bagel.objective import BagelObjective
 from visdyn.training.bagel.posteriors import PosteriorCache, posterior_cache
-from visdyn.training.flow_losses import Consistency
+from visdyn.training.losses import Consistency
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,7 @@ def test_best_of_k_laws(seed, count):
 
 def test_best_of_k_is_the_mean_over_all_draws():
     candidates = reporting_results.candidates(np.random.default_rng(3), count=4, items=1, seeds=1)
-    found = summaries.best_of_k(candidates, "idm", 2).set_index("subset")["value"]
+    found = summaries.expected_best_of_k(candidates, "idm", 2).set_index("subset")["value"]
     for subset, group in candidates.groupby("subset"):
         draws = [
             max(pair, key=lambda row: row.idm_log_likelihood).score for pair in combinations(group.itertuples(), 2)
@@ -106,7 +106,7 @@ def test_best_of_k_is_the_mean_over_all_draws():
 def test_best_of_k_needs_k_candidates():
     candidates = reporting_results.candidates(np.random.default_rng(0), count=2, items=1, seeds=1)
     with pytest.raises(ValueError, match="fewer than K = 3"):
-        summaries.best_of_k(candidates, "idm", 3)
+        summaries.expected_best_of_k(candidates, "idm", 3)
 
 
 def test_table2_keeps_the_papers_layout_and_adds_the_baselines(results):

@@ -41,13 +41,27 @@ def best_of_k(
     k: int,
     generator: torch.Generator | None = None,
 ) -> Verified:
-    """Sample `k` next images and keep the one with the highest IDM likelihood of the action; ties go to the first."""
+    """Sample `k` next images and keep the one with the highest IDM likelihood of the action (Bootstrapping, 3.3).
+
+    The verification stage does the same for many items at a time: `score_candidates` draws and scores, `chosen` keeps.
+
+    Raises:
+        ValueError: `k` below 1.
+    """
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     candidates = forward_model.sample(source, action, k, generator)
     rewards = inverse_model.log_likelihood([source] * k, candidates, [action] * k)
-    index = int(rewards.argmax())
+    index = choose_best(rewards.cpu().numpy())
     return Verified(candidates[index], index, rewards)
+
+
+def choose_best(rewards: np.ndarray) -> int:
+    """Return the index of the largest of the rewards (K,); ties go to the first.
+
+    An unknown reward (NaN: a judge that cannot be applied) counts as the least.
+    """
+    return int(np.argmax(np.nan_to_num(rewards, nan=-np.inf, posinf=np.inf, neginf=-np.inf)))
 
 
 @dataclass(frozen=True)
@@ -132,16 +146,13 @@ MEASURES = ["score", "idm_log_likelihood"]
 
 
 def chosen(candidates: pd.DataFrame, k: int, column: str) -> pd.DataFrame:
-    """Return the row of each item's first `k` candidates with the largest `column`; ties go to the first.
-
-    Where a value is unknown (a judge that cannot be applied) the candidate counts as the last.
+    """Return the row of each item's first `k` candidates that `choose_best` takes by `column`.
 
     Args:
         candidates: rows of `verification/candidates.csv`.
     """
     drawn = candidates[candidates["candidate"] < k].sort_values([*KEYS, "candidate"]).reset_index(drop=True)
-    ranked = drawn.assign(rank=drawn[column].fillna(-np.inf))
-    return drawn.loc[ranked.groupby(KEYS)["rank"].idxmax()]
+    return drawn.loc[[rewards.index[choose_best(rewards.to_numpy())] for _, rewards in drawn.groupby(KEYS)[column]]]
 
 
 def best_curves(candidates: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:

@@ -20,14 +20,15 @@ from PIL import Image
 from visdyn.compute.rows import Execution, compute_rows, file_identity
 from visdyn.compute.workers import Task
 from visdyn.datasets.clips import Clip, ClipError, frame_rate, frames_at, stream_frames
-from visdyn.mining.flow_profile import SHORT_SIDE, flow_profiles
 from visdyn.mining.keyframes import (
+    SHORT_SIDE,
     STATISTIC_OF,
     KeyframePair,
     SettledRange,
     check_selection,
     clean_pair,
-    select_from_profile,
+    flow_profiles,
+    select_keyframes,
 )
 from visdyn.quarantine import Quarantine
 
@@ -143,17 +144,14 @@ def mine_clip(shared: tuple[ClipSettings, Path | None], clip: Clip) -> dict:
         count = len(next(iter(profiles.values())))
         if count < 2:
             return {"error": f"clip {clip.path} has {count} frame; motion needs two"}
-        chosen = {mode: _selected(profiles, settings, mode) for mode in settings.modes}
+        options = (settings.top_k, settings.min_interval)
+        chosen = {mode: select_keyframes(clip, *options, mode, settings.flow, profiles) for mode in settings.modes}
         wanted = chosen.get(settings.write_mode, [])
         if folder is not None and len(wanted) > 1:
             _write_images(clip, wanted, kept, folder)
         return {"frames": count, "seconds": count / frame_rate(clip, settings.frame_rate), "keyframes": chosen}
     except (ClipError, ValueError, cv2.error) as error:
         return {"error": str(error)}
-
-
-def _selected(profiles: dict[str, np.ndarray], settings: ClipSettings, mode: str) -> list[int]:
-    return select_from_profile(profiles[STATISTIC_OF[mode]], settings.top_k, settings.min_interval, mode)
 
 
 class _Kept:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import deque
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import TypeVar
@@ -18,11 +18,11 @@ def stratified_top_k(
     class_name: Callable[[Item], str] = attrgetter("class_name"),
     identity: Callable[[Item], str] = attrgetter("id"),
 ) -> list[Item]:
-    """Take the best remaining item of each class in turn, until there are `k`.
+    """Take the best remaining item of each class in turn, until there are `k` (Bootstrapping, Algorithm 1).
 
     What the paper leaves open is settled so: ties in score go by id; classes take their turns in the order of their
-    best item; and where there are fewer than k items, all are returned (the printed loop would never end).
-    Equivalent to Algorithm 1 in O(N log N): rank the items within their class by score, then order by (rank, class).
+    best item; and where there are fewer than k items, all are returned (the printed loop would never end). The
+    algorithm's class_counts are never read, and left out.
 
     Args:
         items: triplets with a score, a class and an id, by attribute or through the key functions.
@@ -44,14 +44,15 @@ def stratified_top_k(
         raise ValueError(
             f"item {identity(bad[0])} has the score {score(bad[0])}; set items without a score aside first"
         )
-    ranked = sorted(items, key=lambda item: (-score(item), identity(item)))
-    turns: dict[str, int] = {}
-    ranks: dict[str, int] = defaultdict(int)
-    drawn = []
-    for item in ranked:
-        name = class_name(item)
-        turn = turns.setdefault(name, len(turns))
-        drawn.append((ranks[name], turn, item))
-        ranks[name] += 1
-    drawn.sort(key=lambda entry: entry[:2])
-    return [item for _, _, item in drawn[:k]]
+    # Line 1: sort X by falling score. Kept class by class, so that line 5 finds its item without a search.
+    unsampled: dict[str, deque[Item]] = {}
+    for item in sorted(items, key=lambda item: (-score(item), identity(item))):
+        unsampled.setdefault(class_name(item), deque()).append(item)
+    selected: list[Item] = []  # line 2
+    while len(selected) < min(k, len(items)):  # line 3
+        for of_class in unsampled.values():  # line 4: all classes, in round-robin order
+            if of_class:  # lines 5 and 6: the class's top unsampled item, if it has one
+                selected.append(of_class.popleft())  # lines 7 and 8
+            if len(selected) == k:  # line 11
+                break
+    return selected  # line 16

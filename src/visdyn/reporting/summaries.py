@@ -90,7 +90,7 @@ def preference_rates(likelihoods: pd.DataFrame) -> pd.DataFrame:
     return rates.assign(percent=rates["percent"].astype(float) * 100).reset_index()
 
 
-def best_of_k(candidates: pd.DataFrame, selector: str, k: int, metric: str = "score") -> pd.DataFrame:
+def expected_best_of_k(candidates: pd.DataFrame, selector: str, k: int, metric: str = "score") -> pd.DataFrame:
     """Expected metric when the best of K candidates is chosen by `selector`, for each arm, seed and subset.
 
     The expectation is exact over all subsets of K of an item's M candidates: the candidate of rank r (0 = best) is
@@ -137,7 +137,7 @@ def verification_curves(
         arm, selector, subset, k, value, spread (over seeds), n, seeds.
     """
     most = candidates.groupby(["arm", "seed", "subset", "id"]).size().min()
-    curves = [best_of_k(candidates, selector, k, metric) for selector in SELECTORS for k in ks if k <= most]
+    curves = [expected_best_of_k(candidates, selector, k, metric) for selector in SELECTORS for k in ks if k <= most]
     frame = pd.concat(curves, ignore_index=True)
     keys = ["arm", "selector", "k", "seed"]
     mean = frame.groupby(keys).agg(value=("value", "mean"), n=("n", "sum")).reset_index().assign(subset="all")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from visdyn.models.vqgan.cached_pairs import write_triplets
 from visdyn.models.vqgan.code_cache import CodeCache, ModelEncoder
 from visdyn.pipeline.stage import Stage
 from visdyn.quarantine import Quarantine
+from visdyn.training.losses import recognition_weights
 from visdyn.training.triplets import save_triplets
 from visdyn.trajectory import Trajectory
 
@@ -99,7 +101,8 @@ class DynamicsData:
     def _cache(self) -> CodeCache:
         # By path, size and time: reading 300,000 files to learn that they are known takes hours on a shared disk.
         options = {"identity": "stat", "batch_size": 32, "threads": cores(), "report": self._progress()}
-        return CodeCache(code_folder(self.stage), ModelEncoder(self._loaded()), **options)
+        distances = partial(recognition_weights, normalization="none")  # a floor and a scale come with training
+        return CodeCache(code_folder(self.stage), ModelEncoder(self._loaded(), distances), **options)
 
     def _progress(self) -> Callable[[int, int], None]:
         """Return a function that writes a line to the stage's log every few seconds."""

@@ -25,7 +25,7 @@ from visdyn.quarantine import Quarantine
 from visdyn.trajectory import ReversiblePair
 
 # Mined clips depend on these files too: state that other code left is not continued.
-CODE = ("mining/clip_mining.py", "mining/keyframes.py", "mining/flow_profile.py", "datasets/clips.py")
+CODE = ("mining/clip_mining.py", "mining/keyframes.py", "datasets/clips.py")
 ANNOTATIONS = "annotations"
 SOURCE_FILES = {"train": "EPIC_100_train.csv", "test": "EPIC_100_validation.csv"}
 

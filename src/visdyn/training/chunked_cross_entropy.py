@@ -14,45 +14,37 @@ IGNORED = -100
 CHUNK_ELEMENTS = 2**25  # logits that exist at one time: 128 MiB in float32, 512 rows of 65,536 or 127 of 264,192
 
 
-def weighted_cross_entropy(
+def sum_weighted_nll(
     hidden: torch.Tensor,
     head: torch.Tensor,
     targets: torch.Tensor,
-    weights: torch.Tensor | None = None,
+    weights: torch.Tensor,
     chunk_size: int | None = None,
 ) -> torch.Tensor:
-    """Return sum(w * nll) / sum(w) without ever holding all logits, neither here nor in the backward pass.
+    """Return sum(w * nll) without ever holding all logits, neither here nor in the backward pass.
 
     The head is read during the forward pass only, so that it may be a parameter that ZeRO-3 has gathered for it. It
     may be frozen, or tied to the embeddings. Under autocast the products are taken in autocast's precision; softmax and
     sums are float32 in any case.
 
     Args:
-        hidden: (..., D) states that predict `targets`.
+        hidden: (N, D) states that predict `targets`.
         head: (V, D) rows of the output head.
-        targets: int64 (...), -100 is ignored.
-        weights: float (...), default 1.
+        targets: int64 (N,); what is -100 must weigh 0.
+        weights: float32 (N,).
         chunk_size: positions whose logits exist at one time; by default as many as make 2^25 logits. What fits into
             one chunk goes through torch's own cross entropy.
 
     Returns:
-        float32 scalar; 0 where nothing counts.
+        float32 scalar.
     """
-    hidden, targets = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-    weights = torch.ones_like(targets, dtype=torch.float32) if weights is None else weights.reshape(-1).float()
-    weights = weights * (targets != IGNORED)
-    norm = weights.sum().clamp_min(1e-12)
     chunk = chunk_size or max(1, CHUNK_ELEMENTS // head.shape[0])
     if len(targets) <= chunk:
-        return _loss(hidden, head, targets, weights) / norm
+        logits = F.linear(hidden, head).float()
+        return (F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none") * weights).sum()
     if not torch.is_grad_enabled():
         hidden, head = hidden.detach(), head.detach()  # nothing is computed for a backward pass that never comes
-    return _Chunked.apply(hidden, head, targets, weights, chunk) / norm
-
-
-def _loss(hidden: torch.Tensor, head: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-    logits = F.linear(hidden, head).float()
-    return (F.cross_entropy(logits, targets, ignore_index=IGNORED, reduction="none") * weights).sum()
+    return _Chunked.apply(hidden, head, targets, weights, chunk)
 
 
 class _Chunked(torch.autograd.Function):

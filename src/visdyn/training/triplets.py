@@ -12,7 +12,7 @@ from torch.utils.data import ConcatDataset, Dataset
 from visdyn.models.token.sequences import SequenceBuilder, TokenSequence
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.models.vqgan.cached_pairs import CachedTriplets
-from visdyn.training.losses import normalise_weights, token_distances
+from visdyn.training.losses import normalise_weights, recognition_weights
 
 
 class SequenceDataset(Dataset):
@@ -44,7 +44,7 @@ def load_triplets(path: str | Path, rows: Sequence[int] | None = None) -> dict[s
 def save_triplets(
     path: str | Path, model: UnifiedModel, sources: Sequence, targets: Sequence, actions: Sequence[str]
 ) -> None:
-    """Encode image pairs once and write a triplet file; the weights are the raw squared feature distances (Eq. 2).
+    """Encode image pairs once and write a triplet file; the weights are those of Eq. 2 as printed, without a scale.
 
     For data that fit in memory; `visdyn.models.vqgan.cached_pairs` is for others.
     """
@@ -54,7 +54,7 @@ def save_triplets(
             batches = [model.vqgan.features(model.pixels(images[i : i + 128])) for i in range(0, len(images), 128)]
             features[name] = torch.cat(batches)
             codes[name] = model.vqgan.quantize(features[name]).cpu().numpy()
-    weights = token_distances(features["sources"], features["targets"]).cpu().numpy()
+    weights = recognition_weights(features["sources"], features["targets"], normalization="none").cpu().numpy()
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **codes, weights=weights, actions=np.asarray(actions))
 

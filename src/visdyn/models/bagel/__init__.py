@@ -6,8 +6,7 @@ flow over FLUX latents, cached inference with two guidance branches. Plain PyTor
     model = Bagel.from_pretrained(folder)
     images = generate_image(model, [image, "open the drawer"])           # edit
     answer = generate_text(model, [image, "what happened?"]).text        # understand
-    output = model(pack_samples([edit_sample(...)], model.config))       # train
-    output.loss().backward()
+    output = model(pack_samples([edit_sample(...)], model.config))       # what `training.losses` takes
 """
 
 from visdyn.models.bagel.checkpoint import CheckpointError

@@ -31,7 +31,7 @@ def forward_pack(
     generator: torch.Generator | None = None,
     targets_only: bool = False,
 ) -> BagelOutput:
-    """Return per-element losses of a pack.
+    """Return what a pack's velocity and text losses are made of.
 
     Args:
         noise: flow noise, one row per latent token of the pack, clean ones included (they use none of it).
@@ -129,11 +129,6 @@ def _run_decoder(model: Bagel, pack: Pack, latent: NoisedLatents | None, targets
 
 def _add_velocity(model: Bagel, pack: Pack, latent: NoisedLatents, output: BagelOutput) -> None:
     noised = latent.timesteps > 0  # (k,)
-    output.timesteps, output.clean, output.noised = (
-        latent.timesteps[noised],
-        latent.clean[noised],
-        latent.noised[noised],
-    )
-    output.velocity_target = flow.velocity_target(output.clean, latent.noise[noised])
+    output.timesteps, output.noised = latent.timesteps[noised], latent.noised[noised]
+    output.clean, output.noise = latent.clean[noised], latent.noise[noised]
     output.velocity = model.llm2vae(output.hidden[pack.mse_index])  # (n, channels)
-    output.mse = (output.velocity.float() - output.velocity_target).square()

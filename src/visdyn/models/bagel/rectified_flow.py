@@ -34,13 +34,3 @@ def add_noise(clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
     """Return x_t; `t` broadcasts against latents (..., channels) from the left."""
     t = t.to(clean.dtype).reshape(t.shape + (1,) * (clean.dim() - t.dim()))
     return (1 - t) * clean + t * noise
-
-
-def velocity_target(clean: Tensor, noise: Tensor) -> Tensor:
-    """Return the velocity to learn, noise - x_0."""
-    return noise - clean
-
-
-def estimate_clean(noised: Tensor, velocity: Tensor, t: Tensor) -> Tensor:
-    """Return the one-step estimate of x_0, x_t - t v."""
-    return noised - t.to(noised.dtype).reshape(t.shape + (1,) * (noised.dim() - t.dim())) * velocity

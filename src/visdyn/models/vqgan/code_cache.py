@@ -32,49 +32,22 @@ from visdyn.quarantine import Quarantine
 LAYOUT = 1  # of the files; another number makes another fingerprint
 
 
-@dataclass
-class VQGANEncoder:
-    """Encodes with a `visdyn.models.vqgan.VQGAN`; a cache takes anything with these attributes and methods.
+class ModelEncoder:
+    """Encodes with a token model, by its own preprocessing; a cache takes anything with these attributes and methods.
 
     Attributes:
-        load: reference to uint8 (H, W, 3), for example `visdyn.models.vqgan.preprocess.centre_crop`; `ImageError` where
-            it cannot be read.
-        to_pixels: array (N, H, W, 3) of these to float32 (N, 3, H, W) in [-1, 1].
-        size: (H, W) that `load` gives.
-        preprocessing: name of `load` and `to_pixels` in the fingerprint; change it when they change.
+        preprocessing: names what `load` does in the fingerprint; change it when that changes.
         grid, num_codes, tokenizer: (h, w) of the codes, size of the codebook, hash of the weights.
     """
 
-    vqgan: object
-    load: Callable[[ImageRef], np.ndarray]
-    to_pixels: Callable
-    size: tuple[int, int]
-    preprocessing: str
+    def __init__(self, model, distances: Callable) -> None:
+        """Take a `visdyn.models.token.unified.UnifiedModel`, and what a pair's features give (Bootstrapping, Eq. 2).
 
-    def __post_init__(self) -> None:
-        step = self.vqgan.config.downsampling
-        self.grid = self.size[0] // step, self.size[1] // step
-        self.num_codes, self.tokenizer = self.vqgan.config.n_embed, weights_hash(self.vqgan)
-
-    def features(self, images: list[np.ndarray]):
-        """Return features (N, C, h, w) that can be indexed by a list of rows."""
-        return self.vqgan.features(self.to_pixels(np.stack(images)))
-
-    def codes(self, features) -> np.ndarray:
-        """Return int64 (N, h, w)."""
-        return self.vqgan.quantize(features).cpu().numpy()
-
-    def distances(self, source_features, target_features) -> np.ndarray:
-        """Return float32 (N, h * w), ||z_t - z_s||^2 over the channels (Bootstrapping, Eq. 2)."""
-        return (target_features - source_features).square().sum(1).flatten(1).cpu().numpy()
-
-
-class ModelEncoder:
-    """Encodes with a token model, by its own preprocessing (`visdyn.models.token.unified.UnifiedModel` and its
-    children).
-    """
-
-    def __init__(self, model) -> None:
+        Args:
+            distances: features (N, C, h, w) of sources and of targets to (N, h * w); training hands in
+                `visdyn.training.losses.recognition_weights`, without a normalisation.
+        """
+        self._distances = distances
         vqgan, side = model.vqgan, model.vqgan.config.resolution // model.vqgan.config.downsampling
         self.model, self.preprocessing, self.grid = model, model.preprocessing, (side, side)
         self.num_codes, self.tokenizer = vqgan.config.n_embed, weights_hash(vqgan)
@@ -89,16 +62,18 @@ class ModelEncoder:
             raise ImageError(f"image {ref} cannot be decoded ({error}); fetch it again") from error
 
     def features(self, images: list[np.ndarray]):
-        """Return features (N, C, h, w) on the model's device."""
+        """Return features (N, C, h, w) on the model's device; rows are picked by lists of numbers."""
         import torch
 
         return self.model.vqgan.features(torch.from_numpy(np.stack(images)))
 
-    codes, distances = VQGANEncoder.codes, VQGANEncoder.distances
+    def codes(self, features) -> np.ndarray:
+        """Return int64 (N, h, w)."""
+        return self.model.vqgan.quantize(features).cpu().numpy()
 
-    @property
-    def vqgan(self):
-        return self.model.vqgan
+    def distances(self, source_features, target_features) -> np.ndarray:
+        """Return float32 (N, h * w), row-major."""
+        return self._distances(source_features, target_features).cpu().numpy()
 
 
 def weights_hash(vqgan) -> str:

@@ -16,10 +16,9 @@ from torch.utils.checkpoint import checkpoint
 
 from visdyn.models.bagel import Bagel, BagelOutput
 from visdyn.models.bagel.embeddings import unpatchify
-from visdyn.models.bagel.rectified_flow import estimate_clean
 from visdyn.training.bagel.mixture import BagelBatch
 from visdyn.training.bagel.posteriors import pad
-from visdyn.training.flow_losses import Consistency, consistency_loss
+from visdyn.training.losses import Consistency, consistency_loss, predict_clean, rectified_flow_loss
 
 AVERAGE = "average."  # names of the running average in a checkpoint
 
@@ -75,7 +74,7 @@ class BagelObjective(nn.Module):
         is 0; a history's means over steps count it as such.
 
         Args:
-            batch: of `bagel_data.collate`.
+            batch: of `mixture.collate`.
         """
         if self.average is not None and self.training and torch.is_grad_enabled():
             self.average.before_forward(self.trained())
@@ -106,10 +105,11 @@ class BagelObjective(nn.Module):
         )
 
     def _mse(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
-        if output.mse is None:  # only without other ranks, which would wait: see `bagel_data.idle_example`
+        if output.velocity is None:  # only without other ranks, which would wait: see `mixture.idle_example`
             return output.hidden.new_zeros((), dtype=torch.float32)
         count = sum(h * w for _, (h, w) in batch.targets)
-        return global_mean(output.mse[:count].mean(-1).sum(), count)  # the idle sample's token stands at the end
+        tokens = (part[:count] for part in (output.velocity, output.clean, output.noise))  # the idle one stands last
+        return global_mean(rectified_flow_loss(*tokens, reduction="sum"), count)
 
     def _ce(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
         if output.ce is None:
@@ -127,11 +127,13 @@ class BagelObjective(nn.Module):
             undos = self._undos(batch, output)
             # Pixels one image after another: the decoder's activations of a batch would not fit.
             groups = [[undo] for undo in undos] if self.consistency.space == "pixel" else _by_size(undos)
-            losses = [len(group) * self._mean_consistency(group) for group in groups]
-            return global_mean(torch.stack([zero, *losses]).sum(), len(undos))
+            losses = [loss for loss in map(self._losses_of_undos, groups) if len(loss)]
+            # The sum of each group, as its size times its mean: a plain sum would round differently.
+            sums = [len(loss) * loss.mean() for loss in losses]
+            return global_mean(torch.stack([zero, *sums]).sum(), sum(map(len, losses)))
 
     def _undos(self, batch: BagelBatch, output: BagelOutput) -> list[tuple[Tensor, ...]]:
-        """Return (noised, velocity, clean) maps (1, z, H, W) and t (1,) of the undos below the gate."""
+        """Return (noised, velocity, clean) maps (1, z, H, W) and t (1,) of the undos."""
         found, targets = output, [target for target in batch.targets if target[0]]
         if self.consistency.condition == "gt" or not targets:
             targets = batch.targets
@@ -139,16 +141,21 @@ class BagelObjective(nn.Module):
             raise ValueError("consistency on generated images needs the edits of the undos; set BagelMixture's chained")
         else:
             found = self._chained(batch, output)
-        gate = self.consistency.t_gate
-        undos = [maps for is_undo, *maps in target_maps(self.model, found, targets) if is_undo]
-        return [maps for maps in undos if gate is None or float(maps[-1]) < gate]
+        return [maps for is_undo, *maps in target_maps(self.model, found, targets) if is_undo]
 
-    def _mean_consistency(self, undos: list[list[Tensor]]) -> Tensor:
+    def _losses_of_undos(self, undos: list[list[Tensor]]) -> Tensor:
+        """Return L_c (m,) of the m of these undos, all of one size, that pass the time gate."""
         noised, velocity, clean, t = (torch.cat(parts) for parts in zip(*undos, strict=True))
-        options = self.consistency
-        decode = self._decode if options.space == "pixel" else None
         return consistency_loss(
-            noised, velocity, t, clean, space=options.space, decode=decode, weight_function=options.weight_function
+            noised,
+            velocity,
+            t,
+            clean,
+            space=self.consistency.space,
+            decode=self._decode if self.consistency.space == "pixel" else None,
+            t_gate=self.consistency.t_gate,
+            weight_function=self.consistency.weight_function,
+            reduction="none",
         )
 
     def _decode(self, latents: Tensor) -> Tensor:
@@ -161,7 +168,7 @@ class BagelObjective(nn.Module):
         edits = batch.chain.edits
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.consistency.detach):
             done = self._run(edits)
-            ends = [estimate_clean(x, v, t) for _, x, v, _, t in target_maps(self.model, done, edits.targets)]
+            ends = [predict_clean(x, v, t) for _, x, v, _, t in target_maps(self.model, done, edits.targets)]
         starts = [clean for is_undo, _, _, clean, _ in target_maps(self.model, output, batch.targets) if is_undo]
         latents = pad([maps[0] for pair in zip(ends, starts, strict=True) for maps in pair])
         return self.model(

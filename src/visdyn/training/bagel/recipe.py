@@ -21,7 +21,7 @@ from visdyn.training.bagel.posteriors import posterior_cache
 from visdyn.training.bagel.records import read_records
 from visdyn.training.engine.fit import Recipe, fit, write_history
 from visdyn.training.engine.sharding import gathered, resolve_hardware, trained_parameters, widen_trained
-from visdyn.training.flow_losses import Consistency
+from visdyn.training.losses import Consistency
 
 ADAPTERS = ("full", "generation_expert", "lora")
 # The seven linear maps of each layer's generation expert; nothing of the understanding expert, no head, no embedding.
@@ -81,7 +81,7 @@ def train_bagel(
         lora: settings of `peft.LoraConfig`; r 64, lora_alpha 64 by default.
         mse_weight, ce_weight, reweight_ce, timestep_shift: see `BagelObjective`.
         consistency_weight: lambda of Do-Undo(c), 0.5 in the paper; 0 measures L_c only, None leaves it out.
-        condition, space, t_gate, weight_function, detach: see `flow_losses.Consistency`.
+        condition, space, t_gate, weight_function, detach: see `losses.Consistency`.
         long_share: share of reversible pairs shown with their long prompts.
         dropout: probabilities for text, vit and vae; .1, .3, .3 by default, as upstream's training code has them.
         average_decay: of the running average (.9999 upstream, .995 in the BAGEL paper's last stage).
