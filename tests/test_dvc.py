@@ -78,6 +78,11 @@ def test_no_stage_depends_on_a_whole_source_folder():
     assert all(dep.endswith(".py") for dep in modules)
 
 
+def test_a_table_s_declaration_is_a_dependency_of_who_reads_it_and_of_no_one_who_only_writes():
+    users = {stage for stage, entry in ENTRIES.items() if any("result_tables.py" in dep for dep in entry.deps)}
+    assert users == {"figures"}
+
+
 def test_what_the_notebooks_import_is_what_the_stages_declare():
     assert differences(ROOT) == {}, "run `python -m visdyn.pipeline.dependencies --write`"
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
-from visdyn.reporting import items, summaries
 from visdyn.reporting import rendering as outputs
+from visdyn.reporting import summaries
 from visdyn.reporting.figures import bootstrapping_figures as figures_bootstrapping
 from visdyn.reporting.figures import doundo_figures as figures_doundo
 from visdyn.reporting.figures import figure_parts as figure_parts
@@ -26,7 +26,7 @@ from visdyn.reporting.results import Results
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return Results(reporting_results.write(tmp_path_factory.mktemp("profile")), items.load().results)
+    return Results(reporting_results.write(tmp_path_factory.mktemp("profile")))
 
 
 def texts(figure):

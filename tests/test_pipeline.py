@@ -21,6 +21,7 @@ from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.guards import changed, key_of, read_entry, snapshot, stage_key
 from visdyn.pipeline.processes import TOKEN, end_marked, marked
 from visdyn.pipeline.runner import main, open_stage, run_stage
+from visdyn.result_tables import ResultTableError
 
 PACKAGE_SOURCE = str(Path(paths.__file__).resolve().parents[1])
 
@@ -229,11 +230,13 @@ def test_a_leftover_of_the_process_ends_when_the_notebook_succeeds(toy):
 def test_tables_are_sorted_short_and_free_of_minus_zero(toy):
     make_repository(toy)
     stage = open_stage("fdm")
-    table = pd.DataFrame({"arm": ["b", "a"], "seed": [1, 2], "value": [1 / 3, -0.0]})
-    path = stage.write_table(table, "arms.csv")
-    assert path == toy / "reports/results/fdm/arms.csv"
-    assert path.read_bytes() == b"arm,seed,value\na,2,0\nb,1,0.333333\n"
-    assert list(stage.read_table("fdm/arms.csv").columns) == ["arm", "seed", "value"]
+    table = pd.DataFrame({"arm": ["b", "a"], "seed": [1, 2], "step": 5, "loss": [1 / 3, -0.0]})
+    path = stage.write_table(table, "training.csv")
+    assert path == toy / "reports/results/fdm/training.csv"
+    assert path.read_bytes() == b"arm,seed,step,loss\na,2,5,0\nb,1,5,0.333333\n"
+    assert list(stage.read_table("fdm/training.csv").columns) == ["arm", "seed", "step", "loss"]
+    with pytest.raises(ResultTableError, match=r"fdm/training\.csv has the columns value"):
+        stage.write_table(table.assign(value=1.0), "training.csv")
     with pytest.raises(ValueError, match="writes only under"):
         stage.write_table(table, "../idm/arms.csv")
     with pytest.raises(FileNotFoundError, match="run `dvc repro idm`"):

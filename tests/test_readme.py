@@ -19,7 +19,7 @@ def test_the_table_of_results_is_made_from_the_results_in_git():
     changed = subprocess.run(["git", "status", "--porcelain", "reports/results"], cwd=ROOT, capture_output=True)
     if changed.returncode or changed.stdout.strip():
         pytest.skip("reports/results are not those in git: they belong to another run")
-    assert rewritten(README, block(Results(ROOT, {}))) == README, "run `python -m visdyn.reporting.readme`"
+    assert rewritten(README, block(Results(ROOT))) == README, "run `python -m visdyn.reporting.readme`"
 
 
 def test_only_the_block_between_the_marks_is_replaced():

@@ -14,6 +14,7 @@ from test_tables import PANEL, built, cell
 from visdyn.reporting import items, published, roster, tables
 from visdyn.reporting import rendering as outputs
 from visdyn.reporting.results import ResultError, Results
+from visdyn.result_tables import TABLES
 
 SYSTEM_TABLES = [item for item in items.load() if item.systems]
 
@@ -21,7 +22,7 @@ SYSTEM_TABLES = [item for item in items.load() if item.systems]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     profile = reporting_results.write(tmp_path_factory.mktemp("profile"))
-    return Results(profile, items.load().results)
+    return Results(profile)
 
 
 def test_tables_1_to_7_of_both_papers_have_a_roster():
@@ -80,8 +81,8 @@ def test_a_table_without_any_result_keeps_its_rows(tmp_path):
 def _reason_without_answers(profile) -> str:
     path = profile / "reports/results/human_study/table5.csv"
     path.parent.mkdir(parents=True)
-    path.write_text(",".join(items.load().results["human_study/table5.csv"]) + "\n")
-    return items.load()["b_table5"].problem(Results(profile, items.load().results))
+    path.write_text(",".join(TABLES["human_study/table5.csv"]) + "\n")
+    return items.load()["b_table5"].problem(Results(profile))
 
 
 # --------------------------------------------------------------------------------------------------------- judges
@@ -105,7 +106,7 @@ def test_judges_in_words_have_panels_of_their_own(results, tmp_path):
 
 def _copied(results, folder) -> Results:
     shutil.copytree(results.profile, folder / "copy")
-    return Results(folder / "copy", results.columns)
+    return Results(folder / "copy")
 
 
 def test_a_judge_s_repeats_give_the_spread(results):

@@ -23,7 +23,7 @@ PANEL = "Forward-dynamics Prediction (GPT4o score)"
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     profile = reporting_results.write(tmp_path_factory.mktemp("profile"))
-    return Results(profile, items.load().results)
+    return Results(profile)
 
 
 def built(results, name):
@@ -196,7 +196,7 @@ def test_segments_of_a_split(results, tmp_path):
     samples = cell(built(results, "d_figure4"), row="samples", column="kitchen, test")
     assert samples["value"] == samples["n"] == kitchen["count"].sum()
     with pytest.raises(ResultError, match="run stage mining"):
-        segments.of_split(Results(tmp_path, results.columns), "train")
+        segments.of_split(Results(tmp_path), "train")
 
 
 def test_bert_score_takes_the_column_of_the_papers_where_it_was_measured(results, tmp_path):
@@ -208,7 +208,7 @@ def test_bert_score_takes_the_column_of_the_papers_where_it_was_measured(results
     metrics = results.read("idm/text_metrics.csv")
     true = metrics[metrics["metric"] == "embedding"].assign(metric="bert_score", value=0.42)
     pd.concat([metrics, true]).to_csv(path, index=False)
-    frame = built(Results(tmp_path, results.columns), "b_table1")
+    frame = built(Results(tmp_path), "b_table1")
     measured = cell(frame, row="Chameleon IDM", column="BS")
     assert (measured["value"], measured["published"]) == (0.42, 0.45)
     assert "not BERTScore" not in measured["note"]
@@ -232,7 +232,7 @@ def test_a_mean_over_fewer_subsets_says_so(results, tmp_path):
     scores = results.read("evaluation/fdm_scores.csv")
     few = (scores["system"] == "supervised") & ~scores["subset"].isin(["magicbrush", "ag"])
     scores[~few].to_csv(path, index=False)
-    frame = Results(tmp_path / "copy", results.columns)
+    frame = Results(tmp_path / "copy")
     every = scores["subset"].nunique()
     average = cell(built(frame, "b_table2"), row="AURORA-BENCH Avg.", column="C-FT", panel=PANEL)
     assert average["note"] == f"mean of 2 of {every} subsets"
@@ -284,13 +284,13 @@ def test_no_judge_scores_is_said(results, tmp_path):
     scores = results.read("evaluation/doundo_scores.csv")
     scores[scores["metric"] == "dino"].to_csv(path, index=False)
     with pytest.raises(ResultError, match="no judge scores"):
-        built(Results(tmp_path, results.columns), "d_table3")
+        built(Results(tmp_path), "d_table3")
 
 
 def test_bad_results_are_named(results, tmp_path):
     path = tmp_path / "reports" / "results" / "idm" / "text_metrics.csv"
     path.parent.mkdir(parents=True)
-    broken = Results(tmp_path, results.columns)
+    broken = Results(tmp_path)
     for text, message in [
         ("model,metric\nidm,bleu\n", "lacks the columns value"),
         ("model,metric,value,n,low,high\n", "no rows"),

@@ -37,7 +37,10 @@ def imported_files(notebook: Path, source: Path) -> set[str]:
         seen.add(name)
         path = _file_of(name, source)
         package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-        waiting |= _named_modules(ast.parse(path.read_text()), package, source) - seen
+        named = _named_modules(ast.parse(path.read_text()), package, source) - seen
+        if is_plumbing(name):  # what it imports makes no results either, but for what writes them
+            named = {module for module in named if is_plumbing(module) or module in RESULT_WRITERS}
+        waiting |= named
     return {str(_file_of(name, source).relative_to(source)) for name in seen if not is_plumbing(name)}
 
 

@@ -13,6 +13,7 @@ from visdyn.params import Params, load_params
 from visdyn.paths import expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.tables import write_json, write_table
+from visdyn.result_tables import check_columns
 
 RESULTS = "reports/results"
 REFERENCE = "reference.json"  # in a model folder that only names a checkpoint
@@ -121,8 +122,13 @@ class Stage:
         return folder
 
     def write_table(self, table, rel: str, sort: bool = True) -> Path:
-        """Write a `pandas.DataFrame` as `reports/results/<stage>/<rel>`, as `pipeline.tables.write_table` does."""
+        """Write a `pandas.DataFrame` as `reports/results/<stage>/<rel>`, as `pipeline.tables.write_table` does.
+
+        Raises:
+            ResultTableError: its columns are not those that `result_tables` declares.
+        """
         path = self._result_file(rel)
+        check_columns(f"{self.name}/{rel}", table)
         write_table(table, path, sort)
         return path
 

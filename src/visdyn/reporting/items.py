@@ -9,6 +9,7 @@ import yaml
 
 from visdyn.reporting import published
 from visdyn.reporting.results import Results
+from visdyn.result_tables import TABLES
 
 AXES = ("row", "column", "panel")
 STATUSES = ("reproduced", "smaller scale", "interpretation", "not run")
@@ -74,11 +75,10 @@ class Item:
 
 @dataclass(frozen=True)
 class ItemMap:
-    """All items, the stages' notebooks, the result files' columns, and the papers' titles."""
+    """All items, the stages' notebooks, and the papers' titles."""
 
     items: tuple[Item, ...]
     stages: dict[str, str]
-    results: dict[str, list[str]]
     papers: dict[str, dict[str, str]] = field(default_factory=dict)
 
     def __iter__(self):
@@ -100,16 +100,16 @@ def load(repository: str | Path | None = None) -> ItemMap:
     """
     path = published.folder(repository) / "items.yaml"
     content = yaml.safe_load(path.read_text())
-    stages, results = content["stages"], content["results"]
+    stages = content["stages"]
     items = tuple(_item(dict(entry), stages) for entry in content["items"])
     known = set(published.names(repository))
     seen: set[str] = set()
     for item in items:
-        _check(item, results, known)
+        _check(item, known)
         if item.id in seen:
             raise ItemError(f"item {item.id} stands twice in items.yaml; keep one")
         seen.add(item.id)
-    return ItemMap(items, stages, results, content["papers"])
+    return ItemMap(items, stages, content["papers"])
 
 
 def _item(entry: dict, stages: dict[str, str]) -> Item:
@@ -125,12 +125,10 @@ def _item(entry: dict, stages: dict[str, str]) -> Item:
         raise ItemError(f"item {name} in items.yaml: {error}") from None
 
 
-def _check(item: Item, results: dict[str, list[str]], published_names: set[str]) -> None:
-    unknown = [name for name in item.files if name not in results and not name.endswith(".npz")]
+def _check(item: Item, published_names: set[str]) -> None:
+    unknown = [name for name in item.files if name not in TABLES and not name.endswith(".npz")]
     if unknown:
-        raise ItemError(
-            f"item {item.id} is computed from {unknown[0]}, which no stage writes; see results in items.yaml"
-        )
+        raise ItemError(f"item {item.id} is computed from {unknown[0]}, which no stage writes; see result_tables.py")
     if item.published and item.published not in published_names:
         raise ItemError(f"item {item.id} names published numbers {item.published}, but data/published has no such CSV")
     if item.systems and (item.systems not in AXES or not item.published):

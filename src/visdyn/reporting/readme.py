@@ -119,7 +119,7 @@ def _aurora(results: Results) -> tuple[str, str]:
 def main() -> None:
     """Rewrite the README of the checkout."""
     path = repository_root() / "README.md"
-    path.write_text(rewritten(path.read_text(), block(Results(repository_root(), {}))))
+    path.write_text(rewritten(path.read_text(), block(Results(repository_root()))))
 
 
 if __name__ == "__main__":

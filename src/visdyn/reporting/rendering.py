@@ -72,7 +72,7 @@ def build_items(profile: str | Path, item_map: ItemMap, repository: str | Path, 
     reports = profile / "reports"
     for folder in ("tables", "figures"):
         (reports / folder).mkdir(parents=True, exist_ok=True)
-    results = Results(profile, item_map.results, repository=repository, family=roster.family_of(profile))
+    results = Results(profile, repository=repository, family=roster.family_of(profile))
     outcomes = [build_item(item, results, reports, repository, strict) for item in item_map]
     _remove_stale(outcomes, item_map, reports)
     return outcomes

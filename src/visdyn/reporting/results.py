@@ -6,27 +6,16 @@ repository's root, and every profile reads them there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from visdyn.result_tables import ResultTableError, read_columns
+
 EXTERNAL = "external/"
-NUMERIC = frozenset([
-    "log_likelihood", "num_tokens", "num_frames", "num_keyframes", "num_pairs", "num_clean_pairs", "count",
-    "reversible_share", "num_words", "value", "n", "low", "high", "selected", "correct", "videos", "mean_seconds",
-    "total_hours", "observations_per_video", "actions_per_video", "words_per_action", "pairs", "seed", "step",
-    "loss", "consistency", "num_supervised", "num_synthetic", "floor", "steps", "candidate", "idm_log_likelihood",
-    "fdm_log_likelihood", "editing_success", "minimal_editing", "score", "success", "l1", "published", "accuracy",
-    "strict_accuracy", "chance", "invalid_rate", "p_chance", "constant_accuracy", "annotators", "finished",
-    "items", "answers", "preference", "ties", "ties_halved", "p_wilcoxon", "p_pratt", "p_sign_flip", "nonzero",
-    "significant", "wins", "losses", "mean", "num_seeds", "difference", "p", "num_nonzero", "asked", "reused",
-    "invalid", "failed", "cost_usd", "empty",
-])  # fmt: skip
-
-
 _EMPTY = {
     "human_study": "no answers were exported; ask people with `make human-study STUDY=folder`, then name the exported "
     "CSV in human_study.exports",
@@ -35,7 +24,7 @@ _EMPTY = {
 
 
 class ResultError(RuntimeError):
-    """A result is missing, empty or has other columns than the contract says; the message names it."""
+    """A result is missing, empty or not as declared in `result_tables`; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +33,6 @@ class Results:
 
     Attributes:
         profile: folder of the profile.
-        columns: result file (`stage/name.csv`) -> columns it must have, from `items.yaml`.
         allowed: files that may be read through this view; None = all. A builder gets the view of its item,
             so that the map of items and what is really read cannot drift apart.
         repository: checkout that holds `external/...` (default: the profile itself).
@@ -52,7 +40,6 @@ class Results:
     """
 
     profile: Path
-    columns: Mapping[str, list[str]]
     allowed: frozenset[str] | None = None
     repository: Path | None = None
     family: str = "chameleon"
@@ -83,26 +70,19 @@ class Results:
         return None
 
     def read(self, name: str) -> pd.DataFrame:
-        """Return a result as a DataFrame: numeric columns as numbers, all others as str ("" where empty).
+        """Return a result as a DataFrame, each column of its declared type (see `result_tables`).
 
         Raises:
-            ResultError: missing, empty, other columns, or text where a number should be.
+            ResultError: missing, without rows, a column that is missing or not declared, a cell of another type.
         """
         path = self._existing(name)
         try:
-            frame = pd.read_csv(path, dtype=str, keep_default_na=False)
-        except pd.errors.EmptyDataError:
-            raise ResultError(f"{name} is empty; run its stage again") from None
-        if missing := [column for column in self.columns.get(name, []) if column not in frame.columns]:
-            raise ResultError(f"{name} lacks the columns {', '.join(missing)}; see docs/architecture.md")
+            frame = read_columns(name, path)
+        except ResultTableError as error:
+            raise ResultError(f"{error}; see docs/architecture.md") from None
         if frame.empty:
             why = _EMPTY.get(name) or _EMPTY.get(Path(name).parts[0]) or "its stage had nothing to measure"
             raise ResultError(f"{name} has no rows: {why}")
-        for column in NUMERIC.intersection(frame.columns):
-            try:
-                frame[column] = pd.to_numeric(frame[column].where(frame[column] != ""))
-            except ValueError as error:
-                raise ResultError(f"{name}, column {column}: {error}") from None
         return frame
 
     def read_or_none(self, name: str) -> pd.DataFrame | None:

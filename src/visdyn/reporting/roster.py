@@ -153,7 +153,7 @@ def _origin(shown: str, system: System | None, paper: str, origins: pd.DataFrame
 def _how(origin: dict) -> str:
     parts = [_ORIGINS.get(origin["origin"], origin["origin"])]
     parts += [f"model {origin['model']}"] if origin["model"] else []
-    parts += [f"{origin['found']} of {origin['expected']} images"] if origin["missing"] not in ("", "0") else []
+    parts += [f"{origin['found']:.0f} of {origin['expected']:.0f} images"] if origin["missing"] > 0 else []
     return "; ".join([*parts, *filter(None, [origin["note"]])])
 
 

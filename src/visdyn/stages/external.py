@@ -33,6 +33,7 @@ from visdyn.mining.reversible import mine_pairs, statistics
 from visdyn.paths import repository_root, shared_data
 from visdyn.quarantine import Quarantine
 from visdyn.reporting.provenance import sha256
+from visdyn.result_tables import check_columns
 
 FOLDER = "reports/results/external"
 EPIC_SOURCE = "epic-100-validation"
@@ -205,6 +206,7 @@ def _without_paths(quarantine: Quarantine, root: Path) -> list[dict[str, str]]:
 
 def _write_csv(frame: pd.DataFrame, path: Path) -> None:
     """Sorted rows, 6 significant digits, line feeds: a second run writes the same bytes."""
+    check_columns(f"external/{path.name}", frame)
     frame = frame.sort_values(list(frame.columns), kind="stable")
     frame.to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
