@@ -12,7 +12,7 @@ from visdyn.inference.do_undo import do_and_undo
 from visdyn.models.bagel import SamplerSettings, generate_image
 from visdyn.models.bagel import context as contexts
 from visdyn.models.bagel.text_decoding import continue_text
-from visdyn.models.bagel.transforms import to_normalised, transform
+from visdyn.models.bagel.transforms import resize, to_normalised, transform
 from visdyn.models.editors.bagel_editor import BagelEditor, sampler_settings
 from visdyn.models.editors.protocol import Guidance
 from visdyn.training.bagel.recipe import apply_adapter
@@ -143,7 +143,8 @@ def test_loading_melts_an_adapter_in(tmp_path):
 def test_think_mode_puts_the_prompt_first_and_shows_the_plan_to_one_branch_only(monkeypatch):
     """The facts: a system prompt first in the full and the image-free branch, the plan appended to the full one."""
     ours = editor(think="close it", most_thoughts=4)
-    model, image = ours.model, ours._resized(picture(24, 16))
+    model = ours.model
+    image = resize(picture(24, 16), model.config.transforms["vae"])
     branches = ours._read_inputs([image], ["open it"])
     first = contexts.add_text(model, contexts.new_context(model), model.encode_text("close it"))
     seen = contexts.add_vae_image(model, first, model.vae.encode(to_normalised(image).unsqueeze(0)))

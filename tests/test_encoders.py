@@ -18,7 +18,7 @@ from visdyn.stages.encoder_checks import clip_measures, dino_measures
 from visdyn.training.tiny.encoder_recipe import (
     ViewSettings,
     build_caption_tokenizer,
-    tampered,
+    tamper_square,
     tiny_clip,
     tiny_dino,
     train_clip,
@@ -168,7 +168,7 @@ def test_bad_checkpoints_are_named(tmp_path, dino_folder):
 def test_tampering_swaps_or_replaces_squares():
     pixels = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
-    changed = tampered(pixels, (8, 8))
+    changed = tamper_square(pixels, (8, 8))
     touched = [int(differs.any(dim=0).sum()) for differs in changed != pixels]
     assert touched[1::2] == [64, 64, 64]
     swapped = [index for index in (0, 2, 4) if touched[index] == 128]  # two squares that do not overlap

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visdyn.kitchen import prompts, text
-from visdyn.kitchen.motion import film
+from visdyn.kitchen.motion import film_actions
 from visdyn.kitchen.render import ImageSettings, photograph, render, render_state
 from visdyn.kitchen.scene import SPLITS, Scene, fingerprint, kinds_cycle, make_scene, random_state, random_transition
 from visdyn.kitchen.sheet import contact_sheet
@@ -167,7 +167,7 @@ def test_other_sizes_show_the_same_picture(size):
 @pytest.mark.parametrize("kind", KINDS)
 def test_clip_rests_moves_and_rests(kind):
     transition, rng = draw(5, kind)
-    clip = film(transition.start, transition.scene, [transition.action], rng, ImageSettings(jitter=0, noise=0))
+    clip = film_actions(transition.start, transition.scene, [transition.action], rng, ImageSettings(jitter=0, noise=0))
     assert clip.states == (transition.start, transition.end)
     assert clip.settled[-1].last == len(clip.frames) - 1
     for span in clip.settled:
@@ -185,7 +185,7 @@ def test_clip_rests_moves_and_rests(kind):
 def test_clip_of_three_actions_knows_its_frames():
     transition, rng = draw(9, "open")
     actions = [transition.action, inverse(transition.action), transition.action]
-    clip = film(transition.start, transition.scene, actions, rng)
+    clip = film_actions(transition.start, transition.scene, actions, rng)
     ranges = sorted([*clip.settled, *clip.motion], key=lambda span: span.first)
     assert [span.first for span in ranges][1:] == [span.last + 1 for span in ranges][:-1]
     assert ranges[0].first == 0
@@ -197,10 +197,10 @@ def test_canonical_texts_name_actions_one_to_one():
     actions = text.all_actions()
     assert len({text.canonical(action) for action in actions}) == len(actions)
     assert {action.noun for action in actions} == set(NOUNS)
-    assert all(text.parse(text.canonical(action)) == action for action in actions)
-    assert text.parse("Turn  on lamp") == Action("turn-on", "lamp")
+    assert all(text.parse_action(text.canonical(action)) == action for action in actions)
+    assert text.parse_action("Turn  on lamp") == Action("turn-on", "lamp")
     with pytest.raises(KitchenError, match="names no kitchen action"):
-        text.parse("fry egg")
+        text.parse_action("fry egg")
 
 
 @given(seeds)
@@ -214,7 +214,7 @@ def test_captions_are_true_short_and_of_few_words(seed):
         assert set(words) <= set(text.vocabulary())
         for part in sentence.split(" . "):
             possible = {"can " + text.canonical(action) for action in valid_actions(state)}
-            assert part in {*text.facts(state), *possible, f"hand at {transition.action.noun}"}
+            assert part in {*text.list_facts(state), *possible, f"hand at {transition.action.noun}"}
     assert len(text.vocabulary()) <= 50
 
 

@@ -10,7 +10,7 @@ from visdyn.datasets.epic_kitchens import load_segments
 from visdyn.images import to_array
 from visdyn.kitchen.render import render_state
 from visdyn.kitchen.state import State
-from visdyn.kitchen.text import facts
+from visdyn.kitchen.text import list_facts
 from visdyn.kitchen.truth import _clip_key, load_truth, open_truth
 from visdyn.kitchen.write import KitchenSizes, write_kitchen
 from visdyn.mining.clip_mining import ClipSettings, mine_clips
@@ -85,7 +85,7 @@ def test_reachable_images_hold_the_true_target_and_captions_are_true(kitchen):
         target = to_array([kitchen / "aurora" / record["output"]])[0].astype(float)
         assert min(np.abs(image - target).mean() for image in images) < 4  # sensor noise, not another state
     for record, caption in zip(records, truth.captions("aurora_test", ids), strict=True):
-        assert set(caption.split(" . ")) <= set(facts(State.from_json(record["end"])))
+        assert set(caption.split(" . ")) <= set(list_facts(State.from_json(record["end"])))
 
 
 def test_key_frame_pairs_survive_the_disk(kitchen, tmp_path):

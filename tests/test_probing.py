@@ -13,7 +13,7 @@ from tiny_tokens import tiny_liquid
 
 from visdyn.datasets.aurora import PAPER_SUBSETS, load_bench
 from visdyn.images import load
-from visdyn.inference.probing import KINDS, answered, encode_once, preferences, probe
+from visdyn.inference.probing import KINDS, encode_once, preferences, probe, supported_definitions
 from visdyn.paths import shared_data
 from visdyn.quarantine import Quarantine
 from visdyn.trajectory import Trajectory, negatives
@@ -119,10 +119,10 @@ def test_more_draws_are_more_random_negatives_of_other_seeds(tiny, items):
 
 
 def test_definitions_are_those_that_a_model_has(tiny):
-    assert answered(tiny, ["auto", "D3", "D1"]) == ("D1",)
-    assert answered(tiny, ["D2"]) == ()
+    assert supported_definitions(tiny, ["auto", "D3", "D1"]) == ("D1",)
+    assert supported_definitions(tiny, ["D2"]) == ()
     with pytest.raises(ValueError, match="unknown definition 'D9' of next-observation likelihood; one of auto, D1, D2"):
-        answered(tiny, ["auto", "D9"])
+        supported_definitions(tiny, ["auto", "D9"])
 
 
 def _likelihoods(kind, values):

@@ -21,7 +21,7 @@ from visdyn.evaluation.benches.bench_spatial import score_likelihoods, summarise
 from visdyn.evaluation.benches.spatial_models import UnderstandingAnswers, UnifiedAnswers, answers_of
 from visdyn.kitchen.render import ImageSettings
 from visdyn.kitchen.scene import make_scene, random_state
-from visdyn.kitchen.text import NUMBERS, facts
+from visdyn.kitchen.text import NUMBERS, list_facts
 from visdyn.kitchen.write.spatial_files import KINDS, write_spatial
 from visdyn.models.token import liquid
 from visdyn.models.token.scoring import Scores
@@ -161,7 +161,7 @@ def test_one_option_is_true_of_the_picture_and_the_others_are_not(tmp_path):
 
 def _holds(option: str, state) -> bool:
     """Whether an option is among the facts of a state; left and right are read from the places."""
-    seen = facts(state)
+    seen = list_facts(state)
     for word, sign in ((" left of ", -1), (" right of ", 1)):
         if word in option:
             first, second = (_place(noun, state) for noun in option.split(word))

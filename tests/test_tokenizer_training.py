@@ -74,7 +74,7 @@ def test_moving_averages_follow_the_features():
     table = training.vqgan.quantize.embedding.weight
     table.copy_(torch.randn(16, 8))
     codes = training.vqgan.quantize.distances(rows).argmin(dim=1)
-    training._follow(rows, codes)
+    training._update_by_ema(rows, codes)
     for code in codes.unique().tolist():
         torch.testing.assert_close(table[code], rows[codes == code].mean(dim=0))
 
@@ -87,7 +87,7 @@ def test_dead_codes_come_back():
     training.sums.copy_(table)
     rows = torch.randn(100, 8)
     for _ in range(3):
-        training._follow(rows, training.vqgan.quantize.distances(rows).argmin(dim=1))
+        training._update_by_ema(rows, training.vqgan.quantize.distances(rows).argmin(dim=1))
     assert float(table.abs().max()) < 10
     assert training.vqgan.quantize.distances(rows).argmin(dim=1).unique().numel() > 5
 

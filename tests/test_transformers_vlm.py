@@ -8,7 +8,7 @@ import torch
 from tiny_vlms import save_tiny
 
 from visdyn.models.understanding.chat import TransformersVLM
-from visdyn.models.understanding.inputs import completed
+from visdyn.models.understanding.inputs import make_query
 from visdyn.models.understanding.understanding_model import UnderstandingModel
 
 FAMILIES = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "llava")
@@ -41,7 +41,7 @@ def test_a_batch_gives_each_question_its_own_answer(folder):
 def test_batched_inputs_give_the_logits_of_the_plain_forward(folder):
     """The plain way: pixels into the model, one sequence, as the processor of transformers would make it."""
     model = UnderstandingModel.from_pretrained(folder, dtype="float32")
-    queries = [completed(model.chat.prompt(len(images), text), (), images) for images, text in QUESTIONS[:3]]
+    queries = [make_query(model.chat.prompt(len(images), text), (), images) for images, text in QUESTIONS[:3]]
     inputs, _ = model.inputs(queries, padding_side="left")
     with torch.inference_mode():
         batched = model.lm(**inputs).logits[:, -1]

@@ -101,7 +101,7 @@ def test_next_observation_scores_equal_plain_forwards(models, images, name):
     for row, (source, action, target) in enumerate(rows):
         text = rendered(name, 1, understanding.FDM_PROMPT.format(action=action))
         image = mark(name).strip()
-        pictures = [understanding.picture(ref, side) for ref in (source, target)]
+        pictures = [understanding.load_picture(ref, side) for ref in (source, target)]
         values, marks = plain_interleaved(model, text + image, pictures)
         torch.testing.assert_close(scores["D2"].mean[row], values.mean(), atol=1e-4, rtol=0)
         own = values[marks]

@@ -1,4 +1,4 @@
-"""Where things are: the repository, a profile inside it, and shared public data beside it."""
+"""Paths of the repository, of a profile in it, and of shared public data beside it."""
 
 from __future__ import annotations
 

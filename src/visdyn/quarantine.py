@@ -1,4 +1,4 @@
-"""Bad inputs are set aside with a reason, counted and reported; nothing is dropped silently."""
+"""`Quarantine`: unusable inputs with the reason why, counted and reported; nothing is dropped silently."""
 
 from __future__ import annotations
 

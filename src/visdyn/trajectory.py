@@ -1,4 +1,4 @@
-"""The records that all else speaks in, and the four kinds of negative trajectories."""
+"""Data records (`Trajectory`, `ReversiblePair`) and the sampling of negative trajectories."""
 
 from __future__ import annotations
 
@@ -94,22 +94,24 @@ def negatives(trajectories: Sequence[Trajectory], kind: str, seed: int) -> list[
     if kind not in NEGATIVE_KINDS:
         raise ValueError(f"unknown kind of negative {kind!r}; one of {', '.join(NEGATIVE_KINDS)}")
     field = "action" if kind == "random_action" else "target"
-    generator = random.Random(f"{seed}-{kind}")
+    generator = random.Random(f"{seed}-{kind}")  # kinds draw independently: leaving one out changes no other
     by_subset = defaultdict(list)
     for item in trajectories:
         by_subset[item.subset].append(item)
-    return [_drawn(item, by_subset[item.subset], field, generator) for item in trajectories]
+    return [_draw_replacement(item, by_subset[item.subset], field, generator) for item in trajectories]
 
 
-def _drawn(item: Trajectory, pool: Sequence[Trajectory], field: str, generator: random.Random) -> Trajectory:
-    own = getattr(item, field)
-    others = [getattr(other, field) for other in pool if other is not item and not _same(getattr(other, field), own)]
+def _draw_replacement(item: Trajectory, pool: Sequence[Trajectory], field: str, generator: random.Random) -> Trajectory:
+    """Return `item` with the action or target of another trajectory of `pool`, one that differs from its own."""
+    value = getattr(item, field)
+    values = [getattr(other, field) for other in pool if other is not item]
+    others = [other for other in values if not _is_same(other, value)]
     if not others:
         raise ValueError(f"subset {item.subset} has no other {field} than that of {item.id}: no negative can be drawn")
     return replace(item, **{field: generator.choice(others)})
 
 
-def _same(left: ImageRef, right: ImageRef) -> bool:
+def _is_same(left: ImageRef, right: ImageRef) -> bool:
     if isinstance(left, np.ndarray) and isinstance(right, np.ndarray):
         return np.array_equal(left, right)
     if isinstance(left, str) and isinstance(right, str):

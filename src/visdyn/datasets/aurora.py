@@ -55,7 +55,7 @@ def load_bench(
     chosen = [(i, item) for i, item in enumerate(items) if not isinstance(item, dict) or item.get("task") in wanted]
     if targets == "optional":
         chosen = [(index, _without_bad_target(path.parent, item, decode)) for index, item in chosen]
-    return _trajectories(path, chosen, None, quarantine, True, decode)
+    return _read_trajectories(path, chosen, None, quarantine, True, decode)
 
 
 def load_train(
@@ -74,7 +74,7 @@ def load_train(
         DatasetError: the file is missing or malformed.
     """
     path = Path(root) / "data" / subset / "train.json"
-    return _trajectories(path, list(enumerate(_read_list(path))), subset, quarantine, require_images, decode)
+    return _read_trajectories(path, list(enumerate(_read_list(path))), subset, quarantine, require_images, decode)
 
 
 def _read_list(path: Path) -> list:
@@ -91,22 +91,22 @@ def _read_list(path: Path) -> list:
     return items
 
 
-def _trajectories(path, items, subset, quarantine, require_images, decode) -> list[Trajectory]:
+def _read_trajectories(path, items, subset, quarantine, require_images, decode) -> list[Trajectory]:
     root = path.parent if subset is None else path.parents[2]
     usable = []
     with collecting(quarantine, path) as bad:
         for index, item in items:
-            problem = _problem(root, item, require_images, decode)
+            problem = _find_problem(root, item, require_images, decode)
             if problem:
                 bad.add(f"{path.name}[{index}]" if subset is None else f"{subset}/{path.name}[{index}]", problem)
             else:
-                usable.append(_trajectory(root, item, subset or item["task"], index))
+                usable.append(_make_trajectory(root, item, subset or item["task"], index))
     return usable
 
 
-def _trajectory(root: Path, item: dict, subset: str, index: int) -> Trajectory:
+def _make_trajectory(root: Path, item: dict, subset: str, index: int) -> Trajectory:
     target = None if item["output"] is NO_TARGET else root / item["output"]
-    return Trajectory(root / item["input"], _instruction(item), target, subset, str(index))
+    return Trajectory(root / item["input"], _first_instruction(item), target, subset, str(index))
 
 
 def _without_bad_target(root: Path, item: object, decode: bool) -> object:
@@ -116,16 +116,16 @@ def _without_bad_target(root: Path, item: object, decode: bool) -> object:
     return {**item, "output": NO_TARGET}
 
 
-def _instruction(item: dict) -> str:
+def _first_instruction(item: dict) -> str:
     text = item.get("instruction")
     first = text[0] if isinstance(text, list) and text else text
     return first.strip() if isinstance(first, str) else ""
 
 
-def _problem(root: Path, item: object, require_images: bool, decode: bool) -> str | None:
+def _find_problem(root: Path, item: object, require_images: bool, decode: bool) -> str | None:
     if not isinstance(item, dict):
         return f"is a {type(item).__name__}, not an object"
-    if not _instruction(item):
+    if not _first_instruction(item):
         return "has no instruction"
     for key in ("input", "output"):
         if item.get(key) is NO_TARGET:

@@ -1,4 +1,4 @@
-"""How every reader sets unusable items aside: into the caller's quarantine, or with a warning where there is none."""
+"""Unusable items of a dataset: into the caller's quarantine, or a warning where there is none."""
 
 from __future__ import annotations
 

@@ -62,8 +62,8 @@ def find_clips(root: str | Path, quarantine: Quarantine | None = None) -> list[C
         raise DatasetError(f"{root} is no folder; give one that holds clips as <dataset>/<class>/<video>")
     clips: dict[tuple, Clip] = {}
     with collecting(quarantine, root) as bad:
-        for path in _candidates(root, bad):
-            clip = _clip(root, path)
+        for path in _find_candidates(root, bad):
+            clip = _make_clip(root, path)
             if clip.key in clips:
                 bad.add(path, f"has the same dataset, class and name as {clips[clip.key].path}")
             else:
@@ -73,28 +73,28 @@ def find_clips(root: str | Path, quarantine: Quarantine | None = None) -> list[C
     return [clips[key] for key in sorted(clips)]
 
 
-def _candidates(root: Path, bad: Quarantine) -> list[Path]:
+def _find_candidates(root: Path, bad: Quarantine) -> list[Path]:
     found = set()
     for path in sorted(root.rglob("*")):
         suffix = path.suffix.lower()
-        if path.is_dir() or suffix in LISTING_SUFFIXES or _hidden(path.relative_to(root)):
+        if path.is_dir() or suffix in LISTING_SUFFIXES or _is_hidden(path.relative_to(root)):
             continue
         if path.stat().st_size == 0:
             bad.add(path, "is an empty file")
         elif suffix in VIDEO_SUFFIXES:
             found.add(path)
         elif suffix in FRAME_SUFFIXES:
-            found.add(path.parent)
+            found.add(path.parent)  # a folder of extracted frames is one clip
         else:
             bad.add(path, f"is no video file (suffix {suffix or 'missing'})")
     return sorted(found)
 
 
-def _hidden(path: Path) -> bool:
+def _is_hidden(path: Path) -> bool:
     return any(part.startswith(".") for part in path.parts)
 
 
-def _clip(root: Path, path: Path) -> Clip:
+def _make_clip(root: Path, path: Path) -> Clip:
     parts = path.relative_to(root).parts
     dataset = parts[0] if len(parts) > 2 else root.resolve().name
     class_name = parts[-2] if len(parts) > 1 else UNLABELLED
@@ -110,6 +110,7 @@ def sample_clips(clips: Sequence[Clip], per_dataset: int, seed: int) -> list[Cli
         return list(clips)
     drawn: set[tuple] = set()
     for dataset in sorted({clip.dataset for clip in clips}):
+        # Sorted, and a generator for each data set: the draw depends neither on the disk's order nor on the others.
         keys = sorted(clip.key for clip in clips if clip.dataset == dataset)
         drawn |= set(random.Random(f"{seed}-{dataset}").sample(keys, min(per_dataset, len(keys))))
     return [clip for clip in clips if clip.key in drawn]
@@ -129,7 +130,7 @@ def frame_rate(path: str | Path | Clip, default: float) -> float:
     """Return the frames per second that a video's header states; `default` where it does not, or of a folder."""
     import cv2
 
-    path = _path(path)
+    path = _path_of(path)
     if path.is_dir():
         return default
     capture = cv2.VideoCapture(str(path))
@@ -145,7 +146,7 @@ def stream_frames(path: str | Path | Clip) -> Iterator[np.ndarray]:
         ClipError: at once if the file cannot be opened; after the last decodable frame if fewer frames than the
             container states were decoded (a truncated file), so that nobody takes the part for the whole.
     """
-    path = _path(path)
+    path = _path_of(path)
     return _stream_folder(path) if path.is_dir() else _stream_video(path)
 
 
@@ -157,7 +158,7 @@ def read_frames(path: str | Path | Clip) -> np.ndarray:
     """
     frames = list(stream_frames(path))
     if len({frame.shape for frame in frames}) > 1:
-        raise ClipError(f"clip {_path(path)} has frames of different sizes; extract them again")
+        raise ClipError(f"clip {_path_of(path)} has frames of different sizes; extract them again")
     return np.stack(frames)
 
 
@@ -184,11 +185,11 @@ def frames_at(path: str | Path | Clip, indices: Sequence[int]) -> np.ndarray:
         if number in wanted:
             kept[number] = frame
     if lacking := sorted(wanted - kept.keys()):
-        raise ClipError(f"clip {_path(path)} has no frame {lacking[0]}")
+        raise ClipError(f"clip {_path_of(path)} has no frame {lacking[0]}")
     return np.stack([kept[index] for index in indices])
 
 
-def _path(path: str | Path | Clip) -> Path:
+def _path_of(path: str | Path | Clip) -> Path:
     return path.path if isinstance(path, Clip) else Path(path)
 
 
@@ -210,16 +211,18 @@ def _stream_video(path: Path) -> Iterator[np.ndarray]:
 
 
 def _stream_folder(path: Path) -> Iterator[np.ndarray]:
-    files = [file for file in path.iterdir() if file.suffix.lower() in FRAME_SUFFIXES and not _hidden(Path(file.name))]
+    files = [
+        file for file in path.iterdir() if file.suffix.lower() in FRAME_SUFFIXES and not _is_hidden(Path(file.name))
+    ]
     if not files:
         raise ClipError(f"clip {path} is a folder without frames (.jpg, .png)")
-    for file in sorted(files, key=_natural):
+    for file in sorted(files, key=_natural_order):
         try:
             yield np.asarray(images.load(file))
         except images.ImageError as error:
             raise ClipError(f"clip {path}: {error}") from error
 
 
-def _natural(path: Path) -> tuple[int, str]:
+def _natural_order(path: Path) -> tuple[int, str]:
     numbers = re.findall(r"\d+", path.stem)
     return (int(numbers[-1]) if numbers else -1, path.name)

@@ -64,9 +64,9 @@ def load(
     path, pairs = Path(json_path), []
     known = {segment.narration_id: (segment.verb, segment.noun) for segment in segments}
     with collecting(quarantine, path) as bad:
-        for number, row in enumerate(_rows(path)):
+        for number, row in enumerate(_read_rows(path)):
             try:
-                pairs.append(_pair(row, Path(frames_root), require_images, known))
+                pairs.append(_read_pair(row, Path(frames_root), require_images, known))
             except (ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
                 reason = f"has no field {error}" if isinstance(error, KeyError) else str(error)
                 name = row.get("narration_id") if isinstance(row, dict) else None
@@ -74,7 +74,7 @@ def load(
     return pairs
 
 
-def _rows(path: Path) -> list:
+def _read_rows(path: Path) -> list:
     if not path.is_file():
         raise DatasetError(
             f"{path} does not exist; give annotations_train.json, annotations_test.json or a CSV of them"
@@ -91,32 +91,33 @@ def _rows(path: Path) -> list:
     return rows
 
 
-def _pair(row: dict, frames_root: Path, require_images: bool, known: Mapping) -> ReversiblePair:
-    start = _image(row, frames_root, ("start_img", "final_start_img"), "start_frame")
-    end = _image(row, frames_root, ("end_img", "final_end_img"), "stop_frame")
+def _read_pair(row: dict, frames_root: Path, require_images: bool, known: Mapping) -> ReversiblePair:
+    start = _locate_image(row, frames_root, ("start_img", "final_start_img"), "start_frame")
+    end = _locate_image(row, frames_root, ("end_img", "final_end_img"), "stop_frame")
     for path in (start, end) if require_images else ():
         if problem := image_problem(path):
             raise ValueError(problem)
-    narration = _text(row, "narration")
+    narration = _read_text(row, "narration")
     verb, noun = known.get(row.get("narration_id")) or _verb_and_noun(narration)
     return ReversiblePair(
         start=start,
         end=end,
-        forward_prompt=_text(row, "forward_prompt", "forward_prompt_qwen30b"),
-        reverse_prompt=_text(row, "reverse_prompt", "reverse_prompt_qwen30b"),
-        forward_short=_text(row, "forward_short", "narration"),
-        reverse_short=_text(row, "reverse_short"),
+        forward_prompt=_read_text(row, "forward_prompt", "forward_prompt_qwen30b"),
+        reverse_prompt=_read_text(row, "reverse_prompt", "reverse_prompt_qwen30b"),
+        forward_short=_read_text(row, "forward_short", "narration"),
+        reverse_short=_read_text(row, "reverse_short"),
         narration=narration,
-        verb=_text(row, "verb") or verb,
-        noun=_text(row, "noun") or noun,
-        id=_text(row, "narration_id") or start.stem,
+        verb=_read_text(row, "verb") or verb,
+        noun=_read_text(row, "noun") or noun,
+        id=_read_text(row, "narration_id") or start.stem,
     )
 
 
-def _text(row: dict, *names: str) -> str:
+def _read_text(row: dict, *names: str) -> str:
     found = next((row[name] for name in names if row.get(name)), "")
+    # The CSV form writes a list of one prompt as its Python literal.
     if isinstance(found, str) and found.strip().startswith("[") and found.strip().endswith("]"):
-        found = _unlisted(found.strip())
+        found = _parse_list(found.strip())
     if isinstance(found, list | tuple):
         found = found[0] if found else ""
     if not isinstance(found, str):
@@ -124,14 +125,14 @@ def _text(row: dict, *names: str) -> str:
     return found.strip()
 
 
-def _unlisted(text: str):
+def _parse_list(text: str):
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError):
         return text  # only looks like a list: a prompt in brackets
 
 
-def _image(row: dict, frames_root: Path, overrides: tuple[str, ...], column: str) -> Path:
+def _locate_image(row: dict, frames_root: Path, overrides: tuple[str, ...], column: str) -> Path:
     if override := next((row[name] for name in overrides if row.get(name)), None):
         return Path(override)
     folder = frames_root / row["participant_id"] / "rgb_frames" / row["video_id"]
@@ -171,19 +172,19 @@ def dump(
             raise DatasetError(
                 f"pair {pair.id} has no segment of that narration id; pass the segments it was mined from"
             )
-        rows.append(_row(pair, by_id[pair.id], extras))
+        rows.append(_make_row(pair, by_id[pair.id], extras))
     Path(json_path).parent.mkdir(parents=True, exist_ok=True)
     Path(json_path).write_text(json.dumps(rows, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _row(pair: ReversiblePair, segment: Segment, extras: bool) -> dict:
+def _make_row(pair: ReversiblePair, segment: Segment, extras: bool) -> dict:
     row = {name: getattr(segment, name) for name in FIELDS if not name.endswith("_prompt")}
-    row |= {"stop_frame": _last_frame(pair, segment), "narration": pair.narration}
+    row |= {"stop_frame": _locate_last_frame(pair, segment), "narration": pair.narration}
     row |= {"forward_prompt": pair.forward_prompt, "reverse_prompt": pair.reverse_prompt}
     return row | ({name: getattr(pair, name) for name in EXTRA_FIELDS} if extras else {})
 
 
-def _last_frame(pair: ReversiblePair, segment: Segment) -> int:
+def _locate_last_frame(pair: ReversiblePair, segment: Segment) -> int:
     # A stop frame that was clamped to the last existing file is written as the file's number.
     name = pair.end.stem if isinstance(pair.end, Path) else ""
     return int(name.removeprefix("frame_")) if name.startswith("frame_") else segment.stop_frame

@@ -71,10 +71,10 @@ def load_segments(csv_path: str | Path) -> list[Segment]:
         reader = csv.DictReader(file)
         if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
             raise DatasetError(f"{path} lacks the column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-        return [_segment(path, reader.line_num, row) for row in reader]
+        return [_parse_segment(path, reader.line_num, row) for row in reader]
 
 
-def _segment(path: Path, line: int, row: dict) -> Segment:
+def _parse_segment(path: Path, line: int, row: dict) -> Segment:
     values = {}
     for name in COLUMNS:
         try:
@@ -113,7 +113,7 @@ def segment_frames(frames_root: str | Path, segment: Segment, n: int = 5) -> lis
     if stop <= start:
         raise FrameError(f"segment {segment.narration_id} is empty: frames {start} to {stop}")
     wanted = [round(start + (stop - start) * i / (n - 1)) for i in range(n)]
-    return [_nearest(frames_root, segment, frame, start, stop) for frame in wanted]
+    return [_find_nearest_frame(frames_root, segment, frame, start, stop) for frame in wanted]
 
 
 def _clamped_stop(frames_root: str | Path, segment: Segment) -> int:
@@ -121,7 +121,7 @@ def _clamped_stop(frames_root: str | Path, segment: Segment) -> int:
         path = frame_path(frames_root, segment, frame)
         if path.is_file():
             continue
-        last = max(_indices(path.parent), default=0)
+        last = max(_list_frame_indices(path.parent), default=0)
         overrun = frame - last
         if frame == segment.start_frame or not 0 < overrun <= index_rate(segment.video_id):
             raise FrameError(
@@ -131,20 +131,21 @@ def _clamped_stop(frames_root: str | Path, segment: Segment) -> int:
     return segment.stop_frame
 
 
-def _nearest(frames_root: str | Path, segment: Segment, frame: int, start: int, stop: int) -> Path:
+def _find_nearest_frame(frames_root: str | Path, segment: Segment, frame: int, start: int, stop: int) -> Path:
     path = frame_path(frames_root, segment, frame)
     if not path.is_file():
-        inside = [index for index in _indices(path.parent) if start <= index <= stop]
+        inside = [index for index in _list_frame_indices(path.parent) if start <= index <= stop]
         path = frame_path(frames_root, segment, min(inside, key=lambda index: (abs(index - frame), index)))
     return path
 
 
-def _indices(folder: Path) -> tuple[int, ...]:
-    return _listed(folder, folder.stat().st_mtime_ns) if folder.is_dir() else ()
+def _list_frame_indices(folder: Path) -> tuple[int, ...]:
+    return _glob_frame_indices(folder, folder.stat().st_mtime_ns) if folder.is_dir() else ()
 
 
 @lru_cache(maxsize=64)
-def _listed(folder: Path, _changed: int) -> tuple[int, ...]:
+def _glob_frame_indices(folder: Path, _mtime_ns: int) -> tuple[int, ...]:
+    # The modification time is part of the cache's key, so that a folder that grows is listed again.
     return tuple(sorted(int(path.stem.removeprefix("frame_")) for path in folder.glob("frame_*.jpg")))
 
 

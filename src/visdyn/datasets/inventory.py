@@ -1,4 +1,4 @@
-"""What is there of the public data that a profile names: what the pipeline depends on where nothing is rendered.
+"""Hashes and file counts of the public data sets of a profile (a DVC dependency where nothing is rendered).
 
 The real data lie outside the profile, often on another disk and too large to hash. The inventory holds the digest of
 every annotation file and the number of files behind it; as `data/kitchen/inventory.json` it stands for the data in
@@ -61,7 +61,7 @@ def take_inventory(roots: Mapping[str, Path | None]) -> list[Part]:
     Args:
         roots: root of each data set in `ANNOTATIONS`; None where the profile names none.
     """
-    return [part for name, root in sorted(roots.items()) for part in _parts(name, root)]
+    return [part for name, root in sorted(roots.items()) for part in _list_parts(name, root)]
 
 
 def write_inventory(folder: str | Path, roots: Mapping[str, Path | None]) -> pd.DataFrame:
@@ -79,16 +79,16 @@ def write_inventory(folder: str | Path, roots: Mapping[str, Path | None]) -> pd.
     return pd.DataFrame([asdict(part) for part in parts])
 
 
-def _parts(name: str, root: Path | None) -> list[Part]:
-    listed = [_annotation(name, root, file) for file in ANNOTATIONS[name]]
+def _list_parts(name: str, root: Path | None) -> list[Part]:
+    listed = [_hash_annotation(name, root, file) for file in ANNOTATIONS[name]]
     if name not in COUNTED:
         return listed
     folder = COUNTED[name]
-    count = 0 if root is None else _count(root / folder)
+    count = 0 if root is None else _count_files(root / folder)
     return [*listed, Part(name, "**" if folder == "." else f"{folder}/**", count > 0, count)]
 
 
-def _annotation(name: str, root: Path | None, file: str) -> Part:
+def _hash_annotation(name: str, root: Path | None, file: str) -> Part:
     path = None if root is None else root / file
     if path is None or not path.is_file():
         return Part(name, file, False, 0)
@@ -97,6 +97,6 @@ def _annotation(name: str, root: Path | None, file: str) -> Part:
     return Part(name, file, True, path.stat().st_size, digest)
 
 
-def _count(folder: Path) -> int:
+def _count_files(folder: Path) -> int:
     """Count files below a folder, following links to folders (data sets are often linked into place)."""
     return sum(len(files) for _, _, files in os.walk(folder, followlinks=True)) if folder.is_dir() else 0

@@ -102,11 +102,11 @@ def extract(_, work: Extraction) -> dict:
     if count < 2:
         return {"error": f"video {work.video} has {count} frame; a first and a last are two"}
     for frame, path in ((first, work.first), (last, work.last)):
-        _write(frame, path)
+        _write_frame(frame, path)
     return {"frames": count}
 
 
-def _write(frame: np.ndarray, path: Path) -> None:
+def _write_frame(frame: np.ndarray, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_suffix(".draft")
     Image.fromarray(frame).save(draft, format="JPEG", quality=95)
@@ -140,11 +140,11 @@ def extract_all(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return 1 where no video could be used."""
-    options = _parser().parse_args(arguments)
+    options = _make_parser().parse_args(arguments)
     try:
-        items = _items(options.annotations)
+        items = _read_items(options.annotations)
         if options.filtered:
-            items = [item for item in items if keeps(_instruction(item))]
+            items = [item for item in items if keeps(_first_instruction(item))]
             options.filtered.write_text(json.dumps(items, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         work = plan(items, options.videos, options.root or options.annotations.resolve().parents[2])
     except DatasetError as error:
@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if done else 1
 
 
-def _items(path: Path) -> list[dict]:
+def _read_items(path: Path) -> list[dict]:
     try:
         items = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -167,12 +167,12 @@ def _items(path: Path) -> list[dict]:
     return items
 
 
-def _instruction(item: dict) -> str:
+def _first_instruction(item: dict) -> str:
     text = item.get("instruction", "")
     return str(text[0] if isinstance(text, list) and text else text)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m visdyn.datasets.something", description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=Path, required=True, help="folder of <id>.webm")
     parser.add_argument("--annotations", type=Path, required=True, help="AURORA's data/something/train.json")

@@ -63,7 +63,7 @@ class SpatialQuestion:
         Raises:
             visdyn.images.ImageError: the bytes are not an image.
         """
-        return self.source if isinstance(self.source, Path) else _decoded(self.source, self.id)
+        return self.source if isinstance(self.source, Path) else _decode_image(self.source, self.id)
 
 
 def load_spatialmqa(
@@ -93,19 +93,19 @@ def load_spatialmqa(
     """
     path = Path(jsonl_path)
 
-    def read(row: dict, number: int) -> SpatialQuestion:
-        options, answer = _options(row, "options"), _text(row, "answer")
+    def read_question(row: dict, number: int) -> SpatialQuestion:
+        options, answer = _read_options(row, "options"), _read_text(row, "answer")
         if answer not in options:
             raise ValueError(f"answer {answer!r} is not among the options {', '.join(options)}")
-        source = Path(image_folder) / _text(row, "image")
+        source = Path(image_folder) / _read_text(row, "image")
         if require_images and (problem := image_problem(source, decode)):
             raise ValueError(problem)
         name, relation = str(row.get("id", number)), str(row.get("relation") or answer)
         return SpatialQuestion(
-            source, _text(row, "question"), options, options.index(answer), benchmark, "", relation, name
+            source, _read_text(row, "question"), options, options.index(answer), benchmark, "", relation, name
         )
 
-    return _questions(path, _lines(path), read, quarantine)
+    return _collect_questions(path, _split_json_lines(_read_text_file(path)), read_question, quarantine)
 
 
 def load_embspatial(
@@ -123,20 +123,21 @@ def load_embspatial(
     """
     path = Path(json_path)
 
-    def read(row: dict, number: int) -> SpatialQuestion:
-        options, answer = _options(row, "answer_options"), row.get("answer")
+    def read_question(row: dict, number: int) -> SpatialQuestion:
+        options, answer = _read_options(row, "answer_options"), row.get("answer")
+        # True is an int in Python, and an index of 1 to a list.
         if isinstance(answer, bool) or not isinstance(answer, int) or not 0 <= answer < len(options):
             raise ValueError(f"answer {answer!r} is not an index into the {len(options)} options")
-        source, name = _from_base64(_text(row, "image")), str(row.get("question_id") or number)
+        source, name = _decode_base64(_read_text(row, "image")), str(row.get("question_id") or number)
         if decode:
-            _decoded(source, name)
-        texts = (_text(row, "data_source"), _text(row, "relation"))
-        return SpatialQuestion(source, _text(row, "question"), options, answer, "embspatial", *texts, name)
+            _decode_image(source, name)
+        texts = (_read_text(row, "data_source"), _read_text(row, "relation"))
+        return SpatialQuestion(source, _read_text(row, "question"), options, answer, "embspatial", *texts, name)
 
-    return _questions(path, _array_or_lines(path), read, quarantine)
+    return _collect_questions(path, _read_array_or_lines(path), read_question, quarantine)
 
 
-def _questions(
+def _collect_questions(
     path: Path, rows: list, read: Callable[[dict, int], SpatialQuestion], quarantine: Quarantine | None
 ) -> list[SpatialQuestion]:
     found: dict[str, SpatialQuestion] = {}
@@ -161,7 +162,7 @@ def _questions(
     return list(found.values())
 
 
-def _read(path: Path) -> str:
+def _read_text_file(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -170,54 +171,50 @@ def _read(path: Path) -> str:
         raise DatasetError(f"{path} is not UTF-8 text; give the benchmark's question file") from error
 
 
-def _lines(path: Path) -> list:
-    return _split(_read(path))
-
-
-def _split(text: str) -> list:
+def _split_json_lines(text: str) -> list:
     # Not splitlines(): it would cut a text at the line separators that JSON allows inside a string.
-    return [_object(line) for line in text.split("\n") if line.strip()]
+    return [_parse_object(line) for line in text.split("\n") if line.strip()]
 
 
-def _object(line: str):
+def _parse_object(line: str):
     try:
         return json.loads(line)
     except ValueError:
         return None  # set aside by the caller, with its line's number
 
 
-def _array_or_lines(path: Path) -> list:
-    text = _read(path)
+def _read_array_or_lines(path: Path) -> list:
+    text = _read_text_file(path)
     if not text.lstrip().startswith("["):
-        return _split(text)
+        return _split_json_lines(text)
     try:
         return json.loads(text)
     except ValueError as error:
         raise DatasetError(f"{path} is not valid JSON ({error}); fetch it again") from error
 
 
-def _text(row: dict, name: str) -> str:
+def _read_text(row: dict, name: str) -> str:
     value = row.get(name)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"has no text in field {name}")
     return value.strip()
 
 
-def _options(row: dict, name: str) -> tuple[str, ...]:
+def _read_options(row: dict, name: str) -> tuple[str, ...]:
     values = row.get(name)
     if not isinstance(values, list) or len(values) < 2:
         raise ValueError(f"field {name} is not a list of at least two options")
-    return tuple(_text({name: value}, name) for value in values)
+    return tuple(_read_text({name: value}, name) for value in values)
 
 
-def _from_base64(text: str) -> bytes:
+def _decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"the image is not valid base64 ({error})") from error
 
 
-def _decoded(data: bytes, name: str) -> Image.Image:
+def _decode_image(data: bytes, name: str) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return images.load(image).copy()

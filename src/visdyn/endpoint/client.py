@@ -97,12 +97,13 @@ class Pacer:
 
     def wait(self) -> None:
         """Return when the next request may be sent."""
-        while (left := self._left()) > 0:
+        while (left := self._reserve_slot()) > 0:
             self._sleep(left)
 
-    def _left(self) -> float:
+    def _reserve_slot(self) -> float:
         with self._lock:
             now = self._clock()
+            # Reserve a slot of the rate limit, or say how long to wait for the next.
             if now >= self._free_at:
                 self._free_at = now + self._gap
                 return 0.0
@@ -134,7 +135,7 @@ class Endpoint:
         self.settings = settings
         self._stopped, self._reason = threading.Event(), ""
         self._sleep = sleep or self._stopped.wait
-        self._pacer = Pacer(settings.requests_per_minute, time.monotonic, self._pause)
+        self._pacer = Pacer(settings.requests_per_minute, time.monotonic, self._sleep_unless_stopped)
         logging.getLogger("httpcore").setLevel(logging.INFO)  # its debug lines quote headers, which may echo the key
         auth, limits = _EnvironmentKey(settings.key_variable), httpx.Limits(max_connections=settings.concurrency)
         self._client = httpx.Client(auth=auth, timeout=settings.timeout_s, limits=limits)
@@ -174,31 +175,31 @@ class Endpoint:
         attempts, answer = [], None
         while len(attempts) < self.settings.max_attempts:
             if answer is not None:
-                self._pause(self._wait(len(attempts), answer))
+                self._sleep_unless_stopped(self._wait_seconds(len(attempts), answer))
             self._pacer.wait()
-            answer = self._send(path, *body)
+            answer = self._send_request(path, *body)
             try:
-                self._check(answer, attempts)
+                self._check_answer(answer, attempts)
                 return replace(read(json.loads(answer.text)), attempts=len(attempts) + 1)
             except (ValueError, RecursionError) as error:
                 attempts.append(clipped(f"{answer.status}, but {error}" if answer.ok else str(error)))
         raise RequestFailedError(f"no usable reply in {len(attempts)} attempts; last: {attempts[-1]}", attempts)
 
-    def _send(self, path: str, content: bytes, kind: str) -> _Answer:
-        self._pause(0)
+    def _send_request(self, path: str, content: bytes, kind: str) -> _Answer:
+        self._sleep_unless_stopped(0)
         deadline = time.monotonic() + self.settings.timeout_s
         address = f"{self.settings.base_url.rstrip('/')}/{path}"
         try:
             with self._client.stream("POST", address, content=content, headers={"Content-Type": kind}) as response:
-                text = _body(response, deadline).decode("utf-8", errors="replace")
-                return _Answer(response.status_code, dict(response.headers), self._redacted(text))
+                text = _read_body(response, deadline).decode("utf-8", errors="replace")
+                return _Answer(response.status_code, dict(response.headers), self._redact_key(text))
         except httpx.TimeoutException:
             problem = f"no complete reply within {self.settings.timeout_s:g} s"
         except httpx.RequestError as error:
             problem = f"{type(error).__name__}: {error}"
-        return _Answer(None, {}, self._redacted(problem))
+        return _Answer(None, {}, self._redact_key(problem))
 
-    def _check(self, answer: _Answer, attempts: list[str]) -> None:
+    def _check_answer(self, answer: _Answer, attempts: list[str]) -> None:
         """Return on success; raise ValueError where another attempt may help, an EndpointError where none does."""
         if answer.ok:
             return
@@ -206,7 +207,7 @@ class Endpoint:
             raise ValueError(answer.text)
         problem = f"{answer.status}: {error_message(answer.text)}"
         lines = [*attempts, problem]
-        if means := self._cause(answer):
+        if means := self._find_stop_cause(answer):
             raise EndpointStoppedError(f"{self.settings.base_url} {means} ({problem})", lines)
         if answer.status not in (408, 409, 425, 429) and answer.status < 500:
             advice = "correct the item, or sampling, seed or max_side"
@@ -219,7 +220,7 @@ class Endpoint:
             self._pacer.pause(wait)
         raise ValueError(problem)
 
-    def _cause(self, answer: _Answer) -> str | None:
+    def _find_stop_cause(self, answer: _Answer) -> str | None:
         """Say why no request at all can succeed, and what to do; None if another one may."""
         variable = self.settings.key_variable
         key = f"the key in {variable}; export a valid one" if variable else "requests without a key; set key_variable"
@@ -235,20 +236,20 @@ class Endpoint:
         redirects = "redirects, which is not followed; correct base_url" if 300 <= answer.status < 400 else None
         return causes.get(answer.status, redirects)
 
-    def _wait(self, attempt: int, answer: _Answer) -> float:
-        jitter = random.uniform(0.5, 1)
-        told = asked_wait(answer.headers, answer.text)
-        if told is not None:
-            return told + self.settings.backoff_s * (jitter - 0.5)
+    def _wait_seconds(self, attempt: int, answer: _Answer) -> float:
+        jitter = random.uniform(0.5, 1)  # threads that failed together must not retry together
+        asked_seconds = asked_wait(answer.headers, answer.text)
+        if asked_seconds is not None:
+            return asked_seconds + self.settings.backoff_s * (jitter - 0.5)
         return min(self.settings.max_wait_s, self.settings.backoff_s * 2 ** (attempt - 1)) * jitter
 
-    def _pause(self, seconds: float) -> None:
+    def _sleep_unless_stopped(self, seconds: float) -> None:
         if seconds > 0:
             self._sleep(seconds)
         if self._stopped.is_set():
             raise EndpointStoppedError(self._reason)
 
-    def _redacted(self, text: str) -> str:
+    def _redact_key(self, text: str) -> str:
         key = _read_key(self.settings.key_variable)
         with contextlib.suppress(ValueError, RecursionError):
             text = json.dumps(json.loads(text))  # one way of escaping, whichever the endpoint's was
@@ -271,7 +272,7 @@ class _EnvironmentKey(httpx.Auth):
         yield request
 
 
-def _body(response: httpx.Response, deadline: float) -> bytes:
+def _read_body(response: httpx.Response, deadline: float) -> bytes:
     # The library's time-out starts anew with each byte; a reply that trickles needs a deadline.
     body = bytearray()
     for part in response.iter_bytes():

@@ -1,4 +1,4 @@
-"""A vision-language model on this machine in an endpoint's place: judged, kept and resumed in the same way."""
+"""`LocalEndpoint`: a vision-language model on this machine with the interface of `endpoint.client.Endpoint`."""
 
 from __future__ import annotations
 
@@ -52,25 +52,25 @@ class LocalEndpoint:
         pass
 
     def resume(self) -> None:
-        """Nothing was stopped."""
+        """Do nothing: a local model is never stopped."""
 
     def stop(self, reason: str = "") -> None:
-        """Nothing waits."""
+        """Do nothing: no request waits."""
 
     def ask(self, question: Question, repeat: int = 0) -> Reply:
         """Return the model's reply; the body has a chat completion's form, so that `ReplyStore` keeps it."""
         import torch
 
-        from visdyn.models.understanding.inputs import completed
+        from visdyn.models.understanding.inputs import make_query
 
         sampling, model = self.settings.sampling_of(repeat), self._vlm.load_model()
-        images = tuple(self._shown(image) for image in question.images)
+        images = tuple(self._shrink_image(image) for image in question.images)
         prompt = model.chat.prompt(len(images), question.prompt)
         temperature = float(sampling.get("temperature") or 0)
         drawn = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         with torch.inference_mode(), torch.random.fork_rng():
             torch.manual_seed(int(sampling.get("seed", 0)))
-            inputs, _ = model.inputs([completed(prompt, (), images)], padding_side="left")
+            inputs, _ = model.inputs([make_query(prompt, (), images)], padding_side="left")
             # Qwen's generation config asks for a repetition penalty, another sampling than was asked for.
             tokens = model.lm.generate(
                 **inputs, **drawn, repetition_penalty=1.0, max_new_tokens=self._vlm.max_new_tokens
@@ -78,9 +78,9 @@ class LocalEndpoint:
         answer = tokens[0, inputs["input_ids"].shape[1] :]
         text = model.chat.tokenizer.decode(answer, skip_special_tokens=True).strip()
         usage = Usage(inputs["input_ids"].shape[1], len(answer))
-        return _reply(text, "length" if len(answer) >= self._vlm.max_new_tokens else "stop", usage)
+        return _make_reply(text, "length" if len(answer) >= self._vlm.max_new_tokens else "stop", usage)
 
-    def _shown(self, ref):
+    def _shrink_image(self, ref):
         image = load(ref)
         if self.settings.max_side is not None and max(image.size) > self.settings.max_side:
             image = image.copy()
@@ -88,6 +88,6 @@ class LocalEndpoint:
         return image
 
 
-def _reply(text: str, finish: str, usage: Usage) -> Reply:
+def _make_reply(text: str, finish: str, usage: Usage) -> Reply:
     choice = {"message": {"role": "assistant", "content": text}, "finish_reason": finish}
     return Reply(text, finish, usage, {"choices": [choice], "usage": usage._asdict()})

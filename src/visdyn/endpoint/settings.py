@@ -1,4 +1,4 @@
-"""Where and how to ask an OpenAI-compatible endpoint; holds no secret."""
+"""Settings of an OpenAI-compatible endpoint; the API key is named, never held."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class EndpointSettings:
             raise ValueError("base_url is not an http or https address, such as https://api.openai.com/v1")
         if "@" in address.netloc or address.query or address.fragment:
             raise ValueError("base_url has credentials or a query; name the key's variable in key_variable instead")
-        if self.key_variable and address.scheme == "http" and not (self.allow_http or _is_local(address.hostname)):
+        if self.key_variable and address.scheme == "http" and not (self.allow_http or _is_loopback(address.hostname)):
             raise ValueError(f"http would send the key to {address.hostname} unencrypted; use https or set allow_http")
 
     def sampling_of(self, repeat: int) -> dict:
@@ -86,7 +86,7 @@ class EndpointSettings:
         return dict(self.sampling) | ({} if self.seed is None else {"seed": self.seed + repeat})
 
 
-def _is_local(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -29,9 +29,9 @@ TOKEN = "VISDYN_STUDY_TOKEN"  # from the environment: a command line can be read
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (2 for a study, file or host that cannot be used)."""
-    options = _parser().parse_args(arguments)
+    options = _make_parser().parse_args(arguments)
     try:
-        study, store = _open(options.study, options.answers)
+        study, store = _open_study(options.study, options.answers)
         if options.export:
             print(f"{export(study, store, options.export)} answers written to {options.export}")
             return 0
@@ -42,11 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StudyError, StoreError, ValueError) as error:
         print(f"human study: {error}" + (f" ({TOKEN})" if "token" in str(error) else ""), file=sys.stderr)
         return 2
-    _serve(study, store, options.host, options.port, token, options.public_url)
+    _serve_study(study, store, options.host, options.port, token, options.public_url)
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m visdyn.human_study", description=__doc__.splitlines()[0])
     parser.add_argument("--study", required=True, type=Path, help="folder with study.yaml, items.jsonl and the images")
     parser.add_argument("--answers", type=Path, help="SQLite file of the answers (default: FOLDER/answers.sqlite)")
@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _open(folder: Path, answers: Path | None) -> tuple[Study, Store]:
+def _open_study(folder: Path, answers: Path | None) -> tuple[Study, Store]:
     quarantine = Quarantine()
     study = load_study(folder, quarantine)
     answers = answers or folder / "answers.sqlite"
@@ -69,7 +69,7 @@ def _open(folder: Path, answers: Path | None) -> tuple[Study, Store]:
     return study, store
 
 
-def _serve(study: Study, store: Store, host: str, port: int, token: str | None, public_url: str) -> None:
+def _serve_study(study: Study, store: Store, host: str, port: int, token: str | None, public_url: str) -> None:
     import uvicorn
 
     from visdyn.human_study.app import create_app

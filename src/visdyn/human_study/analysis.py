@@ -63,7 +63,7 @@ def best_worst_scores(answers: pd.DataFrame, criterion: str = OVERALL) -> pd.Dat
     Raises:
         AnswersError: no answer under this criterion, or one that is no best/worst answer.
     """
-    chosen = _under(answers, criterion)
+    chosen = _select_criterion(answers, criterion)
     if (chosen["best"] == "").any() or (chosen["shown"].str.count(r"\|") < 1).any():
         raise AnswersError("an answer names no best image; this is not a best/worst study")
     long = chosen.assign(system=chosen["shown"].str.split("|")).explode("system", ignore_index=True)
@@ -94,26 +94,33 @@ def table5(
     """
     scores = best_worst_scores(answers, criterion)
     if reference not in set(scores["system"]):
-        raise AnswersError(f"no answer is about {reference!r}; the systems are {', '.join(_names(scores['system']))}")
-    order = _names(scores["subset"]) if subsets is None else list(subsets)
+        raise AnswersError(
+            f"no answer is about {reference!r}; the systems are {', '.join(_sort_names(scores['system']))}"
+        )
+    order = _sort_names(scores["subset"]) if subsets is None else list(subsets)
     parts = [(subset, scores[scores["subset"] == subset]) for subset in order] + [("All", scores)]
-    rows = [row for subset, part in parts if len(part) for row in _block(subset, part, reference, seed)]
+    rows = [row for subset, part in parts if len(part) for row in _summarise_subset(subset, part, reference, seed)]
     return pd.DataFrame(rows)
 
 
-def _block(subset: str, scores: pd.DataFrame, reference: str, seed: int) -> list[dict]:
+def _summarise_subset(subset: str, scores: pd.DataFrame, reference: str, seed: int) -> list[dict]:
+    # One row an answer, one column a system: the tests below are paired.
     wide = scores.pivot(index=_ITEM, columns="system", values="score").sort_index()
     if wide.isna().any(axis=None):
         raise AnswersError(f"subset {subset}: not every answer is about the same systems, so they cannot be paired")
     annotators = wide.index.get_level_values("annotator")
     rows = []
     for system in wide.columns:
-        row = {"subset": subset, "system": system} | _mean(wide[system].to_numpy(float), annotators, seed, "score")
-        rows.append(row | _tests(wide[system], wide[reference], annotators, seed, system == reference))
+        row = {"subset": subset, "system": system} | _summarise_mean(
+            wide[system].to_numpy(float), annotators, seed, "score"
+        )
+        rows.append(row | _test_against_reference(wide[system], wide[reference], annotators, seed, system == reference))
     return rows
 
 
-def _tests(scores: pd.Series, reference: pd.Series, annotators: pd.Index, seed: int, itself: bool) -> dict:
+def _test_against_reference(
+    scores: pd.Series, reference: pd.Series, annotators: pd.Index, seed: int, itself: bool
+) -> dict:
     if itself:
         return dict.fromkeys(("p_wilcoxon", "p_pratt", "p_sign_flip", "nonzero")) | {"significant": False}
     wilcox, pratt = (wilcoxon_against(scores, reference, method) for method in ("wilcox", "pratt"))
@@ -129,7 +136,7 @@ def comparisons(answers: pd.DataFrame, seed: int, criterion: str = OVERALL) -> p
         One row a pair: first, second, n (answers), annotators, wins (of the first), ties, losses, p_wilcoxon and
         p_sign_flip (clustered by annotator) of +1, 0, -1 against 0.
     """
-    chosen = _pairs(answers, criterion)
+    chosen = _select_pairs(answers, criterion)
     rows = []
     for (first, second), part in chosen.groupby(["first", "second"]):
         points = (part["best"] == first).astype(int) - (part["best"] == second).astype(int)
@@ -152,32 +159,32 @@ def table7(answers: pd.DataFrame, seed: int, criterion: str = OVERALL) -> pd.Dat
         (95 %), interval_over, n (comparisons), annotators, ties (per cent), ties_halved (per cent, a tie counting
         half for each).
     """
-    chosen, rows = _pairs(answers, criterion), []
-    for system in _names(pd.concat([chosen["first"], chosen["second"]])):
+    chosen, rows = _select_pairs(answers, criterion), []
+    for system in _sort_names(pd.concat([chosen["first"], chosen["second"]])):
         part = chosen[(chosen["first"] == system) | (chosen["second"] == system)]
         wins, ties = (100.0 * (part["best"] == name).to_numpy(float) for name in (system, ""))
-        row = {"system": system} | _mean(wins, part["annotator"], seed, "preference")
+        row = {"system": system} | _summarise_mean(wins, part["annotator"], seed, "preference")
         rows.append(row | {"ties": ties.mean(), "ties_halved": wins.mean() + ties.mean() / 2})
     return pd.DataFrame(rows).sort_values(["preference", "system"], ascending=[False, True], ignore_index=True)
 
 
-def _pairs(answers: pd.DataFrame, criterion: str) -> pd.DataFrame:
-    chosen = _under(answers, criterion)
+def _select_pairs(answers: pd.DataFrame, criterion: str) -> pd.DataFrame:
+    chosen = _select_criterion(answers, criterion)
     if (chosen["shown"].str.count(r"\|") != 1).any():
         raise AnswersError("an answer is about more or fewer than two systems; this is not a pairwise study")
     pairs = chosen["shown"].str.split("|").map(sorted)
     return chosen.assign(first=pairs.str[0], second=pairs.str[1])
 
 
-def _under(answers: pd.DataFrame, criterion: str) -> pd.DataFrame:
+def _select_criterion(answers: pd.DataFrame, criterion: str) -> pd.DataFrame:
     chosen = answers[answers["criterion"] == criterion]
     if chosen.empty:
-        asked = ", ".join(_names(answers["criterion"])) or "none at all"
+        asked = ", ".join(_sort_names(answers["criterion"])) or "none at all"
         raise AnswersError(f"there is no answer under {criterion!r}; there are answers under: {asked}")
     return chosen
 
 
-def _mean(values: np.ndarray, annotators: pd.Index | pd.Series, seed: int, name: str) -> dict:
+def _summarise_mean(values: np.ndarray, annotators: pd.Index | pd.Series, seed: int, name: str) -> dict:
     codes, labels = pd.factorize(annotators)
     over = "annotators" if len(labels) > 1 else "answers"
     interval = clustered_mean(values, codes if len(labels) > 1 else np.arange(len(values)), seed)
@@ -191,5 +198,5 @@ def clustered_mean(values: np.ndarray, clusters: np.ndarray, seed: int) -> Inter
     return bootstrap_statistic(len(sums), lambda rows: sums[rows].sum(-1) / sizes[rows].sum(-1), seed)
 
 
-def _names(column: pd.Series) -> list[str]:
+def _sort_names(column: pd.Series) -> list[str]:
     return sorted(set(column))

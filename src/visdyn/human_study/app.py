@@ -83,83 +83,85 @@ class _Site:
 
     # ---------------------------------------------------------------- coming in
     def consent(self, request: Request) -> Response:
-        self._admitted(request)
-        return self._page("consent.html.j2", form=secrets.token_urlsafe(16), error="", name="",
-                          annotator=self._annotator(request), pages=len(plan(self.study, 1)))  # fmt: skip
+        self._require_access(request)
+        return self._render_page("consent.html.j2", form=secrets.token_urlsafe(16), error="", name="",
+                          annotator=self._find_annotator(request), pages=len(plan(self.study, 1)))  # fmt: skip
 
     async def start(self, request: Request) -> Response:
-        return await run_in_threadpool(self._start, request, await read_form(request))
+        return await run_in_threadpool(self._start_session, request, await read_form(request))
 
-    def _start(self, request: Request, given: Mapping[str, str]) -> Response:
-        self._admitted(request)
+    def _start_session(self, request: Request, given: Mapping[str, str]) -> Response:
+        self._require_access(request)
         name, form = given.get("name", "").strip(), given.get("form", "")
-        if error := _name_problem(name) or ("" if given.get("agree") == "yes" else "Please agree first, or leave."):
+        if error := _find_name_problem(name) or (
+            "" if given.get("agree") == "yes" else "Please agree first, or leave."
+        ):
             again = {"form": form, "error": error, "name": name[:MAX_NAME]}
-            return self._page("consent.html.j2", 422, **again, annotator=None, pages=len(plan(self.study, 1)))
+            return self._render_page("consent.html.j2", 422, **again, annotator=None, pages=len(plan(self.study, 1)))
         if len(form) < 16:
             raise HTTPException(400, "The form is not the one this page shows. Reload it and send it again.")
-        if self._annotator(request):
-            return _go("/task")
-        return _with_cookie(_go("/task"), SESSION, self.store.join(name, form)[1], request)
+        if self._find_annotator(request):
+            return _redirect("/task")
+        return _with_cookie(_redirect("/task"), SESSION, self.store.join(name, form)[1], request)
 
     def enter(self, request: Request) -> Response:
         given = request.query_params.get("token")
-        return self._page("enter.html.j2", error="") if given is None else self._enter(request, given)
+        return self._render_page("enter.html.j2", error="") if given is None else self._check_access(request, given)
 
     async def enter_form(self, request: Request) -> Response:
-        return self._enter(request, (await read_form(request)).get("token", ""))
+        return self._check_access(request, (await read_form(request)).get("token", ""))
 
-    def _enter(self, request: Request, given: str) -> Response:
+    def _check_access(self, request: Request, given: str) -> Response:
         if self.token is not None and not same(access_proof(self.store.secret, given), self.proof):
-            return self._page("enter.html.j2", 403, error="This is not the study's access token.")
-        return _with_cookie(_go("/"), ACCESS, self.proof, request) if self.proof else _go("/")
+            return self._render_page("enter.html.j2", 403, error="This is not the study's access token.")
+        return _with_cookie(_redirect("/"), ACCESS, self.proof, request) if self.proof else _redirect("/")
 
     def resume(self, request: Request) -> Response:
         token = request.path_params["token"]
         if self.store.annotator(token) is None:
             raise HTTPException(404, "This link belongs to no session of this study.")
-        return _with_cookie(_go("/task"), SESSION, token, request)
+        return _with_cookie(_redirect("/task"), SESSION, token, request)
 
     def pause(self, request: Request) -> Response:
-        annotator, tasks, remaining = self._session(request)
+        annotator, tasks, remaining = self._load_session(request)
         link = f"{request.url.scheme}://{request.url.netloc}/resume/{request.cookies[SESSION]}"
-        return self._page("pause.html.j2", annotator=annotator, link=link,
+        return self._render_page("pause.html.j2", annotator=annotator, link=link,
                           done=len(tasks) - len(remaining), total=len(tasks))  # fmt: skip
 
     def leave(self, request: Request) -> Response:
-        response = _go("/")
+        response = _redirect("/")
         response.delete_cookie(SESSION)
         return response
 
     # ---------------------------------------------------------------- the comparisons
     def next_task(self, request: Request) -> Response:
-        annotator, tasks, remaining = self._session(request)
+        annotator, tasks, remaining = self._load_session(request)
         if remaining:
-            return _go(f"/task/{remaining[0]}")
-        return self._page("done.html.j2", annotator=annotator, total=len(tasks))
+            return _redirect(f"/task/{remaining[0]}")
+        return self._render_page("done.html.j2", annotator=annotator, total=len(tasks))
 
     def task(self, request: Request) -> Response:
         return self._task_page(request, {})
 
     async def submit(self, request: Request) -> Response:
-        return await run_in_threadpool(self._submit, request, await read_form(request))
+        return await run_in_threadpool(self._record_answer, request, await read_form(request))
 
-    def _submit(self, request: Request, given: Mapping[str, str]) -> Response:
-        annotator, tasks, _ = self._session(request)
-        task = _at(tasks, request)
+    def _record_answer(self, request: Request, given: Mapping[str, str]) -> Response:
+        annotator, tasks, _ = self._load_session(request)
+        task = _find_task(tasks, request)
         try:
             chosen = pages.choices(self.study, task, given)
         except ValueError as error:
             return self._task_page(request, given, 422, str(error))
         if not self.store.record(annotator.number, task.key, task.shown, chosen):
             return self._task_page(request, {}, 409, _ALREADY)
-        return _go("/task")
+        return _redirect("/task")
 
     def _task_page(self, request: Request, given: Mapping[str, str], status: int = 200, error: str = "") -> Response:
-        annotator, tasks, remaining = self._session(request)
-        task = _at(tasks, request)
+        annotator, tasks, remaining = self._load_session(request)
+        task = _find_task(tasks, request)
         stored = self.store.page(annotator.number, task.key)
-        return self._page(
+        return self._render_page(
             "task.html.j2", status, annotator=annotator, task=task, error=error, stored=bool(stored),
             done=len(tasks) - len(remaining), total=len(tasks), position=request.path_params["position"],
             source=self.pictures.source(task.item),
@@ -179,21 +181,21 @@ class _Site:
         return Response(self.style, media_type="text/css", headers={"Cache-Control": "max-age=3600"})
 
     # ---------------------------------------------------------------- who is there
-    def _annotator(self, request: Request) -> Annotator | None:
+    def _find_annotator(self, request: Request) -> Annotator | None:
         return self.store.annotator(request.cookies.get(SESSION))
 
-    def _admitted(self, request: Request) -> None:
+    def _require_access(self, request: Request) -> None:
         """Let in who knows the access token, or has a session and so knew it once."""
-        if self.token is None or same(request.cookies.get(ACCESS), self.proof) or self._annotator(request):
+        if self.token is None or same(request.cookies.get(ACCESS), self.proof) or self._find_annotator(request):
             return
         raise HTTPException(401, "This study needs an access token. Open the link that you were sent.")
 
     def _session_of(self, request: Request) -> Annotator:
-        if annotator := self._annotator(request):
+        if annotator := self._find_annotator(request):
             return annotator
         raise HTTPException(401, "There is no session here. Begin at the first page, or open your resume link.")
 
-    def _session(self, request: Request) -> tuple[Annotator, tuple[Task, ...], list[int]]:
+    def _load_session(self, request: Request) -> tuple[Annotator, tuple[Task, ...], list[int]]:
         """Return who asks, their pages, and the positions (from 1) still to answer."""
         annotator = self._session_of(request)
         tasks = plan(self.study, annotator.number)
@@ -203,31 +205,36 @@ class _Site:
 
     # ---------------------------------------------------------------- answers in HTML
     async def refused(self, request: Request, error: HTTPException) -> Response:
-        return self._page("message.html.j2", error.status_code, message=error.detail, headers=error.headers)
+        return self._render_page("message.html.j2", error.status_code, message=error.detail, headers=error.headers)
 
     async def failed(self, request: Request, error: Exception) -> Response:
-        return self._page("message.html.j2", 500, message="Something went wrong here. Nothing that you sent is lost "
-                          "unless this page was to take it: go back and send it again.")  # fmt: skip
+        message = (
+            "Something went wrong here. Nothing that you sent is lost unless this page was to take it: go back and "
+            "send it again."
+        )
+        return self._render_page("message.html.j2", 500, message=message)
 
-    def _page(self, template: str, status: int = 200, headers: Mapping[str, str] | None = None, **values) -> Response:
+    def _render_page(
+        self, template: str, status: int = 200, headers: Mapping[str, str] | None = None, **values
+    ) -> Response:
         html = self.templates.get_template(template).render(settings=self.study.settings, **values)
         return HTMLResponse(html, status, headers=dict(headers or {}))
 
 
-def _at(tasks: tuple[Task, ...], request: Request) -> Task:
+def _find_task(tasks: tuple[Task, ...], request: Request) -> Task:
     position = request.path_params["position"]
     if not 1 <= position <= len(tasks):
         raise HTTPException(404, f"Your session has pages 1 to {len(tasks)}.")
     return tasks[position - 1]
 
 
-def _name_problem(name: str) -> str:
+def _find_name_problem(name: str) -> str:
     if len(name) > MAX_NAME or not name.isprintable():
         return f"A name has at most {MAX_NAME} characters, all of them printable."
     return ""
 
 
-def _go(path: str) -> Response:
+def _redirect(path: str) -> Response:
     return RedirectResponse(path, 303)
 
 

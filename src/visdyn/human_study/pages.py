@@ -1,8 +1,8 @@
-"""One page's form: what the template shows, and what a submission means."""
+"""The form of one page: values for the template, and the parsing of a submission."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from visdyn.human_study.pictures import Pictures
 from visdyn.human_study.plan import Task
@@ -45,7 +45,7 @@ def questions(study: Study, task: Task, stored: Mapping[str, Answer], given: Map
     entries = []
     for key in study.questions:
         answer = stored.get(key)
-        groups = [_group(role, text, key, task, study, answer, given, keys) for role, text in _roles(study)]
+        groups = [_make_group(role, text, key, task, study, answer, given, keys) for role, text in _list_roles(study)]
         entries.append({"key": key, "title": titles[key], "seen": answer.revision if answer else 0, "groups": groups})
     return entries
 
@@ -62,22 +62,33 @@ def choices(study: Study, task: Task, given: Mapping[str, str]) -> dict[str, tup
         seen = given.get(f"seen.{key}", "0")
         if not (seen.isascii() and seen.isdigit() and len(seen) < 7):
             raise ValueError("The form is not the one this page shows. Please answer again.")
-        picked = [_picked(task, study, given.get(f"{role}.{key}")) for role, _ in _roles(study)]
-        found[key] = (_choice(task, picked), int(seen))
+        picked = [_read_pick(task, study, given.get(f"{role}.{key}")) for role, _ in _list_roles(study)]
+        found[key] = (_make_choice(task, picked), int(seen))
     return found
 
 
-def _roles(study: Study) -> list[tuple[str, str]]:
+def _list_roles(study: Study) -> list[tuple[str, str]]:
     if study.settings.kind == PAIRWISE:
         return [("prefer", "Which do you prefer?")]
     return [("best", "Which image is the best?"), ("worst", "Which image is the worst?")]
 
 
-def _group(role, text, key, task, study, answer, given, keys) -> dict:
-    field, stored = f"{role}.{key}", _stored(role, task, answer)
+def _make_group(
+    role: str,
+    text: str,
+    key: str,
+    task: Task,
+    study: Study,
+    answer: Answer | None,
+    given: Mapping[str, str],
+    keys: Iterator[str],
+) -> dict:
+    """Return one group of radio buttons; `keys` are the access keys that are left."""
+    field, stored = f"{role}.{key}", _stored_value(role, task, answer)
     values = [(str(slot), LETTERS[slot]) for slot in range(len(task.shown))]
     if study.settings.kind == PAIRWISE:
         values.append((NONE, "No preference"))
+    # A refused submission is shown as it was sent; else the stored answer, if there is one.
     checked = given.get(field, stored if not given else None)
     options = [
         {"value": value, "text": label, "checked": value == checked, "id": f"{field}.{value}", "key": next(keys, "")}
@@ -86,14 +97,14 @@ def _group(role, text, key, task, study, answer, given, keys) -> dict:
     return {"field": field, "text": text, "options": options}
 
 
-def _stored(role: str, task: Task, answer: Answer | None) -> str | None:
+def _stored_value(role: str, task: Task, answer: Answer | None) -> str | None:
     if answer is None:
         return None
     system = answer.choice.worst if role == "worst" else answer.choice.best
     return str(task.shown.index(system)) if system else NONE
 
 
-def _picked(task: Task, study: Study, value: str | None) -> str:
+def _read_pick(task: Task, study: Study, value: str | None) -> str:
     """Return the system picked, or "" for no preference."""
     offered = {str(slot): system for slot, system in enumerate(task.shown)}
     if study.settings.kind == PAIRWISE:
@@ -103,7 +114,7 @@ def _picked(task: Task, study: Study, value: str | None) -> str:
     return offered[value]
 
 
-def _choice(task: Task, picked: list[str]) -> Choice:
+def _make_choice(task: Task, picked: list[str]) -> Choice:
     if len(picked) == 2:
         if picked[0] == picked[1]:
             raise ValueError("The best and the worst image cannot be the same one. Please choose two.")

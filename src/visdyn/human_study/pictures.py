@@ -27,17 +27,17 @@ class Pictures:
             self._paths[self.source(item)] = item.source
             for system in study.systems:
                 self._paths.update(zip(self.outputs(item, system), item.outputs[system], strict=True))
-        self.png = lru_cache(_CACHED)(self._png)
+        self.png = lru_cache(_CACHED)(self._encode_png)
 
     def source(self, item: Item) -> str:
         """Return the id of an item's input image."""
-        return self._id(item.key)
+        return self._make_id(item.key)
 
     def outputs(self, item: Item, system: str) -> list[str]:
         """Return the ids of a system's images for an item, one a view."""
-        return [self._id(item.key, system, view) for view in self._views]
+        return [self._make_id(item.key, system, view) for view in self._views]
 
-    def _png(self, name: str) -> bytes:
+    def _encode_png(self, name: str) -> bytes:
         """Return an image as PNG, written anew: format, compression and metadata of the file could name its maker.
 
         Raises:
@@ -50,6 +50,6 @@ class Pictures:
         image.save(buffer, "PNG", compress_level=1)
         return buffer.getvalue()
 
-    def _id(self, *parts: str) -> str:
+    def _make_id(self, *parts: str) -> str:
         text = "\0".join(("image", *parts)).encode()
         return hmac.new(self._secret, text, hashlib.sha256).hexdigest()[:32]

@@ -1,4 +1,4 @@
-"""Which items one annotator sees, in which order, and how the systems are shuffled: a function of seed and number."""
+"""The pages of one annotator: items, their order, and the shuffled systems, a function of seed and number."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def plan(study: Study, annotator: int) -> tuple[Task, ...]:
     draw = random.Random(f"{settings.seed}:{annotator}")  # a string seeds by its SHA-512, whatever the process
     tasks = []
     index = {item.key: number for number, item in enumerate(study.items)}
-    for item in _items(study, annotator, draw):
+    for item in _draw_items(study, annotator, draw):
         # Pairs take turns over items and over annotators, so that neither meets one pair only.
-        for systems in _groups(study, annotator + index[item.key]):
+        for systems in _group_systems(study, annotator + index[item.key]):
             tasks.append(Task(item, tuple(draw.sample(systems, len(systems)))))
     draw.shuffle(tasks)
     return tuple(tasks)
 
 
-def _items(study: Study, annotator: int, draw: random.Random) -> list[Item]:
+def _draw_items(study: Study, annotator: int, draw: random.Random) -> list[Item]:
     settings, subsets = study.settings, defaultdict(list)
     for item in study.items:
         subsets[item.subset].append(item)
@@ -60,7 +60,7 @@ def _items(study: Study, annotator: int, draw: random.Random) -> list[Item]:
     return chosen
 
 
-def _groups(study: Study, turn: int) -> list[tuple[str, ...]]:
+def _group_systems(study: Study, turn: int) -> list[tuple[str, ...]]:
     if study.settings.kind != PAIRWISE:
         return [study.systems]
     pairs = list(itertools.combinations(study.systems, 2))

@@ -43,7 +43,7 @@ def write_best_worst(
     """
     records = [{"id": item.id, "subset": item.subset, "prompt": item.action} for item in items]
     views = {name: [[image] for image in refs] for name, refs in images.items()}
-    return _write(folder, BEST_WORST, records, [item.source for item in items], views, settings)
+    return _write_study(folder, BEST_WORST, records, [item.source for item in items], views, settings)
 
 
 def write_pairwise(
@@ -71,10 +71,17 @@ def write_pairwise(
          "reverse_prompt": pair.reverse(length).action}
         for pair in pairs
     ]  # fmt: skip
-    return _write(folder, PAIRWISE, records, [pair.start for pair in pairs], images, settings)
+    return _write_study(folder, PAIRWISE, records, [pair.start for pair in pairs], images, settings)
 
 
-def _write(folder, kind, records, sources, images, settings) -> Path:
+def _write_study(
+    folder: str | Path,
+    kind: str,
+    records: list[dict],
+    sources: Sequence[ImageRef],
+    images: Mapping[str, Sequence[Sequence[ImageRef]]],
+    settings: Mapping[str, object],
+) -> Path:
     folder = Path(folder)
     if (folder / "study.yaml").exists():
         raise StudyError(f"{folder} holds a study already; choose another folder: its answers need its images")
@@ -83,11 +90,11 @@ def _write(folder, kind, records, sources, images, settings) -> Path:
             raise StudyError(f"system {system} has {len(refs)} images for {len(records)} items")
     for number, (record, source) in enumerate(zip(records, sources, strict=True)):
         record["source"] = f"sources/{number:05d}.png"
-        _save(source, folder, record["source"])
+        _save_image(source, folder, record["source"])
         for system, refs in images.items():
             for view, image in zip(VIEWS[kind], refs[number], strict=True):
                 name = f"{record['id']}-{view}.png" if view else f"{record['id']}.png"
-                _save(image, folder, f"outputs/{system}/{record['subset']}/{name}")
+                _save_image(image, folder, f"outputs/{system}/{record['subset']}/{name}")
     lines = "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
     (folder / "items.jsonl").write_text(lines, encoding="utf-8")
     # Last, so that a folder without it is one whose writing was cut off.
@@ -97,7 +104,7 @@ def _write(folder, kind, records, sources, images, settings) -> Path:
     return folder
 
 
-def _save(image: ImageRef, folder: Path, name: str) -> None:
+def _save_image(image: ImageRef, folder: Path, name: str) -> None:
     path = (folder / name).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise StudyError(f"the name {name!r} leads out of {folder}; give the item or system another")
@@ -110,12 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from visdyn.pipeline import open_stage
     from visdyn.stages.human_study_outputs import prepare
 
-    options = _parser().parse_args(arguments)
+    options = _make_parser().parse_args(arguments)
     quarantine = Quarantine()
-    given = {"seed": options.seed, "items_per_subset": options.items_per_subset}
+    changes = {"seed": options.seed, "items_per_subset": options.items_per_subset}
     try:
         stage = open_stage("human_study", options.profile)
-        prepare(stage, options.kind, options.out, options.systems, quarantine, **given)
+        prepare(stage, options.kind, options.out, options.systems, quarantine, **changes)
     except (StudyError, StageError, ParamsError, DatasetError, FileNotFoundError) as error:
         print(f"human study: {error}", file=sys.stderr)
         return 2
@@ -123,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m visdyn.human_study.prepare", description="Write a study.")
     parser.add_argument("--out", required=True, type=Path, help="folder to fill")
     parser.add_argument("--kind", choices=(BEST_WORST, PAIRWISE), default=BEST_WORST)

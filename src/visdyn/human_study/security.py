@@ -1,4 +1,4 @@
-"""What stands between the network and the pages: headers, hosts, origins, sizes, and the access token."""
+"""Security of the web application: headers, hosts, origins, request sizes, and the access token."""
 
 from __future__ import annotations
 
@@ -63,21 +63,21 @@ class Guard:
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        if reason := self._refusal(Headers(scope=scope), scope["method"]):
+        if reason := self._find_refusal(Headers(scope=scope), scope["method"]):
             return await PlainTextResponse(reason, 403)(scope, receive, protected)
-        await self.app(self._as_seen(scope), receive, protected)
+        await self.app(self._rewrite_to_public(scope), receive, protected)
 
-    def _as_seen(self, scope: Scope) -> Scope:
+    def _rewrite_to_public(self, scope: Scope) -> Scope:
         """Return a request as the browser sent it to the public address."""
         if not self.place:
             return scope
         headers = [(name, value) for name, value in scope["headers"] if name != b"host"]
         return {**scope, "scheme": self.scheme, "headers": [*headers, (b"host", self.place.encode("idna"))]}
 
-    def _refusal(self, headers: Headers, method: str) -> str | None:
+    def _find_refusal(self, headers: Headers, method: str) -> str | None:
         host = headers.get("host", "")
         # A name that an attacker's DNS points at 127.0.0.1 would make a local study readable to a web page.
-        if self.hosts is not None and _hostname(f"//{host}") not in self.hosts:
+        if self.hosts is not None and _read_hostname(f"//{host}") not in self.hosts:
             return "This study is served to this machine only. Open it by the address that it printed at its start."
         origin = headers.get("origin")
         if method == "POST" and origin is not None and origin.partition("://")[2] != (self.place or host):
@@ -94,7 +94,7 @@ async def read_form(request: Request) -> dict[str, str]:
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         raise HTTPException(415, "This page takes only its own form.")
-    text = (await _body(request)).decode("latin-1")
+    text = (await _read_body(request)).decode("latin-1")
     try:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS, encoding="utf-8", errors="strict")
     except ValueError as error:
@@ -105,7 +105,7 @@ async def read_form(request: Request) -> dict[str, str]:
     return fields
 
 
-async def _body(request: Request) -> bytes:
+async def _read_body(request: Request) -> bytes:
     kept, total = [], 0
     async for chunk in request.stream():
         total += len(chunk)
@@ -151,7 +151,7 @@ def same(given: str | None, expected: str) -> bool:
     return hmac.compare_digest((given or "").encode("utf-8", "surrogatepass"), expected.encode())
 
 
-def _hostname(url: str) -> str | None:
+def _read_hostname(url: str) -> str | None:
     try:
         return urlsplit(url).hostname
     except ValueError:

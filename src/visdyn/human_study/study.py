@@ -75,7 +75,7 @@ class Settings:
         pairs: pairwise only; `one` pair of systems an item and annotator, rotating, or `all` pairs.
         criteria: priority order; None: the paper's.
         advice, consent: texts shown; None: the kit's.
-        minutes: how long it takes, as told to the annotator.
+        minutes: expected duration, shown to the annotator.
     """
 
     title: str
@@ -123,21 +123,21 @@ def load_study(folder: str | Path, quarantine: Quarantine | None = None) -> Stud
         StudyError: a file or key is missing, unknown or mistyped, or no item can be shown.
     """
     folder = Path(folder)
-    settings = _settings(folder / "study.yaml")
+    settings = _read_settings(folder / "study.yaml")
     bad = Quarantine() if quarantine is None else quarantine
     items = {}
-    for number, line in enumerate(_text(folder / "items.jsonl").splitlines(), 1):
+    for number, line in enumerate(_read_text(folder / "items.jsonl").splitlines(), 1):
         if line.strip():
-            _take(line, f"items.jsonl line {number}", folder, settings, items, bad)
+            _add_item(line, f"items.jsonl line {number}", folder, settings, items, bad)
     if not items:
         raise StudyError(f"{folder} has no item that can be shown: {bad.summary()}")
     ordered = tuple(items[key] for key in sorted(items))
-    return Study(settings, ordered, _fingerprint(settings, ordered))
+    return Study(settings, ordered, _hash_content(settings, ordered))
 
 
-def _take(line: str, place: str, folder: Path, settings: Settings, items: dict, bad: Quarantine) -> None:
+def _add_item(line: str, place: str, folder: Path, settings: Settings, items: dict, bad: Quarantine) -> None:
     try:
-        item = _item(json.loads(line), folder, settings)
+        item = _read_item(json.loads(line), folder, settings)
         if item.key in items:
             raise StudyError(f"item {item.key} stands there twice; the first is kept")
         items[item.key] = item
@@ -145,9 +145,9 @@ def _take(line: str, place: str, folder: Path, settings: Settings, items: dict, 
         bad.add(place, str(error))
 
 
-def _settings(path: Path) -> Settings:
+def _read_settings(path: Path) -> Settings:
     try:
-        raw = yaml.safe_load(_text(path))
+        raw = yaml.safe_load(_read_text(path))
     except yaml.YAMLError as error:
         raise StudyError(f"{path} is not YAML: {error}") from error
     known = [field.name for field in fields(Settings)]
@@ -156,10 +156,10 @@ def _settings(path: Path) -> Settings:
         raise StudyError(f"{path} has {named}; the keys are {', '.join(known)}")
     if missing := {"title", "kind", "systems"} - set(raw):
         raise StudyError(f"{path} lacks {', '.join(sorted(missing))}")
-    return _checked(Settings(**raw), path)
+    return _check_settings(Settings(**raw), path)
 
 
-def _checked(settings: Settings, path: Path) -> Settings:
+def _check_settings(settings: Settings, path: Path) -> Settings:
     for key, allowed in _CHOICES.items():
         if getattr(settings, key) not in allowed:
             raise StudyError(f"{path}: {key} is {getattr(settings, key)!r}, not one of {', '.join(allowed)}")
@@ -175,13 +175,13 @@ def _checked(settings: Settings, path: Path) -> Settings:
         settings,
         title=str(settings.title),
         systems={str(name): str(place) for name, place in folders.items()},
-        criteria=_criteria(settings, path),
+        criteria=_read_criteria(settings, path),
         advice=ADVICE[settings.kind] if settings.advice is None else str(settings.advice),
         consent=tuple(CONSENT if settings.consent is None else map(str, settings.consent)),
     )
 
 
-def _criteria(settings: Settings, path: Path) -> tuple[Criterion, ...]:
+def _read_criteria(settings: Settings, path: Path) -> tuple[Criterion, ...]:
     if settings.criteria is None:
         return CRITERIA[settings.kind]
     try:
@@ -193,7 +193,7 @@ def _criteria(settings: Settings, path: Path) -> tuple[Criterion, ...]:
     return found
 
 
-def _item(raw: object, folder: Path, settings: Settings) -> Item:
+def _read_item(raw: object, folder: Path, settings: Settings) -> Item:
     if not isinstance(raw, dict) or not all(str(raw.get(key) or "").strip() for key in ("id", "subset", "prompt")):
         raise StudyError("an item is an object with id, subset, prompt and source")
     subset, name = str(raw["subset"]), str(raw["id"])
@@ -201,40 +201,40 @@ def _item(raw: object, folder: Path, settings: Settings) -> Item:
     outputs = {}
     for system, place in settings.systems.items():
         stems = [f"{subset}/{name}" + (f"-{view}" if view else "") for view in views]
-        outputs[system] = tuple(_output(folder / place, stem, system) for stem in stems)
-    source = _inside(folder, str(raw.get("source") or ""))
-    return Item(subset, name, str(raw["prompt"]), str(raw.get("reverse_prompt") or ""), _usable(source), outputs)
+        outputs[system] = tuple(_find_output(folder / place, stem, system) for stem in stems)
+    source = _resolve_inside(folder, str(raw.get("source") or ""))
+    return Item(subset, name, str(raw["prompt"]), str(raw.get("reverse_prompt") or ""), _require_image(source), outputs)
 
 
-def _output(root: Path, stem: str, system: str) -> Path:
+def _find_output(root: Path, stem: str, system: str) -> Path:
     for suffix in SUFFIXES:
-        path = _inside(root, stem + suffix)
+        path = _resolve_inside(root, stem + suffix)
         if path.is_file():
-            return _usable(path)
+            return _require_image(path)
     raise StudyError(f"system {system} has no image {stem} ({', '.join(SUFFIXES)}) in {root}")
 
 
-def _inside(root: Path, name: str) -> Path:
+def _resolve_inside(root: Path, name: str) -> Path:
     """Return root / name, resolved; a name that leads out of root is refused before anything is read."""
     if "\0" in name or not (root / name).resolve().is_relative_to(root.resolve()):
         raise StudyError(f"the path {name!r} leads out of {root}")
     return (root / name).resolve()
 
 
-def _usable(path: Path) -> Path:
+def _require_image(path: Path) -> Path:
     if problem := image_problem(path, decode=True):
         raise StudyError(problem)
     return path
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise StudyError(f"{path} cannot be read ({error}); a study folder holds study.yaml and items.jsonl") from error
 
 
-def _fingerprint(settings: Settings, items: tuple[Item, ...]) -> str:
+def _hash_content(settings: Settings, items: tuple[Item, ...]) -> str:
     """Hash whatever decides what is shown and asked; texts may be corrected while a study runs."""
     decisive = {key: value for key, value in asdict(settings).items()
                 if key in ("kind", "seed", "items_per_subset", "draw", "ask", "pairs")}  # fmt: skip

@@ -1,4 +1,4 @@
-"""What annotators are asked, in order of priority, by kind of study."""
+"""Criteria of the human studies, in order of priority, by kind of study."""
 
 from __future__ import annotations
 

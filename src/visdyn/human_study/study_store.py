@@ -96,17 +96,17 @@ class Store:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with closing(self._connect()) as connection:
+            with closing(self._open_connection()) as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
                 connection.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             raise StoreError(f"{path} is no file of answers ({error}); name another file") from error
-        if self._fixed("fingerprint", fingerprint) != fingerprint:
+        if self._store_once("fingerprint", fingerprint) != fingerprint:
             raise StoreError(
                 f"{path} holds answers to another study, or its items, images or questions were changed since; "
                 "restore them, or name another file for the answers"
             )
-        self.secret = self._fixed("secret", secrets.token_hex(32))
+        self.secret = self._store_once("secret", secrets.token_hex(32))
 
     def join(self, name: str, form: str) -> tuple[Annotator, str]:
         """Add one who consented; returns them and the token that is their session (only its hash is stored).
@@ -117,15 +117,15 @@ class Store:
         """
         token = hmac.new(self.secret.encode(), f"session:{form}".encode(), hashlib.sha256).hexdigest()
         query = "INSERT INTO annotators (token_hash, name, consented_at) VALUES (?, ?, ?)"
-        with self._writing() as connection:
+        with self._write_transaction() as connection:
             # Looked up first: a refused insert would still use up a number.
-            if connection.execute(_WHO, (_hash(token),)).fetchone() is None:
-                connection.execute(query, (_hash(token), name, _now()))
-            return Annotator(*connection.execute(_WHO, (_hash(token),)).fetchone()), token
+            if connection.execute(_WHO, (_hash_token(token),)).fetchone() is None:
+                connection.execute(query, (_hash_token(token), name, _format_now()))
+            return Annotator(*connection.execute(_WHO, (_hash_token(token),)).fetchone()), token
 
     def annotator(self, token: str | None) -> Annotator | None:
         """Return whose session `token` is, or None."""
-        row = self._row(_WHO, (_hash(token or ""),))
+        row = self._fetch_row(_WHO, (_hash_token(token or ""),))
         return Annotator(*row) if row else None
 
     def record(
@@ -142,53 +142,53 @@ class Store:
         Returns:
             Whether the stored answers are now the ones given. False: another submission was faster, and it stands.
         """
-        common = {"annotator": annotator, "task": task, "shown": json.dumps(list(shown)), "now": _now()}
-        with self._writing() as connection:
+        common = {"annotator": annotator, "task": task, "shown": json.dumps(list(shown)), "now": _format_now()}
+        with self._write_transaction() as connection:
             for criterion, (choice, seen) in choices.items():
                 given = {"criterion": criterion, "best": choice.best, "worst": choice.worst, "seen": seen}
                 connection.execute(_RECORD, common | given)
-            stored = self._page(connection, annotator, task)
+            stored = self._read_page(connection, annotator, task)
         return all(stored[criterion].choice == choice for criterion, (choice, _) in choices.items())
 
     def page(self, annotator: int, task: str) -> dict[str, Answer]:
         """Return the answers of one page by criterion."""
-        with closing(self._connect()) as connection:
-            return self._page(connection, annotator, task)
+        with closing(self._open_connection()) as connection:
+            return self._read_page(connection, annotator, task)
 
     def counts(self, annotator: int) -> dict[str, int]:
         """Return task -> number of criteria answered, of one annotator."""
         query = "SELECT task, COUNT(*) FROM answers WHERE annotator = ? GROUP BY task"
-        with closing(self._connect()) as connection:
+        with closing(self._open_connection()) as connection:
             return dict(connection.execute(query, (annotator,)).fetchall())
 
     def annotators(self) -> list[Annotator]:
         """Return all who consented, by number."""
-        with closing(self._connect()) as connection:
+        with closing(self._open_connection()) as connection:
             return [
                 Annotator(*row) for row in connection.execute("SELECT number, name FROM annotators ORDER BY number")
             ]
 
     def answers(self) -> list[Answer]:
         """Return all answers, sorted by annotator, task and criterion."""
-        with closing(self._connect()) as connection:
+        with closing(self._open_connection()) as connection:
             rows = connection.execute("SELECT * FROM answers ORDER BY annotator, task, criterion")
-            return [_answer(row) for row in rows]
+            return [_parse_answer(row) for row in rows]
 
-    def _page(self, connection: sqlite3.Connection, annotator: int, task: str) -> dict[str, Answer]:
+    def _read_page(self, connection: sqlite3.Connection, annotator: int, task: str) -> dict[str, Answer]:
         rows = connection.execute("SELECT * FROM answers WHERE annotator = ? AND task = ?", (annotator, task))
-        return {answer.criterion: answer for answer in map(_answer, rows)}
+        return {answer.criterion: answer for answer in map(_parse_answer, rows)}
 
-    def _fixed(self, key: str, value: str) -> str:
+    def _store_once(self, key: str, value: str) -> str:
         """Return the value stored under `key`, which is `value` if this call is the first."""
-        with self._writing() as connection:
+        with self._write_transaction() as connection:
             connection.execute("INSERT OR IGNORE INTO meta VALUES (?, ?)", (key, value))
-        return self._row("SELECT value FROM meta WHERE key = ?", (key,))[0]
+        return self._fetch_row("SELECT value FROM meta WHERE key = ?", (key,))[0]
 
-    def _row(self, query: str, values: tuple) -> tuple | None:
-        with closing(self._connect()) as connection:
+    def _fetch_row(self, query: str, values: tuple) -> tuple | None:
+        with closing(self._open_connection()) as connection:
             return connection.execute(query, values).fetchone()
 
-    def _connect(self) -> sqlite3.Connection:
+    def _open_connection(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=BUSY_SECONDS, isolation_level=None)
         # An answer that the annotator saw accepted must outlast a power cut; WAL alone promises only a crash.
         connection.execute("PRAGMA synchronous = FULL")
@@ -196,8 +196,8 @@ class Store:
         return connection
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with closing(self._connect()) as connection:
+    def _write_transaction(self) -> Iterator[sqlite3.Connection]:
+        with closing(self._open_connection()) as connection:
             # Taking the lock at once makes writers wait; a reader that turns writer would be refused instead.
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -208,15 +208,15 @@ class Store:
             connection.execute("COMMIT")
 
 
-def _answer(row: tuple) -> Answer:
+def _parse_answer(row: tuple) -> Answer:
     annotator, task, criterion, shown, best, worst, revision, answered_at = row
     choice = Choice(best, worst)
     return Answer(annotator, task, criterion, tuple(json.loads(shown)), choice, revision, answered_at)
 
 
-def _hash(token: str) -> str:
+def _hash_token(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _now() -> str:
+def _format_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")

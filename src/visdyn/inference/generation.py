@@ -32,10 +32,10 @@ def generate(
     sources = model.model.encode([item.source for item in trajectories])
     draws = item_draws(trajectories, num_samples, sources[0].size, seed)
     codes = model.sample_codes(sources, [item.action for item in trajectories], draws)
-    return restored(model.model, trajectories, codes), codes
+    return restore_geometry(model.model, trajectories, codes), codes
 
 
-def restored(model: UnifiedModel, trajectories: Sequence[Trajectory], codes: np.ndarray) -> np.ndarray:
+def restore_geometry(model: UnifiedModel, trajectories: Sequence[Trajectory], codes: np.ndarray) -> np.ndarray:
     """Decode candidates (N, K, h, w) and bring each back to its source's geometry: images as of `generate`."""
     squares = model.decode(codes.reshape(-1, *codes.shape[2:]))
     sources = [item.source for item in trajectories for _ in range(codes.shape[1])]

@@ -42,19 +42,20 @@ def probe(
 
     Args:
         definitions: of FDP; `auto` is D1 where there is an image vocabulary and D2 elsewhere. What a model does not
-            have is left out (`answered` says what remains).
+            have is left out (`supported_definitions` says what remains).
         draws: how many random actions and random observations meet each trajectory; draw k is of seed + k.
-        report: is told how many trajectories were finished, now and then.
+        report: called with the number of trajectories finished since its last call.
 
     Returns:
         columns model, definition, task, subset, id, kind, log_likelihood (mean nats per token), num_tokens.
     """
     tokens = isinstance(model, UnifiedModel)
-    score = _token_scorer(model, trajectories) if tokens else _understanding_scorer(model)
-    wanted = answered(model, definitions)
-    rows, tables = _rows(trajectories, seed, draws), []
-    for group, finished in _groups(rows, model):
-        tables += [_table(group, *key, scores) for key, scores in score([item for _, item in group], wanted).items()]
+    score = _make_token_scorer(model, trajectories) if tokens else _make_understanding_scorer(model)
+    wanted = supported_definitions(model, definitions)
+    rows, tables = _draw_negatives(trajectories, seed, draws), []
+    for group, finished in _group_for_scoring(rows, model):
+        for (task, definition), scores in score([item for _, item in group], wanted).items():
+            tables.append(_make_table(group, task, definition, scores))
         if report and finished:
             report(finished)
     table = pd.concat(tables, ignore_index=True)
@@ -62,7 +63,7 @@ def probe(
     return table[list(COLUMNS)]
 
 
-def answered(model: UnifiedModel | UnderstandingModel, definitions: Sequence[str]) -> tuple[str, ...]:
+def supported_definitions(model: UnifiedModel | UnderstandingModel, definitions: Sequence[str]) -> tuple[str, ...]:
     """Return which of the definitions of next-observation likelihood a model has, `auto` resolved, without repeats.
 
     Raises:
@@ -71,12 +72,12 @@ def answered(model: UnifiedModel | UnderstandingModel, definitions: Sequence[str
     known = (AUTO, IMAGE_CODES, *DEFINITIONS)
     if unknown := [name for name in definitions if name not in known]:
         raise ValueError(f"unknown definition {unknown[0]!r} of next-observation likelihood; one of {', '.join(known)}")
-    own = (IMAGE_CODES,) if isinstance(model, UnifiedModel) else DEFINITIONS
-    resolved = [own[0] if name == AUTO else name for name in definitions]
-    return tuple(dict.fromkeys(name for name in resolved if name in own))
+    supported = (IMAGE_CODES,) if isinstance(model, UnifiedModel) else DEFINITIONS
+    resolved = [supported[0] if name == AUTO else name for name in definitions]
+    return tuple(dict.fromkeys(name for name in resolved if name in supported))
 
 
-def _rows(trajectories: Sequence[Trajectory], seed: int, draws: int) -> dict[str, list[list[Trajectory]]]:
+def _draw_negatives(trajectories: Sequence[Trajectory], seed: int, draws: int) -> dict[str, list[list[Trajectory]]]:
     """Return for each kind its draws, each a list in the order of the trajectories."""
     rows = {"reference": [list(trajectories)]}
     for kind in NEGATIVE_KINDS:
@@ -85,13 +86,14 @@ def _rows(trajectories: Sequence[Trajectory], seed: int, draws: int) -> dict[str
     return rows
 
 
-def _groups(rows: dict, model: UnifiedModel | UnderstandingModel) -> Iterator[tuple[list[Row], int]]:
+def _group_for_scoring(rows: dict, model: UnifiedModel | UnderstandingModel) -> Iterator[tuple[list[Row], int]]:
     """Yield what is scored together, and how many trajectories are then finished.
 
     A reference and its negatives belong together where they share images or prefixes; scored plainly, sequences of like
     length do.
     """
     total = len(rows["reference"][0])
+    # Kind by kind: sequences of one kind have like lengths, so that batches are padded little.
     if isinstance(model, UnifiedModel) and not model.shared_prefixes:
         lists = [(kind, items) for kind, drawn in rows.items() for items in drawn]
         for number, (kind, items) in enumerate(lists, 1):
@@ -104,7 +106,7 @@ def _groups(rows: dict, model: UnifiedModel | UnderstandingModel) -> Iterator[tu
         yield [(kind, items[row]) for row in range(len(parts[0][1])) for kind, items in parts], len(parts[0][1])
 
 
-def _table(group: list[Row], task: str, definition: str, scores: Scores) -> pd.DataFrame:
+def _make_table(group: list[Row], task: str, definition: str, scores: Scores) -> pd.DataFrame:
     columns = {
         "definition": definition,
         "task": task,
@@ -115,37 +117,37 @@ def _table(group: list[Row], task: str, definition: str, scores: Scores) -> pd.D
     return pd.DataFrame(columns | {"log_likelihood": scores.mean.numpy(), "num_tokens": scores.num_tokens.numpy()})
 
 
-def _token_scorer(model: UnifiedModel, trajectories: Sequence[Trajectory]) -> Callable[..., Scored]:
+def _make_token_scorer(model: UnifiedModel, trajectories: Sequence[Trajectory]) -> Callable[..., Scored]:
     codes = encode_once(model, trajectories)
 
-    def score(items: Sequence[Trajectory], definitions: Sequence[str]) -> Scored:
+    def score_items(items: Sequence[Trajectory], definitions: Sequence[str]) -> Scored:
         sources, targets = (
-            np.stack([codes[_key(getattr(item, end))] for item in items]) for end in ("source", "target")
+            np.stack([codes[_image_key(getattr(item, end))] for item in items]) for end in ("source", "target")
         )
         actions = [item.action for item in items]
         forward = {("fdp", name): model.forward_dynamics.score_codes(sources, actions, targets) for name in definitions}
         return forward | {("idp", ACTION): model.inverse_dynamics.score_codes(sources, targets, actions)}
 
-    return score
+    return score_items
 
 
-def _understanding_scorer(model: UnderstandingModel) -> Callable[..., Scored]:
-    def score(items: Sequence[Trajectory], definitions: Sequence[str]) -> Scored:
+def _make_understanding_scorer(model: UnderstandingModel) -> Callable[..., Scored]:
+    def score_items(items: Sequence[Trajectory], definitions: Sequence[str]) -> Scored:
         sources, actions, targets = ([getattr(item, part) for item in items] for part in ("source", "action", "target"))
         roles = {name: replace(model.forward_dynamics, definition=name) for name in definitions}
         forward = {("fdp", name): role.score(sources, actions, targets) for name, role in roles.items()}
         return forward | {("idp", ACTION): model.inverse_dynamics.score(sources, targets, actions)}
 
-    return score
+    return score_items
 
 
 def encode_once(model: UnifiedModel, trajectories: Sequence[Trajectory]) -> dict[str | int, np.ndarray]:
     """Encode every image of the trajectories once, to int64 codes (h, w); keys are paths as text, or identities."""
-    references = {_key(ref): ref for item in trajectories for ref in (item.source, item.target)}
+    references = {_image_key(ref): ref for item in trajectories for ref in (item.source, item.target)}
     return dict(zip(references, model.encode(list(references.values())), strict=True))
 
 
-def _key(ref: ImageRef) -> str | int:
+def _image_key(ref: ImageRef) -> str | int:
     return str(ref) if isinstance(ref, str | Path) else id(ref)
 
 
@@ -156,6 +158,7 @@ def preferences(likelihoods: pd.DataFrame) -> pd.DataFrame:
         columns model, definition, task, kind, preferred (percent), ties (percent), n (comparisons).
     """
     keys = ["model", "definition", "task", "subset", "id"]
+    # A draw of a negative is compared with the reference of its own trajectory; ties are no preference.
     reference = likelihoods[likelihoods["kind"] == "reference"].set_index(keys)["log_likelihood"].rename("reference")
     rows = likelihoods[likelihoods["kind"] != "reference"].join(reference, on=keys)
     rows = rows.assign(

@@ -1,4 +1,4 @@
-"""Steering: several actions in a row, each from the image that the model has just generated (Bootstrapping, Fig. 5)."""
+"""Rollout: several actions in a row, each on the image just generated (Bootstrapping, Fig. 5)."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from visdyn.images import ImageRef, stacked
-from visdyn.inference.generation import generate, restored
+from visdyn.inference.generation import generate, restore_geometry
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
 from visdyn.models.token.unified import TokenForwardDynamics, TokenInverseDynamics
 from visdyn.trajectory import Trajectory
@@ -120,7 +120,7 @@ def score_candidates_in_parts(
         part, path = trajectories[start : start + items], folder / f"{start:06d}-{k}.npz"
         if path.is_file():
             with np.load(path) as kept:
-                scored = Candidates(restored(forward_model.model, part, kept["codes"]), **kept)
+                scored = Candidates(restore_geometry(forward_model.model, part, kept["codes"]), **kept)
         else:
             scored = score_candidates(forward_model, inverse_model, part, k, seed)
             _keep(scored, path)

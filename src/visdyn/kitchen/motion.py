@@ -19,25 +19,25 @@ _REACH, _RELEASE = 0.32, 0.68  # the hand arrives at the first and lets go at th
 _LIFT = {"pick-up": 4.0, "put-down": 4.0, "place-in": 9.0, "remove-from": 9.0, "stack": 8.0, "unstack": 8.0}
 
 
-def _smooth(t: float) -> float:
+def _ease(t: float) -> float:
     t = min(1.0, max(0.0, t))
     return t * t * (3 - 2 * t)
 
 
-def _between(a: Point, b: Point, t: float) -> Point:
+def _interpolate(a: Point, b: Point, t: float) -> Point:
     return a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t
 
 
-def _phases(kind: str, t: float) -> tuple[float, float, float]:
+def _split_into_phases(kind: str, t: float) -> tuple[float, float, float]:
     """Return how far hand-in, action and hand-out are (0 to 1) at time t; a held object shortens both ends."""
     reach = 0.0 if kind == "put-down" else _REACH
     release = 1.0 if kind == "pick-up" else _RELEASE
-    come = 1.0 if reach == 0 else _smooth(t / reach)
-    act = _smooth((t - reach) / (release - reach))
-    return come, act, 0.0 if release == 1 else _smooth((t - release) / (1 - release))
+    come = 1.0 if reach == 0 else _ease(t / reach)
+    act = _ease((t - reach) / (release - reach))
+    return come, act, 0.0 if release == 1 else _ease((t - release) / (1 - release))
 
 
-def _grasp(scene: Scene, action: Action, amount: float) -> Point:
+def _locate_palm(scene: Scene, action: Action, amount: float) -> Point:
     """Where the palm is while it works a device that is `amount` (0 to 1) open or on."""
     if action.noun == "lamp":
         return 39.6, 18.6
@@ -49,39 +49,41 @@ def _grasp(scene: Scene, action: Action, amount: float) -> Point:
     return sprites.DRAWER_X[side] + 8.0, 49.6 + 6.6 * amount
 
 
-def _hand(palm: Point, come: float, leave: float, root: float) -> Hand:
+def _move_hand(palm: Point, come: float, leave: float, root: float) -> Hand:
     """The hand on its way from below the picture to `palm`, there, or on its way out."""
     outside = (root, 82.0)
-    x, y = _between(_between(outside, palm, come), outside, leave)
+    x, y = _interpolate(_interpolate(outside, palm, come), outside, leave)
     return Hand(x, y, 1.0 if come == 1 and leave == 0 else 0.25, root)
 
 
 def _device_pose(state: State, scene: Scene, action: Action, t: float) -> Pose:
     pose = rendering.pose_of(state)
-    come, act, leave = _phases(action.kind, t)
+    # Each from 0 to 1: the hand comes, acts, leaves.
+    come, act, leave = _split_into_phases(action.kind, t)
     turned_on = action.kind in ("open", "turn-on")
     amount = act if turned_on else 1 - act
     pose.devices[action.noun] = float(amount > 0.5) if action.noun in SWITCHES else amount
-    palm = _grasp(scene, action, amount)
+    palm = _locate_palm(scene, action, amount)
     if action.noun == "lamp":
         palm = palm[0], palm[1] + 2.5 * math.sin(math.pi * act)
     root = 26.0 + 0.45 * palm[0]
     if state.held:  # that hand stays; the other one comes from the side of the device
         root = 58.0 if palm[0] > fixed.column_x(state.held_column) else 8.0
-    return replace(pose, hands=(*pose.hands, _hand(palm, come, leave, root)))
+    return replace(pose, hands=(*pose.hands, _move_hand(palm, come, leave, root)))
 
 
 def _object_pose(state: State, action: Action, t: float) -> Pose:
     end = apply(state, action)
     pose = rendering.pose_of(state)
-    come, act, leave = _phases(action.kind, t)
+    # Each from 0 to 1: the hand comes, acts, leaves.
+    come, act, leave = _split_into_phases(action.kind, t)
     start_place = rendering.resting_places(state)[action.noun]
     end_place = rendering.resting_places(end)[action.noun]
-    x, bottom = _between(start_place, end_place, act)
+    x, bottom = _interpolate(start_place, end_place, act)
     bottom -= _LIFT.get(action.kind, 3.0) * math.sin(math.pi * act)
     pose.objects[action.noun] = (x, bottom)
     grip = rendering.holding_hand(action.noun, (x, bottom))
-    hand = _hand((grip.x, grip.y), come, leave, grip.root)
+    hand = _move_hand((grip.x, grip.y), come, leave, grip.root)
     in_basket = bottom > 31.0 and abs(x - fixed.column_x(state.basket_column)) < 3.0
     carried = come == 1 and leave == 0 and not in_basket
     sunk = action.noun if in_basket else (state.basket if state.basket != action.noun else "")
@@ -95,7 +97,7 @@ def action_pose(state: State, scene: Scene, action: Action, t: float) -> Pose:
     return _object_pose(state, action, t)
 
 
-def _without(pose: Pose, noun: str) -> Pose:
+def _remove_noun(pose: Pose, noun: str) -> Pose:
     """Leave out of a pose what an action on `noun` moves, and the hands."""
     objects = {name: place for name, place in pose.objects.items() if name != noun}
     devices = {name: amount for name, amount in pose.devices.items() if name != noun}
@@ -103,7 +105,7 @@ def _without(pose: Pose, noun: str) -> Pose:
     return Pose(objects, sunk, devices, (), pose.held)
 
 
-def _only(pose: Pose, noun: str) -> Pose:
+def _keep_noun(pose: Pose, noun: str) -> Pose:
     """Keep of a pose what an action on `noun` moves, and the hands with what they hold."""
     names = {noun, pose.held} & set(pose.objects)
     devices = {noun: pose.devices[noun]} if noun in pose.devices else {}
@@ -113,12 +115,13 @@ def _only(pose: Pose, noun: str) -> Pose:
 
 def motion_images(state: State, scene: Scene, action: Action, frames: int = 16, size: int = 64) -> Iterator[np.ndarray]:
     """Yield the clean images strictly between the settled states before and after an action, uint8 (size, size, 3)."""
-    still = fixed.background(scene).copy()
-    base = _without(rendering.pose_of(state), action.noun)
+    # What does not move is painted once; each frame copies it and paints the moving thing and the hand on top.
+    still = fixed.paint_background(scene).copy()
+    base = _remove_noun(rendering.pose_of(state), action.noun)
     rendering.draw_devices(still, scene, base.devices)
     rendering.draw_things(still, scene, base)
     for index in range(1, frames + 1):
-        pose = _only(action_pose(state, scene, action, index / (frames + 1)), action.noun)
+        pose = _keep_noun(action_pose(state, scene, action, index / (frames + 1)), action.noun)
         canvas = still.copy()
         rendering.draw_devices(canvas, scene, pose.devices)
         rendering.draw_things(canvas, scene, pose)
@@ -126,7 +129,7 @@ def motion_images(state: State, scene: Scene, action: Action, frames: int = 16, 
         yield canvas.image(size)
 
 
-def moment(state: State, scene: Scene, action: Action, t: float, size: int = 64) -> np.ndarray:
+def render_moment(state: State, scene: Scene, action: Action, t: float, size: int = 64) -> np.ndarray:
     """Return the clean image at time t (0 to 1) of an action: uint8 (size, size, 3)."""
     return rendering.draw_pose(scene, action_pose(state, scene, action, t)).image(size)
 
@@ -159,7 +162,7 @@ class Clip:
     motion: tuple[Span, ...]
 
 
-def film(
+def film_actions(
     start: State,
     scene: Scene,
     actions: Sequence[Action],

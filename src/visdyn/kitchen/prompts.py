@@ -99,7 +99,7 @@ CLOSINGS = (
 PLACES = ("far left", "left", "middle", "right", "far right")
 
 
-def _where(state: State, action: Action) -> str:
+def _describe_place(state: State, action: Action) -> str:
     """Say where the object or device is before the action."""
     noun = action.noun
     if noun == state.held:
@@ -116,13 +116,13 @@ def _where(state: State, action: Action) -> str:
     return f"on top of the {stack[0]} {place}" if stack[-1] == noun and len(stack) == 2 else f"standing {place}"
 
 
-def _work_key(action: Action) -> str:
+def _choose_work_key(action: Action) -> str:
     if action.verb in ("open", "close", "turn-on", "turn-off"):
         return f"{action.kind}-{action.noun.split()[-1]}"
     return action.kind
 
 
-def _other(state: State, action: Action) -> str:
+def _find_lower_object(state: State, action: Action) -> str:
     """The object under the stack that the action makes or takes apart, or ""."""
     if action.verb == "unstack":
         return state.columns[column_of(state, action.noun)][0]
@@ -138,19 +138,19 @@ def long_prompt(state: State, action: Action, rng: np.random.Generator) -> str:
     """
 
     while True:
-        text = _compose(state, action, rng)
+        text = _compose_prompt(state, action, rng)
         if MIN_WORDS <= len(text.split()) <= MAX_WORDS:
             return text
 
 
-def _compose(state: State, action: Action, rng: np.random.Generator) -> str:
-    def pick(options: tuple[str, ...]) -> str:
+def _compose_prompt(state: State, action: Action, rng: np.random.Generator) -> str:
+    def pick_option(options: tuple[str, ...]) -> str:
         return options[int(rng.integers(len(options)))]
 
-    hand = pick(HANDS)
-    entrance = pick(ENTRANCES).format(hand=hand, noun=action.noun)
+    hand = pick_option(HANDS)
+    entrance = pick_option(ENTRANCES).format(hand=hand, noun=action.noun)
     if action.noun == state.held:
         entrance = f"{hand} already holds the {action.noun}"
-    work = pick(WORK[_work_key(action)]).format(noun=action.noun, other=_other(state, action))
-    joint = pick((", and then it ", ". It "))
-    return f"{pick(OPENINGS)} {entrance}, {_where(state, action)}{joint}{work}. {pick(CLOSINGS)}"
+    work = pick_option(WORK[_choose_work_key(action)]).format(noun=action.noun, other=_find_lower_object(state, action))
+    joint = pick_option((", and then it ", ". It "))
+    return f"{pick_option(OPENINGS)} {entrance}, {_describe_place(state, action)}{joint}{work}. {pick_option(CLOSINGS)}"

@@ -135,7 +135,7 @@ def draw_hands(canvas: Canvas, scene: Scene, pose: Pose) -> None:
 
 def draw_pose(scene: Scene, pose: Pose) -> Canvas:
     """Draw a whole picture."""
-    canvas = fixed.background(scene).copy()
+    canvas = fixed.paint_background(scene).copy()
     draw_devices(canvas, scene, pose.devices)
     draw_things(canvas, scene, pose)
     draw_hands(canvas, scene, pose)
@@ -147,7 +147,7 @@ def _noise_bank() -> np.ndarray:
     return np.random.default_rng(20_260).standard_normal(2**21, dtype=np.float32)
 
 
-def _shift(delta: float) -> np.ndarray:
+def _make_shift_kernel(delta: float) -> np.ndarray:
     """Kernel that moves a line of pixels by less than one pixel, by linear interpolation."""
     return np.array([max(delta, 0.0), 1 - abs(delta), max(-delta, 0.0)], np.float32)
 
@@ -165,7 +165,9 @@ def photograph(image: np.ndarray, rng: np.random.Generator | None, jitter: float
         return image.copy()
     if jitter:
         dx, dy = rng.uniform(-jitter / 2, jitter / 2, 2)
-        image = cv2.sepFilter2D(image, -1, _shift(dx), _shift(dy), borderType=cv2.BORDER_REPLICATE)
+        image = cv2.sepFilter2D(
+            image, -1, _make_shift_kernel(dx), _make_shift_kernel(dy), borderType=cv2.BORDER_REPLICATE
+        )
     if noise:
         bank = _noise_bank()
         start = int(rng.integers(len(bank) - image.size))

@@ -96,10 +96,11 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     if split not in SPLITS:
         raise KitchenError(f"unknown split {split!r}; splits are {', '.join(SPLITS)}")
     rng = np.random.default_rng([seed, SPLITS.index(split), index])
+    # The split is a hash of the layout, so that no layout can occur in two splits; others are drawn again.
     while True:
-        layout = _random_layout(rng)
+        layout = _draw_layout(rng)
         if split_of(layout_name(*layout)) == split:
-            return _dress(rng, f"{split}-{seed}-{index}", *layout)
+            return _draw_looks(rng, f"{split}-{seed}-{index}", *layout)
 
 
 def layout_name(objects: tuple[str, ...], basket_column: int, drawers: tuple[str, str]) -> str:
@@ -107,7 +108,7 @@ def layout_name(objects: tuple[str, ...], basket_column: int, drawers: tuple[str
     return json.dumps([sorted(objects), basket_column, drawers])
 
 
-def _random_layout(rng: np.random.Generator) -> tuple[tuple[str, ...], int, tuple[str, str]]:
+def _draw_layout(rng: np.random.Generator) -> tuple[tuple[str, ...], int, tuple[str, str]]:
     objects = rng.choice(len(OBJECTS), size=int(rng.integers(3, 5)), replace=False)
     left, right = rng.choice(len(COLOURS), size=2, replace=False)
     basket_column = int(rng.integers(0, NUM_COLUMNS - 1))
@@ -135,7 +136,7 @@ _SKINS: tuple[Colour, ...] = ((224, 172, 132), (108, 70, 48))
 _SLEEVES: tuple[Colour, ...] = ((52, 92, 120), (120, 60, 84))
 
 
-def _dress(
+def _draw_looks(
     rng: np.random.Generator, name: str, objects: tuple[str, ...], basket_column: int, drawers: tuple[str, str]
 ) -> Scene:
     """Give a layout its looks: a style, a decoration and a person's arm."""
@@ -157,6 +158,7 @@ def _dress(
 def random_state(rng: np.random.Generator, scene: Scene) -> State:
     """Draw a state of a scene: objects on the counter, at times in the basket, in the hand or on a stack."""
     objects = [scene.objects[i] for i in rng.permutation(len(scene.objects))]
+    # Columns that nothing stands on yet; each thing that is set down takes one.
     free = [int(c) for c in rng.permutation(NUM_COLUMNS) if c != scene.basket_column]
     held = objects.pop() if rng.random() < 0.15 else ""
     held_column = free.pop() if held else -1
@@ -185,6 +187,7 @@ def random_transition(rng: np.random.Generator, scene: Scene, verb: str | None =
     Raises:
         KitchenError: the verb is unknown.
     """
+    # Kind before state: else actions that need a rare state (a full basket, a stack) would be rare.
     kind = verb or KINDS[int(rng.integers(len(KINDS)))]
     if kind not in (*KINDS, "move"):
         raise KitchenError(f"unknown verb {kind!r}; verbs are move, {', '.join(KINDS)}")

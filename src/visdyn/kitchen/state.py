@@ -1,4 +1,4 @@
-"""What is where in a kitchen, the 12 actions in 6 inverse pairs, and what each of them does.
+"""The state of a kitchen, and its 12 actions in 6 inverse pairs with their effects.
 
 Things happen on five counter columns. One column carries the basket. An object goes into the basket, or onto a
 stack, from the column directly to the right, and comes back out to that column. So every action has exactly one

@@ -66,8 +66,8 @@ def all_actions() -> list[Action]:
     return list(_actions_by_text().values())
 
 
-def parse(text: str) -> Action:
-    """Return the action that a canonical text names; `parse(canonical(a)) == a`.
+def parse_action(text: str) -> Action:
+    """Return the action that a canonical text names; `parse_action(canonical(a)) == a`.
 
     Raises:
         KitchenError: the text names no action.
@@ -78,7 +78,7 @@ def parse(text: str) -> Action:
         raise KitchenError(f"{text!r} names no kitchen action; canonical texts look like 'open red drawer'") from None
 
 
-def facts(state: State) -> list[str]:
+def list_facts(state: State) -> list[str]:
     """List what can be seen in a state, as captions say it; objects first."""
     seen = []
     for column, stack in enumerate(state.columns):
@@ -108,16 +108,16 @@ def caption(state: State, rng: np.random.Generator, action_share: float = 0.5) -
     if rng.random() < action_share:
         actions = valid_actions(state)
         ending = "can " + canonical(actions[int(rng.integers(len(actions)))])
-    return _fill(facts(state), ending, rng)
+    return _join_phrases(list_facts(state), ending, rng)
 
 
 def caption_of_hand(state: State, action: Action, rng: np.random.Generator) -> str:
     """Write a caption of a frame in which a hand works: where it is, and facts that the action does not change."""
-    seen = [fact for fact in facts(state) if action.noun not in fact]
-    return _fill(seen, f"hand at {action.noun}", rng)
+    seen = [fact for fact in list_facts(state) if action.noun not in fact]
+    return _join_phrases(seen, f"hand at {action.noun}", rng)
 
 
-def _fill(seen: list[str], ending: str, rng: np.random.Generator) -> str:
+def _join_phrases(seen: list[str], ending: str, rng: np.random.Generator) -> str:
     parts, room = [], MAX_CAPTION_WORDS - len(ending.split())
     for index in rng.permutation(len(seen)):
         words = len(seen[index].split()) + 1

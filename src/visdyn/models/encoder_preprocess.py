@@ -35,13 +35,14 @@ class Preprocessing:
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return float32 (3, crop, crop) of an RGB image."""
-        values = np.asarray(self._resize_and_crop(image), np.float32) / 255
+        values = np.asarray(self._resize_and_crop(image), np.float32) / 255  # (crop, crop, 3)
         return ((values - np.float32(self.mean)) / np.float32(self.std)).transpose(2, 0, 1)
 
     def _resize_and_crop(self, image: Image.Image) -> Image.Image:
         size = (self.crop, self.crop) if self.resize is None else _scale_shorter_side(image.size, self.resize)
         if image.size != size:
             image = image.resize(size, Image.Resampling.BICUBIC)
+        # Rounded half to even, as torchvision's CenterCrop does.
         left, top = (round((side - self.crop) / 2) for side in image.size)
         return image.crop((left, top, left + self.crop, top + self.crop))
 

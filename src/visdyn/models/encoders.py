@@ -48,12 +48,14 @@ class ImageEncoder:
     @torch.no_grad()
     def embed_images(self, images: Sequence[ImageRef]) -> np.ndarray:
         """Return float32 (N, D), rows of unit length; raises `visdyn.images.ImageError` on a bad image."""
-        return self._embed_in_batches(images, lambda part: self._compute_image_features(self._load_pixels(part)))
+        return self._embed_in_batches(images, self._compute_image_features)
 
     def _load_pixels(self, images: Sequence[ImageRef]) -> Tensor:
+        """Return float32 (N, 3, crop, crop)."""
         return torch.from_numpy(np.stack([self.preset.preprocessing(load(image)) for image in images])).to(self.device)
 
-    def _compute_image_features(self, pixels: Tensor) -> Tensor:
+    def _compute_image_features(self, images: Sequence[ImageRef]) -> Tensor:
+        pixels = self._load_pixels(images)
         tokens = self.model(pixel_values=pixels).last_hidden_state  # (N, 1 + patches, D), after the final norm
         return tokens[:, 0] if self.preset.pooling == "cls" else tokens.mean(dim=1)
 
@@ -103,14 +105,14 @@ class ImageTextEncoder(ImageEncoder):
         longest = self.model.config.text_config.max_position_embeddings
         return sum(len(ids) > longest for ids in self.tokenizer(list(texts), truncation=False)["input_ids"])
 
-    def _compute_image_features(self, pixels: Tensor) -> Tensor:
-        return self.model.get_image_features(pixel_values=pixels).pooler_output
+    def _compute_image_features(self, images: Sequence[ImageRef]) -> Tensor:
+        return self.model.get_image_features(pixel_values=self._load_pixels(images)).pooler_output  # (N, D)
 
     def _compute_text_features(self, texts: Sequence[str]) -> Tensor:
         longest = self.model.config.text_config.max_position_embeddings
         inputs = self.tokenizer(texts, padding=True, truncation=True, max_length=longest, return_tensors="pt")
         inputs = {name: inputs[name].to(self.device) for name in ("input_ids", "attention_mask")}
-        return self.model.get_text_features(**inputs).pooler_output
+        return self.model.get_text_features(**inputs).pooler_output  # (N, D)
 
 
 def _is_local(path: str | Path) -> bool:

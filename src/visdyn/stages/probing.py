@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.compute.progress import Progress, say
-from visdyn.inference.probing import COLUMNS, answered, probe
+from visdyn.inference.probing import COLUMNS, probe, supported_definitions
 from visdyn.models import load_model
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.pipeline.stage import Stage
@@ -78,7 +78,7 @@ def _load(stage: Stage, name: str):
 
 def _probe(stage: Stage, model, trajectories: list[Trajectory], label: str) -> pd.DataFrame:
     settings = stage.params
-    left_out = [name for name in settings.definitions if not answered(model, [name])]
+    left_out = [name for name in settings.definitions if not supported_definitions(model, [name])]
     if left_out:
         say(f"probing {label}: a model of its kind has no {', '.join(left_out)}")
     progress = Progress(f"probing {label}", len(trajectories), stage.settings.runtime.log_seconds)

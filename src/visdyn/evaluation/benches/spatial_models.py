@@ -12,7 +12,7 @@ from visdyn.images import ImageRef
 from visdyn.models.token.decoding import generate_text
 from visdyn.models.token.scoring import Scores, score_completions
 from visdyn.models.token.unified import UnifiedModel
-from visdyn.models.understanding.inputs import completed
+from visdyn.models.understanding.inputs import make_query
 from visdyn.models.understanding.understanding_model import UnderstandingModel
 
 
@@ -54,7 +54,7 @@ class UnifiedAnswers:
     def score_options(self, image: ImageRef, prompt: str, options: Sequence[str]) -> Scores:
         """See `ScoresOptions`; the end-of-sequence token is not scored."""
         builder, layout, ids = self.model.builder, self.model.layout, self.ids([image], prompt)
-        sequences = [builder.completed(ids, [*builder.text(option), layout.eos]) for option in options]
+        sequences = [builder.make_sequence(ids, [*builder.text(option), layout.eos]) for option in options]
         return score_completions(self.model.lm, sequences, slice(0, -1), layout.pad)
 
     def ids(self, images: Sequence[ImageRef], prompt: str) -> list[int]:
@@ -81,7 +81,7 @@ class UnderstandingAnswers:
 
     def _answer(self, images: Sequence[ImageRef], prompt: str) -> str:
         model = self.model
-        query = completed(model.chat.prompt(len(images), prompt), (), tuple(images))
+        query = make_query(model.chat.prompt(len(images), prompt), (), tuple(images))
         inputs, _ = model.inputs([query], padding_side="left")
         # Qwen's generation config asks for a repetition penalty, which would not be greedy decoding.
         tokens = model.lm.generate(
@@ -94,4 +94,4 @@ class UnderstandingAnswers:
         """See `ScoresOptions`; the end of the turn is not scored."""
         chat = self.model.chat
         ids = chat.prompt(1, prompt)
-        return self.model.score([completed(ids, chat.answer(option), (image,)) for option in options])
+        return self.model.score([make_query(ids, chat.answer(option), (image,)) for option in options])

@@ -1,4 +1,4 @@
-"""The furniture that never changes: wall, decoration, counter, sink, cabinets, floor, basket."""
+"""Background of a scene, which no action changes: wall, decoration, counter, sink, cabinets, floor, basket."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ def column_x(column: float) -> float:
 
 
 @lru_cache(maxsize=32)
-def background(scene: Scene) -> Canvas:
+def paint_background(scene: Scene) -> Canvas:
     """Return the canvas of a scene's fixed parts; shared, so copy it before drawing."""
     canvas = Canvas()
     rng = np.random.default_rng(scene.texture)
-    _wall(canvas, scene)
+    _paint_wall(canvas, scene)
     _DECOR[scene.decor](canvas, scene, rng)
-    _counter(canvas, scene, rng)
-    _cabinets(canvas, scene)
-    _floor(canvas, scene)
-    _sink(canvas)
+    _paint_counter(canvas, scene, rng)
+    _paint_cabinets(canvas, scene)
+    _paint_floor(canvas, scene)
+    _paint_sink(canvas)
     basket_back(canvas, scene)
     basket_front(canvas, scene)
     return canvas
 
 
-def _wall(canvas: Canvas, scene: Scene) -> None:
+def _paint_wall(canvas: Canvas, scene: Scene) -> None:
     wall = scene.wall
     canvas.rect(0, 0, 64, 36, wall)
     seam = shade(wall, 0.93)
@@ -52,7 +52,7 @@ def _wall(canvas: Canvas, scene: Scene) -> None:
     canvas.rect(0, 34, 64, 36, shade(wall, 0.86))
 
 
-def _window(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
+def _paint_window(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
     canvas.rect(49, 1, 63, 19, (245, 243, 236))
     canvas.rect(50, 2, 62, 18, (150, 200, 235))
     hill = float(rng.uniform(54.5, 57.5))
@@ -66,7 +66,7 @@ def _window(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
     canvas.rect(50, 9.5, 62, 10.5, (245, 243, 236))
 
 
-def _clock(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
+def _paint_clock(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
     canvas.ellipse(56, 10, 7, 7, shade(scene.cabinet, 0.45))
     canvas.ellipse(56, 10, 5.8, 5.8, (250, 248, 240))
     for angle in np.arange(0, 2 * np.pi, np.pi / 6):
@@ -76,7 +76,7 @@ def _clock(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
         canvas.line([(56, 10), (56 + length * np.cos(angle), 10 + length * np.sin(angle))], width, (40, 40, 48))
 
 
-def _plant(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
+def _paint_plant(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
     canvas.rect(48, 17, 64, 18.5, WOOD)
     canvas.rect(48, 18.5, 64, 19, shade(WOOD, 0.7))
     for x, size in ((53.0, float(rng.uniform(0.8, 1.1))), (60.0, float(rng.uniform(0.6, 0.9)))):
@@ -87,7 +87,7 @@ def _plant(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
         canvas.rect(x - 2.9, 11.6, x + 2.9, 12.8, (206, 122, 88))
 
 
-def _picture(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
+def _paint_picture(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
     canvas.rect(49, 2, 63, 18, shade(WOOD, 0.75))
     canvas.rect(50, 3, 62, 17, (240, 236, 224))
     tone = (225, 205, 170)
@@ -98,10 +98,10 @@ def _picture(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
         canvas.ellipse(float(x), float(y), float(r), float(r), colour)
 
 
-_DECOR = {"window": _window, "clock": _clock, "plant": _plant, "picture": _picture}
+_DECOR = {"window": _paint_window, "clock": _paint_clock, "plant": _paint_plant, "picture": _paint_picture}
 
 
-def _counter(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
+def _paint_counter(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
     canvas.rect(0, 36, 64, 41, scene.counter)
     for _ in range(9):
         x, y, length = float(rng.uniform(0, 60)), float(rng.uniform(36.4, 40.4)), float(rng.uniform(2, 6))
@@ -111,7 +111,7 @@ def _counter(canvas: Canvas, scene: Scene, rng: np.random.Generator) -> None:
     canvas.rect(0, 42, 64, 42.6, shade(scene.cabinet, 0.6))
 
 
-def _cabinets(canvas: Canvas, scene: Scene) -> None:
+def _paint_cabinets(canvas: Canvas, scene: Scene) -> None:
     canvas.rect(0, 42.6, 64, 60, scene.cabinet)
     seam = shade(scene.cabinet, 0.72)
     for x in (0, 24, 48):
@@ -122,14 +122,14 @@ def _cabinets(canvas: Canvas, scene: Scene) -> None:
     canvas.rect(50.4, 52, 51.2, 55, shade(scene.cabinet, 0.4))
 
 
-def _floor(canvas: Canvas, scene: Scene) -> None:
+def _paint_floor(canvas: Canvas, scene: Scene) -> None:
     canvas.rect(0, 59.4, 64, 60.4, shade(scene.cabinet, 0.45))
     canvas.rect(0, 60.4, 64, 64, scene.floor)
     for x in (6, 22, 38, 54):
         canvas.rect(x, 60.4, x + 0.4, 64, shade(scene.floor, 0.8))
 
 
-def _sink(canvas: Canvas) -> None:
+def _paint_sink(canvas: Canvas) -> None:
     canvas.poly([(50, 37.2), (62.5, 37.2), (63.4, 40.2), (49, 40.2)], (176, 182, 190))
     canvas.poly([(51, 37.7), (61.6, 37.7), (62.2, 39.8), (50.3, 39.8)], (96, 104, 114))
 
@@ -141,11 +141,11 @@ def basket_back(canvas: Canvas, scene: Scene) -> None:
 
 def basket_front(canvas: Canvas, scene: Scene) -> None:
     """Draw the front of the basket, over what lies in it."""
-    canvas.stamp(_basket(), 8.0 * scene.basket_column)
+    canvas.stamp(_record_basket(), 8.0 * scene.basket_column)
 
 
 @lru_cache(maxsize=1)
-def _basket() -> Sprite:
+def _record_basket() -> Sprite:
     return record(lambda canvas: _paint_basket(canvas, column_x(0)))
 
 

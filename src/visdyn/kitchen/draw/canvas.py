@@ -26,7 +26,7 @@ def shade(colour: Colour, factor: float) -> Colour:
     return tuple(int(255 - (255 - c) * (2 - factor)) for c in colour)
 
 
-def _fixed(points: Sequence[Point]) -> np.ndarray:
+def _to_fixed_point(points: Sequence[Point]) -> np.ndarray:
     return np.rint(np.array(points) * _FIXED - 8).astype(np.int32)
 
 
@@ -57,7 +57,7 @@ class Canvas:
 
     def poly(self, points: Sequence[Point], colour: Colour) -> None:
         """Fill a convex polygon."""
-        cv2.fillConvexPoly(self.pixels, _fixed(points), colour, cv2.LINE_8, _SHIFT)
+        cv2.fillConvexPoly(self.pixels, _to_fixed_point(points), colour, cv2.LINE_8, _SHIFT)
 
     def ellipse(
         self, x: float, y: float, rx: float, ry: float, colour: Colour, arc: tuple[float, float] = (0, 360)
@@ -83,7 +83,7 @@ class Canvas:
 
     def glow(self, points: Sequence[Point], colour: Colour, alpha: float) -> None:
         """Blend a convex polygon of light over the picture."""
-        corners = _fixed(points) / 2**_SHIFT
+        corners = _to_fixed_point(points) / 2**_SHIFT
         (x0, y0), (x1, y1) = np.maximum(corners.min(0).astype(int), 0), corners.max(0).astype(int) + 1
         mask = np.zeros(self.pixels[y0:y1, x0:x1].shape, np.uint8)
         local = np.round((corners - (x0, y0)) * 2**_SHIFT).astype(np.int32)

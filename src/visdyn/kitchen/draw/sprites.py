@@ -1,4 +1,4 @@
-"""The things that change: objects, drawers, cupboard, lamp, tap and the hand. Each fits its 8-pixel token cells."""
+"""Sprites of what actions change: objects, drawers, cupboard, lamp, tap, hand. Each fits its 8-pixel token cells."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ DRAWER_X = (8.0, 32.0)
 
 def draw_object(canvas: Canvas, noun: str, x: float, bottom: float) -> None:
     """Draw an object, 8 units wide and high, standing at `bottom` with its centre at `x`."""
-    canvas.stamp(_object(noun), x - 32.0, bottom - 32.0)
+    canvas.stamp(_record_object(noun), x - 32.0, bottom - 32.0)
 
 
 @lru_cache(maxsize=64)
-def _object(noun: str) -> Sprite:
+def _record_object(noun: str) -> Sprite:
     colour, shape = noun.split()
     return record(lambda canvas: _OBJECTS[shape](canvas, RGB[colour], 32.0, 32.0))
 
 
-def _cup(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
+def _paint_cup(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
     x -= 0.7
     canvas.ring(x + 2.8, y - 3.6, 1.3, 1.6, 0.9, shade(colour, 0.6))
     canvas.poly([(x - 2.9, y - 6.6), (x + 2.9, y - 6.6), (x + 2.3, y - 0.3), (x - 2.3, y - 0.3)], shade(colour, 0.62))
@@ -39,7 +39,7 @@ def _cup(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
     canvas.ellipse(x, y - 6.5, 2.3, 0.6, shade(colour, 0.42))
 
 
-def _bowl(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
+def _paint_bowl(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
     canvas.rect(x - 1.7, y - 1.1, x + 1.7, y - 0.3, shade(colour, 0.5))
     canvas.ellipse(x, y - 4.6, 3.8, 4.0, shade(colour, 0.62), (0, 180))
     canvas.ellipse(x - 0.2, y - 4.6, 3.4, 3.5, colour, (0, 180))
@@ -48,7 +48,7 @@ def _bowl(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
     canvas.ellipse(x, y - 4.6, 3.0, 0.8, shade(colour, 0.42))
 
 
-def _jar(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
+def _paint_jar(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
     canvas.rect(x - 2.7, y - 5.6, x + 2.7, y - 0.3, shade(colour, 0.6))
     canvas.rect(x - 2.3, y - 5.6, x + 1.9, y - 0.7, colour)
     canvas.rect(x - 2.0, y - 5.3, x - 1.2, y - 1.1, shade(colour, 1.55))
@@ -58,16 +58,16 @@ def _jar(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
     canvas.rect(x - 1.9, y - 7.5, x + 1.6, y - 6.1, (140, 112, 92))
 
 
-_OBJECTS = {"cup": _cup, "bowl": _bowl, "jar": _jar}
+_OBJECTS = {"cup": _paint_cup, "bowl": _paint_bowl, "jar": _paint_jar}
 
 
 def draw_drawer(canvas: Canvas, name: str, side: int, openness: float) -> None:
     """Draw a drawer: closed it fills 16 x 6 units under the counter, open its front comes out and down by 8."""
-    canvas.stamp(_drawer(name.split()[0], round(openness, 2)), DRAWER_X[side] - DRAWER_X[0])
+    canvas.stamp(_record_drawer(name.split()[0], round(openness, 2)), DRAWER_X[side] - DRAWER_X[0])
 
 
 @lru_cache(maxsize=512)
-def _drawer(colour: str, openness: float) -> Sprite:
+def _record_drawer(colour: str, openness: float) -> Sprite:
     return record(lambda canvas: _paint_drawer(canvas, RGB[colour], DRAWER_X[0], openness))
 
 
@@ -92,11 +92,11 @@ def _paint_drawer(canvas: Canvas, colour: Colour, x: float, openness: float) -> 
 
 def draw_cupboard(canvas: Canvas, scene: Scene, openness: float) -> None:
     """Draw the wall cupboard, 16 x 16 units; its door is hinged on the left."""
-    canvas.stamp(_cupboard(shade(scene.cabinet, 0.8), round(openness, 2)))
+    canvas.stamp(_record_cupboard(shade(scene.cabinet, 0.8), round(openness, 2)))
 
 
 @lru_cache(maxsize=256)
-def _cupboard(wood: Colour, openness: float) -> Sprite:
+def _record_cupboard(wood: Colour, openness: float) -> Sprite:
     return record(lambda canvas: _paint_cupboard(canvas, wood, openness))
 
 
@@ -137,11 +137,11 @@ def draw_lamp(canvas: Canvas, scene: Scene, level: float) -> None:
 
 def draw_tap(canvas: Canvas, level: float) -> None:
     """Draw the tap over the sink; running, water falls into the basin and the lever is up."""
-    canvas.stamp(_tap(level > 0))
+    canvas.stamp(_record_tap(level > 0))
 
 
 @lru_cache(maxsize=2)
-def _tap(running: bool) -> Sprite:
+def _record_tap(running: bool) -> Sprite:
     return record(lambda canvas: _paint_tap(canvas, running))
 
 
@@ -165,18 +165,18 @@ def draw_forearm(canvas: Canvas, scene: Scene, x: float, y: float, root: float, 
     """Draw the arm from below the picture at `root` to the palm at (x, y), and the palm."""
     dark = shade(scene.skin, 0.62)
     for width, colour in ((0.6, dark), (0.0, scene.skin)):
-        canvas.poly(_strip(x, y + 1.5, root, 70, 1.9 + width, 3.6 + width), colour)
+        canvas.poly(_make_strip(x, y + 1.5, root, 70, 1.9 + width, 3.6 + width), colour)
     length = max(70 - y, 1e-3)
     part = min(1.0, max(0.0, (9.0 / length)))
     cuff = (x + (root - x) * part, y + 1.5 + (68.5 - y) * part)
     for width, colour in ((0.6, shade(scene.sleeve, 0.55)), (0.0, scene.sleeve)):
-        canvas.poly(_strip(*cuff, root, 70, 2.9 + width, 4.6 + width), colour)
+        canvas.poly(_make_strip(*cuff, root, 70, 2.9 + width, 4.6 + width), colour)
     canvas.line([(cuff[0] - 2.6, cuff[1]), (cuff[0] + 2.6, cuff[1])], 1.2, shade(scene.sleeve, 1.4))
     canvas.ellipse(x, y, 3.7, 3.3, dark)
     canvas.ellipse(x, y, 3.1, 2.7, scene.skin)
 
 
-def _strip(x0: float, y0: float, x1: float, y1: float, half0: float, half1: float) -> list[tuple[float, float]]:
+def _make_strip(x0: float, y0: float, x1: float, y1: float, half0: float, half1: float) -> list[tuple[float, float]]:
     return [(x0 - half0, y0), (x0 + half0, y0), (x1 + half1, y1), (x1 - half1, y1)]
 
 

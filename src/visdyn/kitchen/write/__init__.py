@@ -60,7 +60,7 @@ def write_kitchen(
     """
     sizes, image = sizes or KitchenSizes(), image or ImageSettings()
     out = Path(out)
-    _clear(out)
+    _clear_folder(out)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # images are tiny: threads cost more than they save
     try:
@@ -77,7 +77,7 @@ def write_kitchen(
     return counts
 
 
-def _clear(out: Path) -> None:
+def _clear_folder(out: Path) -> None:
     """Remove an earlier kitchen, and nothing else."""
     if out.is_dir() and any(out.iterdir()):
         unknown = sorted(path.name for path in out.iterdir() if path.name not in (*FOLDERS, MARKER))

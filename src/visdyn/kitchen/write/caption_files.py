@@ -1,4 +1,4 @@
-"""What the base models are trained on: captioned single frames, and unlabelled pairs of consecutive states."""
+"""Training data of the base models: captioned single frames, and unlabelled pairs of consecutive states."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from visdyn.kitchen.motion import moment
+from visdyn.kitchen.motion import render_moment
 from visdyn.kitchen.render import ImageSettings, photograph, render
 from visdyn.kitchen.scene import Scene, kinds_cycle, make_scene, random_state, random_transition
 from visdyn.kitchen.text import caption, caption_of_hand
@@ -17,11 +17,11 @@ FRAMES_PER_SCENE = 3
 HAND_SHARE = 0.15  # of captioned frames show a hand at work, so that tokenizers and base models know hands
 
 
-def _captioned(scene: Scene, rng: np.random.Generator, settings: ImageSettings) -> tuple[np.ndarray, str]:
+def _draw_captioned_frame(scene: Scene, rng: np.random.Generator, settings: ImageSettings) -> tuple[np.ndarray, str]:
     """Draw one frame of a scene with its caption: a settled state, or at times a hand at work."""
     if rng.random() < HAND_SHARE:
         transition = random_transition(rng, scene)
-        clean = moment(transition.start, scene, transition.action, float(rng.uniform(0.2, 0.8)), settings.size)
+        clean = render_moment(transition.start, scene, transition.action, float(rng.uniform(0.2, 0.8)), settings.size)
         image = photograph(clean, rng, settings.jitter * settings.size / 64, settings.noise)
         return image, caption_of_hand(transition.start, transition.action, rng)
     state = random_state(rng, scene)
@@ -40,7 +40,7 @@ def write_captions(out: Path, captions: int, pairs: int, seed: int, settings: Im
     records = []
     for index in range(captions):
         scene = make_scene(seed, "train", 300_000 + index // FRAMES_PER_SCENE)
-        images[index], text = _captioned(scene, rng, settings)
+        images[index], text = _draw_captioned_frame(scene, rng, settings)
         records.append({"index": index, "caption": text})
     np.save(folder / "images.npy", images)
     write_jsonl(folder / "captions.jsonl", records)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from visdyn.kitchen.motion import Clip, film
+from visdyn.kitchen.motion import Clip, film_actions
 from visdyn.kitchen.render import ImageSettings
 from visdyn.kitchen.scene import kinds_cycle, make_scene, random_transition
 from visdyn.kitchen.state import KINDS, Action, State, apply, valid_actions
@@ -43,7 +43,7 @@ def make_clips(dataset: str, count: int, seed: int, settings: ImageSettings) -> 
         for _ in range(int(rng.integers(fewest, most + 1)) - 1):
             actions.append(_next_action(state, actions[-1], rng))
             state = apply(state, actions[-1])
-        yield first.action.verb, film(first.start, scene, actions, rng, settings)
+        yield first.action.verb, film_actions(first.start, scene, actions, rng, settings)
 
 
 def clip_record(name: str, dataset: str, label: str, clip: Clip, fps: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from visdyn.kitchen.motion import moment
+from visdyn.kitchen.motion import render_moment
 from visdyn.kitchen.prompts import long_prompt
 from visdyn.kitchen.render import ImageSettings, photograph
 from visdyn.kitchen.scene import Transition, kinds_cycle, make_scene, random_transition
@@ -95,7 +95,7 @@ class Segment:
         return f"{self.participant}/rgb_frames/{self.video}/frame_{frame:010d}.jpg"
 
 
-def timestamp(frame: int, decimals: int) -> str:
+def format_timestamp(frame: int, decimals: int) -> str:
     """Return the first time hh:mm:ss.ss (2 or 3 decimals) that falls into a frame."""
     ticks = 10**decimals
     count = 0 if frame <= 1 else -(-frame * ticks // FRAME_RATE)
@@ -103,7 +103,7 @@ def timestamp(frame: int, decimals: int) -> str:
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{rest:0{decimals}d}"
 
 
-def row(segment: Segment) -> dict[str, str | int]:
+def make_csv_row(segment: Segment) -> dict[str, str | int]:
     """Return a segment as a row of EPIC's CSV."""
     action = segment.transition.action
     nouns = [action.noun] + ["basket"] * (action.verb in ("place-in", "remove-from"))
@@ -111,9 +111,9 @@ def row(segment: Segment) -> dict[str, str | int]:
         segment.narration_id,
         segment.participant,
         segment.video,
-        timestamp(segment.narration_frame, 3),
-        timestamp(segment.start_frame, 2),
-        timestamp(segment.stop_frame, 2),
+        format_timestamp(segment.narration_frame, 3),
+        format_timestamp(segment.start_frame, 2),
+        format_timestamp(segment.stop_frame, 2),
         segment.start_frame,
         segment.stop_frame,
         canonical(action),
@@ -151,17 +151,17 @@ def _write_frames(root: Path, segment: Segment, rng: np.random.Generator, settin
     first, last = shoot(transition, rng, settings)
     middle = []
     for t in (0.27, 0.5, 0.73):
-        clean = moment(transition.start, transition.scene, transition.action, t, settings.size)
+        clean = render_moment(transition.start, transition.scene, transition.action, t, settings.size)
         middle.append(photograph(clean, rng, settings.jitter * settings.size / 64, settings.noise))
     for frame, image in zip(segment.frames(), (first, *middle, last), strict=True):
         write_jpeg(root / segment.frame_path(frame), image, settings.jpeg_quality)
 
 
-def annotation(segment: Segment, rng: np.random.Generator) -> dict[str, str | int]:
+def make_annotation(segment: Segment, rng: np.random.Generator) -> dict[str, str | int]:
     """Return a segment as an item of the Do-Undo benchmark, with long and short prompts in both directions."""
     transition = segment.transition
     undo = inverse(transition.action)
-    fields = row(segment)
+    fields = make_csv_row(segment)
     return {name: fields[name] for name in KEPT} | {
         "forward_prompt": long_prompt(transition.start, transition.action, rng),
         "reverse_prompt": long_prompt(transition.end, undo, rng),
@@ -182,8 +182,8 @@ def write_epic(out: Path, train: int, validation: int, seed: int, settings: Imag
         with (out / "epic" / f"EPIC_100_{split}.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
             writer.writeheader()
-            writer.writerows(row(segment) for segment in segments)
-        write_json(out / "doundo" / f"annotations_{name}.json", [annotation(segment, rng) for segment in segments])
+            writer.writerows(make_csv_row(segment) for segment in segments)
+        write_json(out / "doundo" / f"annotations_{name}.json", [make_annotation(segment, rng) for segment in segments])
         truth = [
             {
                 **transition_record(segment.narration_id, segment.transition, candidates=split == "validation"),

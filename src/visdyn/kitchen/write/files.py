@@ -13,16 +13,16 @@ import numpy as np
 
 def write_png(path: Path, image: np.ndarray) -> None:
     """Write a uint8 RGB image as PNG."""
-    _write(path, image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
+    _write_image(path, image, [cv2.IMWRITE_PNG_COMPRESSION, 3])
 
 
 def write_jpeg(path: Path, image: np.ndarray, quality: int) -> None:
     """Write a uint8 RGB image as JPEG without chroma subsampling."""
     sampling = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
-    _write(path, image, [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling])
+    _write_image(path, image, [cv2.IMWRITE_JPEG_QUALITY, quality, *sampling])
 
 
-def _write(path: Path, image: np.ndarray, options: list[int]) -> None:
+def _write_image(path: Path, image: np.ndarray, options: list[int]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not cv2.imwrite(str(path), image[..., ::-1], options):
         raise OSError(f"could not write {path}; is the disk full?")

@@ -18,17 +18,17 @@ from visdyn.kitchen.state import SWITCHES, State
 from visdyn.kitchen.text import NUMBERS
 from visdyn.kitchen.write.files import write_jsonl, write_png
 
-Asked = tuple[str, list[str], str]  # question, options, the true one
+Question = tuple[str, list[str], str]  # question, options, the true one
 FOLDER = "spatial"
 
 
-def _device(state: State, rng: np.random.Generator) -> Asked:
+def _ask_device(state: State, rng: np.random.Generator) -> Question:
     name, active = state.devices[int(rng.integers(len(state.devices)))]
     words = ("off", "on") if name in SWITCHES else ("closed", "open")
     return f"Is the {name} {words[1]} or {words[0]}?", [f"{name} {word}" for word in words], f"{name} {words[active]}"
 
 
-def _column(state: State, rng: np.random.Generator) -> Asked | None:
+def _ask_column(state: State, rng: np.random.Generator) -> Question | None:
     """Which of the five places of the counter; things stand there one to a column, the basket included."""
     places = [(stack[0], column) for column, stack in enumerate(state.columns) if stack]
     noun, column = [*places, ("basket", state.basket_column)][int(rng.integers(len(places) + 1))]
@@ -36,7 +36,7 @@ def _column(state: State, rng: np.random.Generator) -> Asked | None:
     return f"At which place of the counter, from the left, is the {noun}?", options, options[column]
 
 
-def _stack(state: State, rng: np.random.Generator) -> Asked | None:
+def _ask_stack(state: State, rng: np.random.Generator) -> Question | None:
     stacked = [pair for stack in state.columns for pair in pairwise(stack)]
     if not stacked:
         return None
@@ -45,7 +45,7 @@ def _stack(state: State, rng: np.random.Generator) -> Asked | None:
     return f"Which is on which, the {lower} or the {upper}?", options, options[0]
 
 
-def _side(state: State, rng: np.random.Generator) -> Asked | None:
+def _ask_side(state: State, rng: np.random.Generator) -> Question | None:
     """Left or right of another thing: words that no caption uses so; what is asked is a relation, not a place."""
     places = [(noun, column) for column, stack in enumerate(state.columns) for noun in stack]
     pairs = [(a, b) for a in places for b in places if a[1] != b[1]]
@@ -56,8 +56,8 @@ def _side(state: State, rng: np.random.Generator) -> Asked | None:
     return f"On which side of the {other} is the {noun}?", options, options[int(place > beside)]
 
 
-KINDS: dict[str, Callable[[State, np.random.Generator], Asked | None]] = {
-    "state": _device, "place": _column, "stack": _stack, "side": _side,
+KINDS: dict[str, Callable[[State, np.random.Generator], Question | None]] = {
+    "state": _ask_device, "place": _ask_column, "stack": _ask_stack, "side": _ask_side,
 }  # fmt: skip
 
 

@@ -25,10 +25,10 @@ class Streams(NamedTuple):
     und: Tensor
     gen: Tensor
 
-    def joined(self) -> Tensor:
+    def concat(self) -> Tensor:
         return torch.cat([self.und, self.gen], dim=1)
 
-    def last(self, count: int | None) -> Streams:
+    def keep_last(self, count: int | None) -> Streams:
         """Return only the last `count` gen tokens; all tokens for None."""
         return self if count is None else Streams(self.und[:, :0], self.gen[:, self.gen.shape[1] - count :])
 
@@ -69,14 +69,14 @@ class JointAttention(nn.Module):
         outputs: int | None,
     ) -> tuple[Streams, KeysValues]:
         # Only these tokens ask; all tokens answer, because the queries attend to every key.
-        asking = streams.last(outputs)
+        asking = streams.keep_last(outputs)
         count = asking.und.shape[1] + asking.gen.shape[1]  # Q
         query = self._project_heads(asking, "q", normed=True)  # (B, heads, Q, head_dim)
         query = apply_rotary(query, cos[:, -count:], sin[:, -count:])
         mask = None if mask is None else mask[..., -count:, :]  # (B, heads, Q, past + U + G)
         keys = apply_rotary(self._project_heads(streams, "k", normed=True), cos, sin)  # (B, kv heads, U + G, head_dim)
         values = self._project_heads(streams, "v", normed=False)
-        own = KeysValues(keys, values)
+        new_states = KeysValues(keys, values)
         if past is not None:
             keys, values = torch.cat([past.keys, keys], dim=2), torch.cat([past.values, values], dim=2)
         # Grouped queries: each key/value head serves `groups` query heads.
@@ -84,7 +84,7 @@ class JointAttention(nn.Module):
         keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
         mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)  # (B, heads, Q, head_dim)
         und, gen = mixed.transpose(1, 2).flatten(2).split([asking.und.shape[1], asking.gen.shape[1]], dim=1)
-        return Streams(self.o_proj(und), self.o_proj_moe_gen(gen)), own
+        return Streams(self.o_proj(und), self.o_proj_moe_gen(gen)), new_states
 
     def _project_heads(self, streams: Streams, name: str, normed: bool) -> Tensor:
         """Project both streams and return heads (batch, heads, U + G, head_dim)."""
@@ -120,12 +120,12 @@ class DecoderLayer(nn.Module):
         outputs: int | None = None,
     ) -> tuple[Streams, KeysValues]:
         normed = Streams(self.input_layernorm(streams.und), self.input_layernorm_moe_gen(streams.gen))
-        attended, own = self.self_attn(normed, cos, sin, mask, past, outputs)
-        streams = streams.last(outputs)
+        attended, new_states = self.self_attn(normed, cos, sin, mask, past, outputs)
+        streams = streams.keep_last(outputs)
         und, gen = streams.und + attended.und, streams.gen + attended.gen
         und = und + self.mlp(self.post_attention_layernorm(und))
         gen = gen + self.mlp_moe_gen(self.post_attention_layernorm_moe_gen(gen))
-        return Streams(und, gen), own
+        return Streams(und, gen), new_states
 
 
 class Decoder(nn.Module):
@@ -168,10 +168,10 @@ class Decoder(nn.Module):
             cached = past[index] if past else None
             wanted = outputs if index + 1 == len(self.layers) else None
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                streams, own = checkpoint(layer, streams, cos, sin, mask, cached, wanted, use_reentrant=False)
+                streams, new_states = checkpoint(layer, streams, cos, sin, mask, cached, wanted, use_reentrant=False)
             else:
-                streams, own = layer(streams, cos, sin, mask, cached, wanted)
-            new.append(own)
+                streams, new_states = layer(streams, cos, sin, mask, cached, wanted)
+            new.append(new_states)
         return Streams(self.norm(streams.und), self.norm_moe_gen(streams.gen)), new
 
 

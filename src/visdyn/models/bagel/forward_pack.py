@@ -124,7 +124,7 @@ def _run_decoder(model: Bagel, pack: Pack, latent: NoisedLatents | None, targets
     mask = pack.attention_mask()[order][:, order]  # (L, L) as [query, key]
     streams = Streams(sequence[und].unsqueeze(0), sequence[gen].unsqueeze(0))  # (1, U, hidden), (1, G, hidden)
     streams, _ = decoder(streams, pack.position_ids[order].unsqueeze(0), mask)
-    return torch.empty_like(sequence).index_copy(0, order, streams.joined()[0])
+    return torch.empty_like(sequence).index_copy(0, order, streams.concat()[0])
 
 
 def _add_velocity(model: Bagel, pack: Pack, latent: NoisedLatents, output: BagelOutput) -> None:

@@ -1,4 +1,4 @@
-"""The one door to editors: BAGEL checkpoints, LoRA adapters of BAGEL, and diffusers pipelines, told by their files."""
+"""`load_editor`: detects BAGEL checkpoints, LoRA adapters of BAGEL and diffusers pipelines from their files."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def load_editor(
         name_or_path: a folder or a hub id. A folder with `model_index.json` is a diffusers pipeline
             (`DiffusersEditor`); one with BAGEL's files is a `BagelEditor`; one with `adapter_config.json` is a LoRA of
             BAGEL, whose base is looked for beside it and beside the folders above it, or is a hub id.
-        adapter: a LoRA folder of `train_bagel`, melted into the BAGEL named first.
+        adapter: a LoRA folder of `train_bagel`, merged into the BAGEL of `name_or_path`.
         device: `cpu`, `cuda` or `cuda:<n>`.
         dtype: of the weights, such as `bfloat16`; None keeps BAGEL's as stored, and takes a pipeline's as
             `DiffusersEditor` has it.
@@ -55,7 +55,7 @@ def load_editor(
 
 
 def _detect_kind(name_or_path: str | Path) -> str:
-    """Tell what a folder, or a repository of the hub, holds: adapter, diffusers or bagel."""
+    """Detect what a folder, or a repository of the hub, holds: adapter, diffusers or bagel."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         return _detect_kind_on_hub(str(name_or_path))
@@ -74,7 +74,7 @@ def _detect_kind(name_or_path: str | Path) -> str:
 
 
 def _detect_kind_on_hub(name: str) -> str:
-    """Tell a diffusers pipeline from a BAGEL by the files of a hub repository."""
+    """Detect a diffusers pipeline or a BAGEL from the files of a hub repository."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, HFValidationError, OfflineModeIsEnabled
 

@@ -71,7 +71,7 @@ class BagelEditor:
         dtype: torch.dtype | None = None,
         **options,
     ) -> BagelEditor:
-        """Load a checkpoint folder, and melt a LoRA folder of `train_bagel` into it where one is given."""
+        """Load a checkpoint folder, with a LoRA folder of `train_bagel` merged into it where one is given."""
         model = Bagel.from_pretrained(folder, dtype=dtype, device=device)
         if adapter is not None:
             from peft import PeftModel
@@ -96,11 +96,13 @@ class BagelEditor:
         """
         check_items(sources, prompts, seeds)
         settings = sampler_settings(steps, guidance, self.settings)
-        images = [None if source is None else self._resized(source) for source in sources]
+        limits = self.model.config.transforms["vae"]
+        images = [None if source is None else resize(load(source), limits) for source in sources]
         self.thoughts = {}
+        # Items of one batch are laid out equally: one size, and all with a prompt or all without.
         groups = defaultdict(list)
         for index, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
-            groups[image and image.size, prompt is None].append(index)
+            groups[None if image is None else image.size, prompt is None].append(index)
         edited: dict[int, np.ndarray] = {}
         for members in groups.values():
             size = self._choose_batch_size(images[members[0]])
@@ -111,9 +113,6 @@ class BagelEditor:
                 if self.think:
                     self.thoughts[part[0]] = self._thought
         return [edited[index] for index in range(len(sources))]
-
-    def _resized(self, source: ImageRef):
-        return resize(load(source), self.model.config.transforms["vae"])
 
     def _choose_batch_size(self, image) -> int:
         if self.think:
@@ -130,6 +129,7 @@ class BagelEditor:
         size = self._require_image_size() if images[0] is None else images[0].size[::-1]
         step, dim = self.model.config.latent_downsample, self.model.config.latent_dim
         grid = (size[0] // step, size[1] // step)
+        # (B, h * w, latent_dim); each item has a CPU generator of its own, so its noise depends on its seed only
         noise = torch.stack(
             [torch.randn(grid[0] * grid[1], dim, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
         )
@@ -153,7 +153,7 @@ class BagelEditor:
             empty = contexts.add_text(model, empty, model.encode_text(self.think))
         source = empty
         if images[0] is not None:
-            pixels = torch.stack([to_normalised(image) for image in images]).to(model.device)
+            pixels = torch.stack([to_normalised(image) for image in images]).to(model.device)  # (B, 3, H, W)
             source = contexts.add_vae_image(model, empty, model.require_vae().encode(pixels))
             if model.config.vision is not None:
                 # As in `generate_image`, the ViT sees the image that was already resized for the VAE.

@@ -281,7 +281,7 @@ def _find_preset(name: str | None, pipeline: str) -> Preset:
 
 
 def _add_token_types(pipeline) -> None:
-    """Have Qwen's text encoder told which tokens are the image's.
+    """Pass Qwen's text encoder the mask of image tokens that diffusers leaves out.
 
     Since transformers 5 it needs `mm_token_type_ids` to give them two-dimensional positions, else it falls back to
     a text's positions without a word; diffusers 0.42 does not pass them (huggingface/diffusers issue 14194).

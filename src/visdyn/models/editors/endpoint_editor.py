@@ -27,7 +27,7 @@ from visdyn.models.editors.protocol import check_items
 
 @dataclass(frozen=True)
 class Edited:
-    """One answer: uint8 (H, W, 3), what the endpoint counted, and how often it was asked."""
+    """One answer: image uint8 (H, W, 3), token usage as the endpoint counts it, and the number of requests sent."""
 
     image: np.ndarray
     usage: dict
@@ -57,7 +57,7 @@ class ApiEditor:
         self.log, self.report = log, report
         self.endpoint = Endpoint(settings)
         self.made = self.failed = 0
-        self._writing = threading.Lock()
+        self._lock = threading.Lock()
 
     def edit(
         self, sources: Sequence[ImageRef], prompts: Sequence[str], seeds: Sequence[int], steps=None, guidance=None
@@ -106,13 +106,13 @@ class ApiEditor:
         return reply.image
 
     def _count_reply(self, reply: Edited | None) -> None:
-        with self._writing:
+        with self._lock:
             self.made, self.failed = self.made + (reply is not None), self.failed + (reply is None)
 
     def _write_log(self, record: dict) -> None:
         if self.log is None:
             return
-        with self._writing, open(self.log, "a", encoding="ascii") as file:
+        with self._lock, open(self.log, "a", encoding="ascii") as file:
             file.write(json.dumps({"model": self.settings.model, **record}) + "\n")
 
 

@@ -57,13 +57,13 @@ class DynamicsPair:
         Raises:
             ValueError: the two cannot share a base.
         """
-        found = locate(forward), locate(inverse)
-        if not _can_share_base(*found):
+        checkpoints = locate(forward), locate(inverse)
+        if not _can_share_base(*checkpoints):
             raise ValueError(f"{forward} and {inverse} are not two adapters of one base's linear maps; load each alone")
-        base = load_model(found[0].base, device=device, **options)
-        adapters = _load_adapters(base.lm, found, device)
+        base = load_model(checkpoints[0].base, device=device, **options)
+        adapters = _load_adapters(base.lm, checkpoints, device)
         forward_lm, inverse_lm = (AdaptedLM(adapters, name) for name in ROLES)
-        return cls(_make_role(base, found[0], forward_lm), _make_role(base, found[1], inverse_lm))
+        return cls(_make_role(base, checkpoints[0], forward_lm), _make_role(base, checkpoints[1], inverse_lm))
 
     @property
     def forward_dynamics(self) -> TokenForwardDynamics:
@@ -104,12 +104,12 @@ def _is_switchable(checkpoint: Checkpoint) -> bool:
     return not any(left in name for name in names for left in _NOT_ADAPTED)
 
 
-def _load_adapters(lm, found: tuple[Checkpoint, Checkpoint], device: str):
+def _load_adapters(lm, checkpoints: tuple[Checkpoint, Checkpoint], device: str):
     from peft import PeftModel
 
     # In the decoder's own precision, as merged weights would be.
     options = {"autocast_adapter_dtype": False}
-    first, second = (str(checkpoint.folder) for checkpoint in found)
+    first, second = (str(checkpoint.folder) for checkpoint in checkpoints)
     adapters = PeftModel.from_pretrained(lm, first, adapter_name=ROLES[0], **options)
     adapters.load_adapter(second, adapter_name=ROLES[1], **options)
     return adapters.to(device=device, dtype=lm.dtype).eval().requires_grad_(False)

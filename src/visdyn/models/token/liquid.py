@@ -105,22 +105,22 @@ class LiquidModel(UnifiedModel):
         return LiquidSequenceBuilder(tokenizer, liquid_layout(tokenizer, num_image_codes), **prompts)
 
     @staticmethod
-    def _find_vqgan(found: Checkpoint, vqgan: str | Path | None) -> Path:
-        path = found.holder("vqgan") / "vqgan" if vqgan is None else Path(vqgan)
+    def _find_vqgan(checkpoint: Checkpoint, vqgan: str | Path | None) -> Path:
+        path = checkpoint.holder("vqgan") / "vqgan" if vqgan is None else Path(vqgan)
         if not path.exists():
             raise FileNotFoundError(
-                f"no VQGAN at {path} for the Liquid model {found.folder}; put Chameleon's vqgan.ckpt and vqgan.yaml "
-                "there, or name their folder by `vqgan=`"
+                f"no VQGAN at {path} for the Liquid model {checkpoint.folder}; put Chameleon's vqgan.ckpt and "
+                "vqgan.yaml there, or name their folder by `vqgan=`"
             )
         return path
 
     @staticmethod
-    def _check_vocabulary(found: Checkpoint, lm, layout: TokenLayout) -> None:
+    def _check_vocabulary(checkpoint: Checkpoint, lm, layout: TokenLayout) -> None:
         rows = lm.lm_head.weight.shape[0]
         if rows != layout.image_offset + layout.num_image_codes:
             raise ValueError(
-                f"{found.folder} has {rows} vocabulary rows, but its tokenizer names {layout.image_offset} and its "
-                f"VQGAN has {layout.num_image_codes} codes; they must add up"
+                f"{checkpoint.folder} has {rows} vocabulary rows, but its tokenizer names {layout.image_offset} and "
+                f"its VQGAN has {layout.num_image_codes} codes; they must add up"
             )
 
     @property

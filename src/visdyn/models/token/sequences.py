@@ -74,15 +74,15 @@ class SequenceBuilder:
             weights: loss weights (h * w,) of the target's codes; the other tokens of the answer weigh 1.
         """
         prompt = self.forward_prompt(source, action)
-        return self.completed(
+        return self.make_sequence(
             prompt, [*self.image(target), self.layout.eos], None if weights is None else (1, weights, 2)
         )
 
     def inverse(self, source: np.ndarray, target: np.ndarray, action: str) -> TokenSequence:
         """The IDM's sequence; the answer is the action, eos."""
-        return self.completed(self.inverse_prompt(source, target), [*self.text(action), self.layout.eos])
+        return self.make_sequence(self.inverse_prompt(source, target), [*self.text(action), self.layout.eos])
 
-    def completed(
+    def make_sequence(
         self, prompt: Sequence[int], completion: Sequence[int], weights: tuple | None = None
     ) -> TokenSequence:
         """Join a prompt and a completion; `weights` = (ones before, weights, ones after), or None for all ones."""

@@ -88,9 +88,9 @@ class _TreeScorer:
         for batch in _split_into_passes(nodes, batch_size):
             rows = torch.tensor([parents[index] for index in batch] if past else [], dtype=torch.int64)
             members = [nodes[index] for index in batch]
-            left = self._run_nodes(members, past, rows.to(self.device))
+            computed = self._run_nodes(members, past, rows.to(self.device))
             below = [(row, child) for row, node in enumerate(members) for child in node.children]
-            self.score_tree([child for _, child in below], batch_size, left, [row for row, _ in below])
+            self.score_tree([child for _, child in below], batch_size, computed, [row for row, _ in below])
 
     def _run_nodes(self, nodes: list[_Node], past: _Past | None, rows: torch.Tensor) -> _Past | None:
         ids, filled, positions = (values.to(self.device) for values in self._pad_tokens(nodes))
@@ -123,11 +123,11 @@ class _TreeScorer:
         for start in range(0, len(unique), _POSITIONS_AT_ONCE):
             part = torch.from_numpy(unique[start : start + _POSITIONS_AT_ONCE]).to(self.device)
             logits = F.linear(flat[part], head).float()  # (part, V)
-            mine = (inverse >= start) & (inverse < start + _POSITIONS_AT_ONCE)
-            local = torch.from_numpy(inverse[mine] - start).to(self.device)
-            picked = logits[local, torch.from_numpy(targets[mine] - self.block.start).to(self.device)]
+            inside = (inverse >= start) & (inverse < start + _POSITIONS_AT_ONCE)
+            local = torch.from_numpy(inverse[inside] - start).to(self.device)
+            picked = logits[local, torch.from_numpy(targets[inside] - self.block.start).to(self.device)]
             log_probabilities = (picked - logits.logsumexp(-1)[local]).double().cpu()
-            self.total.index_add_(0, torch.from_numpy(rows[mine]), log_probabilities)
+            self.total.index_add_(0, torch.from_numpy(rows[inside]), log_probabilities)
 
     def _locate_scored_tokens(self, nodes: list[_Node], width: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return where in the flattened states each scored token is predicted, the token, and its sequence."""

@@ -79,16 +79,16 @@ class UnifiedModel:
             FileNotFoundError: a part is missing; the message names it.
             ValueError: the parts do not fit together.
         """
-        found = locate(name_or_path)
-        tokenizer = AutoTokenizer.from_pretrained(str(found.holder("tokenizer.json", "tokenizer.model")))
-        tokens = VQGAN.from_checkpoint(cls._find_vqgan(found, vqgan), decoder=False)
-        lm = found.load_lm(cls._get_lm_class(), dtype, attention, device)
-        settings = found.holder("dynamics.json") / "dynamics.json"
+        checkpoint = locate(name_or_path)
+        tokenizer = AutoTokenizer.from_pretrained(str(checkpoint.holder("tokenizer.json", "tokenizer.model")))
+        tokens = VQGAN.from_checkpoint(cls._find_vqgan(checkpoint, vqgan), decoder=False)
+        lm = checkpoint.load_lm(cls._get_lm_class(), dtype, attention, device)
+        settings = checkpoint.holder("dynamics.json") / "dynamics.json"
         options = json.loads(settings.read_text()) if settings.is_file() else {"public_pixels": True}
         public = options.pop("public_pixels", False)
         builder = cls._make_builder(tokenizer, tokens.config.n_embed, **options)
-        cls._check_vocabulary(found, lm, builder.layout)
-        return cls(lm, builder, tokens.to(device).eval(), found.name, public, batch_size, shared_prefixes)
+        cls._check_vocabulary(checkpoint, lm, builder.layout)
+        return cls(lm, builder, tokens.to(device).eval(), checkpoint.name, public, batch_size, shared_prefixes)
 
     @staticmethod
     def _get_lm_class():
@@ -101,14 +101,14 @@ class UnifiedModel:
         return SequenceBuilder(tokenizer, TokenLayout.of(tokenizer), **prompts)
 
     @staticmethod
-    def _find_vqgan(found: Checkpoint, vqgan: str | Path | None) -> Path:
+    def _find_vqgan(checkpoint: Checkpoint, vqgan: str | Path | None) -> Path:
         if vqgan is not None:
             return Path(vqgan)
-        holder = found.holder("vqgan")
+        holder = checkpoint.holder("vqgan")
         return holder / "vqgan" if (holder / "vqgan").is_dir() else holder
 
     @staticmethod
-    def _check_vocabulary(found: Checkpoint, lm, layout: TokenLayout) -> None:
+    def _check_vocabulary(checkpoint: Checkpoint, lm, layout: TokenLayout) -> None:
         """Refuse a vocabulary that cannot hold the image codes."""
 
     def save(self, folder: str | Path, state: dict[str, torch.Tensor] | None = None) -> None:

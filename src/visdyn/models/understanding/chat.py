@@ -57,10 +57,10 @@ class TransformersVLM:
     def _answer_batch(self, questions: Sequence[Question]) -> list[str]:
         import torch
 
-        from visdyn.models.understanding.inputs import completed
+        from visdyn.models.understanding.inputs import make_query
 
         model = self.load_model()
-        queries = [completed(model.chat.prompt(len(images), text), (), images) for images, text in questions]
+        queries = [make_query(model.chat.prompt(len(images), text), (), images) for images, text in questions]
         with torch.inference_mode():
             inputs, _ = model.inputs(queries, padding_side="left")
             # Qwen's generation config asks for a repetition penalty, which would not be greedy decoding.

@@ -112,15 +112,15 @@ class ChatFormat:
         return ids
 
 
-def completed(prompt: Sequence[int], completion: Sequence[int], images: Sequence[ImageRef]) -> Query:
+def make_query(prompt: Sequence[int], completion: Sequence[int], images: Sequence[ImageRef]) -> Query:
     """Join a prompt and a completion, all of whose tokens are scored."""
     ids = np.array([*prompt, *completion])
     return Query(ids, np.arange(len(ids)) >= len(prompt), tuple(images))
 
 
-def expand(query: Query, placeholder: int, counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def expand_placeholders(query: Query, placeholder: int, counts: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Repeat each image's placeholder as often as the image has features: ids int64 (T',), scored bool (T',)."""
-    repeats = np.ones(len(query.ids), np.int64)
+    repeats = np.ones(len(query.ids), np.int64)  # (T,), T' = their sum
     repeats[query.ids == placeholder] = counts
     scored = np.repeat(query.scored, repeats)
     scored[0] = False  # nothing predicts the first token
@@ -144,7 +144,7 @@ def collate(rows: Sequence[tuple[np.ndarray, np.ndarray]], pad: int, padding_sid
     return {**tensors, "scored": tensors["scored"].bool()}
 
 
-def picture(ref: ImageRef, side: int | None = None) -> Image.Image:
+def load_picture(ref: ImageRef, side: int | None = None) -> Image.Image:
     """Load an image, stretched to side x side where `side` is given, so that every image has as many tokens."""
     image = load(ref)
     return image if side is None else image.resize((side, side), Image.Resampling.BICUBIC)

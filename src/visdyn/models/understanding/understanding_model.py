@@ -26,7 +26,15 @@ from visdyn.images import ImageRef
 from visdyn.models.checkpoints import locate
 from visdyn.models.token.scoring import Scores
 from visdyn.models.understanding.families import Family, family_of, load_image_processor, model_class
-from visdyn.models.understanding.inputs import ChatFormat, Query, collate, completed, expand, image_key, picture
+from visdyn.models.understanding.inputs import (
+    ChatFormat,
+    Query,
+    collate,
+    expand_placeholders,
+    image_key,
+    load_picture,
+    make_query,
+)
 
 IDM_PROMPT = "Infer the action that leads from the first image to the second. Answer with one short instruction."
 FDM_PROMPT = "Editing the given image according to the following prompt: {action}"
@@ -71,11 +79,11 @@ class UnderstandingModel:
             FileNotFoundError: there is no such model.
             ValueError: the family is unknown, or there is no chat template.
         """
-        found = locate(name_or_path)
-        family = family_of(found.base)
-        lm = found.load_lm(model_class(family), dtype, attention, device)
-        chat = ChatFormat.from_pretrained(found.base, lm.config)
-        return cls(lm, chat, load_image_processor(found.base), family, found.name, batch_size=batch_size)
+        checkpoint = locate(name_or_path)
+        family = family_of(checkpoint.base)
+        lm = checkpoint.load_lm(model_class(family), dtype, attention, device)
+        chat = ChatFormat.from_pretrained(checkpoint.base, lm.config)
+        return cls(lm, chat, load_image_processor(checkpoint.base), family, checkpoint.name, batch_size=batch_size)
 
     @property
     def inverse_dynamics(self) -> UnderstandingInverseDynamics:
@@ -91,9 +99,10 @@ class UnderstandingModel:
         totals, counts = [], []
         for start in range(0, len(queries), self.batch_size):
             inputs, scored = self.inputs(queries[start : start + self.batch_size], side)
-            hidden = self.lm.model(**inputs, use_cache=False).last_hidden_state
-            predicted = scored[:, 1:]
+            hidden = self.lm.model(**inputs, use_cache=False).last_hidden_state  # (B, T, D)
+            predicted = scored[:, 1:]  # (B, T - 1): the state at t predicts the token at t + 1
             targets = inputs["input_ids"][:, 1:][predicted]
+            # The head runs on the M scored positions of the whole batch only: hidden (M, D), targets (M,).
             values = log_probabilities(self.lm.lm_head, hidden[:, :-1][predicted], targets)
             lengths = predicted.sum(1)
             totals += [part.sum().cpu() for part in values.split(lengths.tolist())]
@@ -107,7 +116,7 @@ class UnderstandingModel:
         features, grids, deeper = self.encode({image_key(ref): ref for query in queries for ref in query.images}, side)
         rows, counts = [], iter([len(features[key]) for key in keys])
         for query in queries:
-            rows.append(expand(query, self.chat.placeholder, [next(counts) for _ in query.images]))
+            rows.append(expand_placeholders(query, self.chat.placeholder, [next(counts) for _ in query.images]))
         batch = collate(rows, self.chat.pad, padding_side or self.padding_side)
         batch = {name: value.to(self.lm.device) for name, value in batch.items()}
         scored = batch.pop("scored")
@@ -124,7 +133,7 @@ class UnderstandingModel:
         Qwen3-VL also gives features of deeper layers, which go into the first layers of the language model: a dict
         like the features for each.
         """
-        pictures = [picture(ref, side) for ref in images.values()]
+        pictures = [load_picture(ref, side) for ref in images.values()]
         processed = self.image_processor(images=pictures, return_tensors="pt").to(self.lm.device)
         output = self.lm.get_image_features(**processed, return_dict=True)
         layers = getattr(output, "deepstack_features", None) or []
@@ -152,7 +161,7 @@ class UnderstandingInverseDynamics:
         """Score the action's tokens, the end of the turn left out."""
         prompt, chat = self.model.chat.prompt(2, self.prompt), self.model.chat
         queries = [
-            completed(prompt, chat.answer(action), (source, target))
+            make_query(prompt, chat.answer(action), (source, target))
             for source, target, action in zip(sources, targets, actions, strict=True)
         ]
         return self.model.score(queries, self.side)
@@ -165,7 +174,7 @@ class UnderstandingInverseDynamics:
     def predict(self, sources: Sequence[ImageRef], targets: Sequence[ImageRef]) -> list[str]:
         """Return one greedily decoded action for each pair."""
         prompt, model, texts = self.model.chat.prompt(2, self.prompt), self.model, []
-        queries = [completed(prompt, (), pair) for pair in zip(sources, targets, strict=True)]
+        queries = [make_query(prompt, (), pair) for pair in zip(sources, targets, strict=True)]
         for start in range(0, len(queries), model.batch_size):
             inputs, _ = model.inputs(queries[start : start + model.batch_size], self.side, padding_side="left")
             # Qwen's generation config asks for a repetition penalty, which would not be greedy decoding.
@@ -228,9 +237,9 @@ class UnderstandingForwardLikelihood:
             raise ValueError(f"the tokenizer of {self.model.name} begins Yes and No with one token; D3 needs two")
         for source, action, target in rows:
             prompt = chat.prompt(2, self.question.format(action=action))
-            queries += [completed(prompt, word, (source, target)) for word in (yes, no)]
+            queries += [make_query(prompt, word, (source, target)) for word in (yes, no)]
         total = self.model.score(queries, self.side).total.view(-1, 2)
-        odds = total[:, 0] - total[:, 1]
+        odds = total[:, 0] - total[:, 1]  # (N,), log p(Yes) - log p(No)
         return Scores(odds, odds, torch.ones(len(rows), dtype=torch.int64))
 
 

@@ -88,7 +88,8 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         hidden = self.norm(x)
         query, key, value = (layer(hidden).flatten(2) for layer in (self.q, self.k, self.v))  # (N, C, positions)
-        weights = torch.bmm(query.transpose(1, 2), key) * x.shape[1] ** -0.5
+        weights = torch.bmm(query.transpose(1, 2), key) * x.shape[1] ** -0.5  # (N, positions, positions)
+        # (N, C, positions)
         attended = torch.bmm(value, weights.softmax(dim=2).transpose(1, 2).to(value.dtype))
         return x + self.proj_out(attended.view_as(x))
 
@@ -128,6 +129,7 @@ def _apply_middle(middle: nn.Module, x: Tensor) -> Tensor:
 
 
 def _make_level(source: int, target: int, num_blocks: int, resolution: int, config: VQGANConfig) -> nn.Module:
+    """Build one resolution: `num_blocks` residual blocks, each followed by attention at the listed resolutions."""
     level = nn.Module()
     widths = [source] + [target] * num_blocks
     level.block = nn.ModuleList(
@@ -155,6 +157,7 @@ class Encoder(nn.Module):
         widths = [config.ch * factor for factor in config.ch_mult]
         self.conv_in = _make_conv3x3(config.in_channels * config.patch**2, config.ch)
         self.down = nn.ModuleList()
+        # Level i enters with the width of the one before; the last width of the first list has no partner.
         for i, (source, target) in enumerate(zip([config.ch, *widths], widths, strict=False)):
             level = _make_level(
                 source, target, config.num_res_blocks, config.resolution // config.patch // 2**i, config
@@ -185,6 +188,7 @@ class Decoder(nn.Module):
         self.conv_in = _make_conv3x3(config.z_channels, widths[-1])
         self.mid = _make_middle(widths[-1], config)
         self.up = nn.ModuleList()
+        # The coarsest level runs first: level i enters with the width of level i + 1.
         for i, (source, target) in enumerate(zip([*widths[1:], widths[-1]], widths, strict=True)):
             level = _make_level(
                 source, target, config.num_res_blocks + 1, config.resolution // config.patch // 2**i, config

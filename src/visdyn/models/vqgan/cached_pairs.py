@@ -50,15 +50,12 @@ def write_triplets(
     draft.mkdir(parents=True)
     np.save(draft / "places.npy", np.array([places[row] for row in usable], _PLACE))
     (draft / "actions.json").write_text(json.dumps([trajectories[row].action for row in usable]))
-    manifest = {"shards": str(shards.resolve()), "record": _described(record), "count": len(usable)}
+    fields = [[name, record[name].base.str, list(record[name].shape)] for name in record.names]
+    manifest = {"shards": str(shards.resolve()), "record": fields, "count": len(usable)}
     (draft / "manifest.json").write_text(json.dumps(manifest, indent=1))
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
     return [trajectories[row] for row in usable]
-
-
-def _described(record: np.dtype) -> list:
-    return [[name, record[name].base.str, list(record[name].shape)] for name in record.names]
 
 
 class CachedTriplets:

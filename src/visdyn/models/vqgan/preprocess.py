@@ -28,7 +28,7 @@ def whiten(ref: ImageRef) -> Image.Image:
     rgba = np.asarray(image.convert("RGBA"))
     if (rgba[:, :, 3] == 255).all():
         return image.convert("RGB")
-    alpha = rgba[:, :, 3:] / 255.0
+    alpha = rgba[:, :, 3:] / 255.0  # (H, W, 1)
     return Image.fromarray(((1 - alpha) * 255 + alpha * rgba[:, :, :3]).astype(np.uint8))
 
 
@@ -56,6 +56,7 @@ def unpad(square: np.ndarray, width: int, height: int) -> np.ndarray:
     Rows and columns that mix bar and image are cut off too.
     """
     size, side = square.shape[0], max(width, height)
+    # The bars' inner edges fall between pixels after the resize: the start is rounded up, the stop down.
     left, top = (side - width) // 2, (side - height) // 2
     columns = slice(-(-left * size // side), (left + width) * size // side)
     rows = slice(-(-top * size // side), (top + height) * size // side)
@@ -65,6 +66,7 @@ def unpad(square: np.ndarray, width: int, height: int) -> np.ndarray:
 def to_pixels(arrays: np.ndarray | Sequence[np.ndarray]) -> Tensor:
     """Map uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [-1, 1], computed in float64 first as the public code does."""
     values = np.asarray(np.stack(list(arrays)))
+    # One entry a value: the same float64 arithmetic as for each pixel, 256 times instead of N * H * W * 3 times.
     table = torch.from_numpy((np.arange(256) / 255.0 * 2 - 1).astype(np.float32))
     return table[torch.from_numpy(values).permute(0, 3, 1, 2).long()].contiguous()
 

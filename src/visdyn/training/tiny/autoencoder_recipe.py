@@ -16,7 +16,7 @@ from visdyn.images import to_pixels
 from visdyn.models.autoencoder import patch_of, tiny_autoencoder
 from visdyn.models.vqgan.blocks import fold, unfold
 from visdyn.training.engine.fit import Recipe, fit, write_history
-from visdyn.training.tiny.patch_start import evenly, start_from_patches
+from visdyn.training.tiny.patch_start import start_from_patches, take_evenly
 from visdyn.training.tiny.tokenizer import ImageDataset, rare_colour_weights
 
 
@@ -93,6 +93,7 @@ def start_autoencoder(vae, images: np.ndarray, log_variance: float = -6.0) -> No
         return
     latent_channels = vae.config.latent_channels
     start_from_patches(vae.encoder, vae.decoder, images, patch_of(vae), latent_channels)
+    # The encoder's last convolution gives 2 * latent_channels channels: means, then log-variances.
     vae.encoder.conv_out.bias[latent_channels:] = log_variance
 
 
@@ -104,10 +105,11 @@ def equalise_channels(vae, images: np.ndarray, limit: int = 512) -> None:
     channel of small deviation would be all noise. The gain goes into the encoder's last convolution and its inverse
     into the decoder's first, so images are decoded as before.
     """
-    deviations = latent_means(vae, images, limit).std(dim=(0, 2, 3)).clamp(min=1e-6)
+    deviations = latent_means(vae, images, limit).std(dim=(0, 2, 3)).clamp(min=1e-6)  # (C,)
     out, channels = vae.encoder.conv_out, len(deviations)
     out.weight[:channels] /= deviations.view(-1, 1, 1, 1)
     out.bias[:channels] /= deviations
+    # Means are divided by s, so log-variances lose 2 log s.
     out.bias[channels:] -= 2 * deviations.log()
     vae.decoder.conv_in.weight *= deviations.view(1, -1, 1, 1)
 
@@ -121,7 +123,7 @@ def measure_scale(vae, images: np.ndarray, limit: int = 512) -> None:
 
 def latent_means(vae, images: np.ndarray, limit: int) -> Tensor:
     """Return the posterior means (N, C, h, w) of up to `limit` images, unscaled."""
-    chosen = evenly(images, limit)
+    chosen = take_evenly(images, limit)
     parts = np.array_split(chosen, max(1, len(chosen) // 64))
     pixels = (fold(to_pixels(part), patch_of(vae)).to(vae.device) for part in parts)
     return torch.cat([vae.encode(part).latent_dist.mode() for part in pixels])

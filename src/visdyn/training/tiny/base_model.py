@@ -59,6 +59,7 @@ def train_base(
     if len(texts) != len(frames):
         raise ValueError(f"{captions} holds {len(texts)} captions for the {len(frames)} images of {images}")
     codes = model.encode(list(frames))
+    # (M, 2, h, w)
     pair_codes = model.encode(list(flat.reshape(-1, *flat.shape[2:]))).reshape(len(flat), 2, *codes.shape[1:])
     sequences = base_mixture(model.builder, codes, texts, pair_codes, Recipe.of(recipe).seed)
     fit_and_save(model, SequenceDataset(sequences, grouped=True), recipe, output, scratch, hardware)
@@ -74,14 +75,19 @@ def base_mixture(
     half = np.full(pairs[0, 0].size, TEXT_TO_IMAGE_WEIGHT)
     sequences = []
     for row in range(len(codes)):
+        # One pair and one earlier frame a row, drawn in this order: the mixture depends on the seed alone.
         first, second = (builder.image(item) for item in pairs[random.integers(len(pairs))])
         earlier = builder.image(codes[random.integers(len(codes))])
+        # Image to caption.
         prompt = [layout.bos, *image[row], layout.end_of_turn]
-        sequences.append(builder.completed(prompt, [*text[row], layout.eos]))
+        sequences.append(builder.make_sequence(prompt, [*text[row], layout.eos]))
+        # Caption to image: begin-of-image weighs 1, the codes `half`, end-of-image and eos 1.
         prompt = [layout.bos, *text[row], layout.end_of_turn]
-        sequences.append(builder.completed(prompt, [*image[row], layout.eos], (1, half, 2)))
+        sequences.append(builder.make_sequence(prompt, [*image[row], layout.eos], (1, half, 2)))
+        # Frame to a later frame, without an action.
         prompt = [layout.bos, *first, layout.end_of_turn]
-        sequences.append(builder.completed(prompt, [*second, layout.eos]))
+        sequences.append(builder.make_sequence(prompt, [*second, layout.eos]))
+        # Two frames to the caption of the second: the layout of the IDM's prompt, without its action.
         prompt = [layout.bos, *earlier, *image[row], layout.end_of_turn]
-        sequences.append(builder.completed(prompt, [*text[row], layout.eos]))
+        sequences.append(builder.make_sequence(prompt, [*text[row], layout.eos]))
     return sequences

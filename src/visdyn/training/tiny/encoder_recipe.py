@@ -130,8 +130,9 @@ class ClipTraining(nn.Module):
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         outputs = self.clip(**batch, return_loss=True)
-        own = torch.arange(len(outputs.logits_per_image), device=outputs.logits_per_image.device)
-        accuracy = (outputs.logits_per_image.argmax(dim=1) == own).float().mean()
+        # Caption i belongs to image i.
+        labels = torch.arange(len(outputs.logits_per_image), device=outputs.logits_per_image.device)
+        accuracy = (outputs.logits_per_image.argmax(dim=1) == labels).float().mean()
         return {"loss": outputs.loss, "accuracy": accuracy}
 
 
@@ -143,7 +144,7 @@ class ViewSettings:
         shift: largest shift, in pixels along each axis.
         noise: standard deviation of pixel noise (pixels lie in [-1, 1]).
         colour: largest change of each channel's gain and offset.
-        patch: sides of the squares that `tampered` swaps, smallest and largest, in pixels.
+        patch: sides of the squares that `tamper_square` swaps, smallest and largest, in pixels.
         temperature: of the contrastive softmax.
     """
 
@@ -163,13 +164,14 @@ class DinoStandInTraining(nn.Module):
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         views = [view(pixels, self.settings), view(pixels, self.settings)]
-        views.append(view(tampered(pixels, self.settings.patch), self.settings))
-        tokens = self.dino(pixel_values=torch.cat(views)).last_hidden_state
+        views.append(view(tamper_square(pixels, self.settings.patch), self.settings))
+        tokens = self.dino(pixel_values=torch.cat(views)).last_hidden_state  # (3 N, 1 + patches, D)
         anchor, same, other = functional.normalize(tokens.mean(dim=1).float(), dim=1).chunk(3)
+        # (N, 2 N): the positive of row i is the other view of frame i, column i; tampered copies are hard negatives.
         logits = anchor @ torch.cat([same, other]).t() / self.settings.temperature
-        own = torch.arange(len(pixels), device=pixels.device)
-        accuracy = (logits.argmax(dim=1) == own).float().mean()
-        return {"loss": functional.cross_entropy(logits, own), "accuracy": accuracy}
+        labels = torch.arange(len(pixels), device=pixels.device)
+        accuracy = (logits.argmax(dim=1) == labels).float().mean()
+        return {"loss": functional.cross_entropy(logits, labels), "accuracy": accuracy}
 
 
 def view(pixels: Tensor, settings: ViewSettings) -> Tensor:
@@ -185,7 +187,7 @@ def view(pixels: Tensor, settings: ViewSettings) -> Tensor:
     return moved * (1 + gain) + offset + settings.noise * torch.randn_like(moved)
 
 
-def tampered(pixels: Tensor, patch: tuple[int, int]) -> Tensor:
+def tamper_square(pixels: Tensor, patch: tuple[int, int]) -> Tensor:
     """Return a copy of pixels (N, 3, H, W) with one square of each image changed.
 
     Every second image has two of its own squares swapped; the others get a square of the next image, at the same

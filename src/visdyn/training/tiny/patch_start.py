@@ -1,4 +1,4 @@
-"""A start for small autoencoders that read folded pixels: the principal components of the images' patches.
+"""Initialisation of small autoencoders that read folded pixels: the principal components of the images' patches.
 
 Sixteen principal components of an 8 x 8 patch already show every object of a kitchen, while the same network from
 random weights is behind that after hundreds of steps: whole-image normalisation and small gradients of rare details
@@ -42,16 +42,16 @@ def start_from_patches(
             f"{num_features} features need {2 * num_features} channels, not {encoder.conv_in.out_channels}: "
             "widen the network, or start from random weights"
         )
-    rows = fold(to_pixels(evenly(images, limit)), patch).permute(0, 2, 3, 1).flatten(0, 2)
+    rows = fold(to_pixels(take_evenly(images, limit)), patch).permute(0, 2, 3, 1).flatten(0, 2)
     mean, deviations, components = principal_components(rows)
     kept, scale = components[:num_features], deviations[:num_features, None].clamp(min=1e-3).sqrt()
     _silence_residuals(encoder)
     _silence_residuals(decoder)
     analysis, identity = kept / scale, torch.eye(num_features)
-    _set(encoder.conv_in, torch.cat([analysis, -analysis]), -torch.cat([analysis, -analysis]) @ mean)
-    _set(encoder.conv_out, torch.cat([identity, -identity], dim=1))
-    _set(decoder.conv_in, torch.cat([identity, -identity]))
-    _set(decoder.conv_out, torch.cat([(kept * scale).t(), -(kept * scale).t()], dim=1), mean)
+    _set_centre_tap(encoder.conv_in, torch.cat([analysis, -analysis]), -torch.cat([analysis, -analysis]) @ mean)
+    _set_centre_tap(encoder.conv_out, torch.cat([identity, -identity], dim=1))
+    _set_centre_tap(decoder.conv_in, torch.cat([identity, -identity]))
+    _set_centre_tap(decoder.conv_out, torch.cat([(kept * scale).t(), -(kept * scale).t()], dim=1), mean)
 
 
 @torch.no_grad()
@@ -64,7 +64,7 @@ def start_patch_embedding(embedding: nn.Conv2d, images: np.ndarray, limit: int =
         limit: images used, taken evenly.
     """
     patch = embedding.kernel_size[0]
-    rows = fold(to_pixels(evenly(images, limit)), patch).permute(0, 2, 3, 1).flatten(0, 2)
+    rows = fold(to_pixels(take_evenly(images, limit)), patch).permute(0, 2, 3, 1).flatten(0, 2)
     mean, deviations, components = principal_components(rows)
     weights = (components / deviations.clamp(min=1e-2).sqrt()[:, None])[: embedding.out_channels]
     embedding.weight[: len(weights)] = weights.view(len(weights), 3, patch, patch)
@@ -72,7 +72,7 @@ def start_patch_embedding(embedding: nn.Conv2d, images: np.ndarray, limit: int =
         embedding.bias[: len(weights)] = -weights @ mean
 
 
-def evenly(images: np.ndarray, limit: int) -> np.ndarray:
+def take_evenly(images: np.ndarray, limit: int) -> np.ndarray:
     """Return at most `limit` of the images, taken evenly, in memory."""
     return np.array(images[:: max(1, len(images) // limit)][:limit])
 
@@ -80,12 +80,13 @@ def evenly(images: np.ndarray, limit: int) -> np.ndarray:
 def principal_components(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return mean (D,), standard deviations (D,), largest first, and components (D, D), one a row, of rows (R, D)."""
     mean = rows.mean(dim=0)
+    # float64: the smallest of the eigenvalues are lost in float32. `eigh` gives them in ascending order.
     variances, vectors = torch.linalg.eigh(torch.cov((rows - mean).double().t()))
     deviations = variances.clamp(min=0).sqrt().flip(0)
     return mean, deviations.float(), vectors.t().flip(0).float()
 
 
-def _set(layer: nn.Conv2d, weights: Tensor, bias: Tensor | None = None) -> None:
+def _set_centre_tap(layer: nn.Conv2d, weights: Tensor, bias: Tensor | None = None) -> None:
     """Put `weights` on the centre tap and `bias` in place, and shrink all else to a tenth."""
     layer.weight.mul_(0.1)
     layer.bias.mul_(0.1)

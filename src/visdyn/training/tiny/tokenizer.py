@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from visdyn.images import to_pixels
 from visdyn.models.vqgan import VQGAN, VQGANConfig
 from visdyn.training.engine.fit import Recipe, fit, write_history
-from visdyn.training.tiny.patch_start import evenly, start_from_patches
+from visdyn.training.tiny.patch_start import start_from_patches, take_evenly
 
 # 64 x 64 pixels to 8 x 8 codes. Folding 8 x 8 pixels into channels leaves one level at 8 x 8: a fifth of the time of
 # the unfolded net with widths 16 to 64.
@@ -88,21 +88,22 @@ class TokenizerTraining(nn.Module):
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         features = self.vqgan.quant_conv(self.vqgan.encoder(pixels)).float()
-        quantised, commitment, used = self._quantise(features)
+        quantised, commitment, used = self._quantise_straight_through(features)
         decoded = self.vqgan.decoder(self.vqgan.post_quant_conv(quantised)).float()
         error, weights = (decoded - pixels).abs(), rare_colour_weights(pixels, self.settings.rare_colours)
         loss = (weights * (error + error.square())).mean() + self.settings.commitment * commitment
         return {"loss": loss, "l1": error.detach().mean(), "used_codes": used}
 
-    def _quantise(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _quantise_straight_through(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return straight-through quantised features, the commitment loss and the number of codes in use."""
         with torch.autocast(features.device.type, enabled=False):
             codes = self.vqgan.quantize(features.detach())
             quantised = self.vqgan.quantize.lookup(codes)
             if self.training:
-                self._follow(features.detach().permute(0, 2, 3, 1).flatten(0, 2), codes.flatten())
+                self._update_by_ema(features.detach().permute(0, 2, 3, 1).flatten(0, 2), codes.flatten())
             commitment = functional.mse_loss(features, quantised)
         used = features.new_tensor(codes.unique().numel())
+        # Straight-through: the value of the quantised features, the gradient of the features.
         return features + (quantised - features).detach(), commitment, used
 
     @torch.no_grad()
@@ -119,33 +120,33 @@ class TokenizerTraining(nn.Module):
             for layer in (model.quant_conv, model.post_quant_conv):
                 nn.init.dirac_(layer.weight)
                 nn.init.zeros_(layer.bias)
-        pixels = to_pixels(evenly(images, self.settings.kmeans_images))
+        pixels = to_pixels(take_evenly(images, self.settings.kmeans_images))
         weights = functional.avg_pool2d(rare_colour_weights(pixels, self.settings.rare_colours), config.downsampling)
-        rows = model.features(pixels).permute(0, 2, 3, 1).flatten(0, 2)
+        rows = model.features(pixels).permute(0, 2, 3, 1).flatten(0, 2)  # (N * h * w, C)
         drawn = torch.multinomial(weights.flatten().square(), len(rows), replacement=True)
-        self._cluster(rows[drawn])
+        self._init_by_k_means(rows[drawn])
 
-    def _cluster(self, rows: Tensor) -> None:
+    def _init_by_k_means(self, rows: Tensor) -> None:
         """Put the codes on k-means centres of `rows` (R, C)."""
         table = self.vqgan.quantize.embedding.weight
-        table.copy_(_draw(rows, len(table)))
+        table.copy_(_draw_rows(rows, len(table)))
         for _ in range(self.settings.kmeans_rounds):
-            counts, sums = _gather(rows, self.vqgan.quantize.distances(rows).argmin(dim=1), len(table))
+            counts, sums = _sum_by_code(rows, self.vqgan.quantize.distances(rows).argmin(dim=1), len(table))
             centres = sums / counts.clamp(min=1)[:, None]
-            table.copy_(torch.where(counts[:, None] > 0, centres, _draw(rows, len(table))))
+            table.copy_(torch.where(counts[:, None] > 0, centres, _draw_rows(rows, len(table))))
         self.counts.fill_(1.0)
         self.sums.copy_(table)
 
     @torch.no_grad()
-    def _follow(self, rows: Tensor, codes: Tensor) -> None:
-        """Move the averages towards this batch, and dead codes onto random features of it."""
+    def _update_by_ema(self, rows: Tensor, codes: Tensor) -> None:
+        """Update each code's EMA of counts and sums by this batch, and move dead codes onto random features of it."""
         table = self.vqgan.quantize.embedding.weight
-        counts, sums = _gather(rows, codes, len(table))
+        counts, sums = _sum_by_code(rows, codes, len(table))
         self.counts.lerp_(counts, 1 - self.settings.decay)
         self.sums.lerp_(sums, 1 - self.settings.decay)
         dead = self.counts < self.settings.revive_below
         if dead.any():
-            self.sums[dead] = _draw(rows, int(dead.sum()))
+            self.sums[dead] = _draw_rows(rows, int(dead.sum()))
             self.counts[dead] = 1.0
         table.copy_(self.sums / self.counts[:, None])
 
@@ -171,7 +172,9 @@ def train_tokenizer(
     """
     chosen, dataset = Recipe.of(recipe), ImageDataset(images)
     torch.manual_seed(chosen.seed)
-    config = VQGANConfig(**{**vars(TINY_TOKENIZER), **_tuples(model or {})})
+    # JSON knows lists only; the configuration is hashable.
+    changes = {name: tuple(value) if isinstance(value, list) else value for name, value in (model or {}).items()}
+    config = VQGANConfig(**{**vars(TINY_TOKENIZER), **changes})
     training = TokenizerTraining(VQGAN(config), TokenizerSettings(**(settings or {})))
     training.start(dataset.images)
     training.to(memory_format=torch.channels_last)
@@ -196,17 +199,13 @@ def rare_colour_weights(pixels: Tensor, strength: float) -> Tensor:
     return weights / weights.mean(dim=(2, 3), keepdim=True)
 
 
-def _tuples(settings: dict) -> dict:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
-
-
-def _draw(rows: Tensor, number: int) -> Tensor:
+def _draw_rows(rows: Tensor, number: int) -> Tensor:
     """Draw `number` rows, without replacement while there are enough."""
     order = torch.randperm(len(rows), device=rows.device)
     return rows[order[torch.arange(number, device=rows.device) % len(rows)]]
 
 
-def _gather(rows: Tensor, codes: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
+def _sum_by_code(rows: Tensor, codes: Tensor, num_codes: int) -> tuple[Tensor, Tensor]:
     """Return how many rows each code has (K,), and their sums (K, C)."""
     counts = torch.bincount(codes, minlength=num_codes).to(rows.dtype)
     return counts, torch.zeros(num_codes, rows.shape[1], device=rows.device).index_add_(0, codes, rows)
