@@ -18,7 +18,6 @@ from visdyn.datasets.doundo_bench import load
 from visdyn.human_study.analysis import AnswersError
 from visdyn.human_study.export import export
 from visdyn.human_study.plan import plan
-from visdyn.human_study.prepare import main as prepare
 from visdyn.human_study.study import load_study
 from visdyn.human_study.study_store import Choice, Store
 from visdyn.kitchen.write import KitchenSizes, write_kitchen
@@ -26,6 +25,7 @@ from visdyn.paths import repository_root
 from visdyn.pipeline import open_stage
 from visdyn.pipeline.errors import StageError
 from visdyn.stages.human_study import COLUMNS, tables
+from visdyn.stages.human_study_outputs import main as prepare
 
 NOTEBOOK = repository_root() / "notebooks/08c_human_study.ipynb"
 

@@ -1,26 +1,19 @@
 """Write a study's folder from images at hand: a notebook's generations, or folders that other programs filled.
 
-`python -m visdyn.human_study.prepare --out FOLDER [--kind pairwise] [--profile profiles/paper] [--systems A B]`
-writes one from the images that stage `evaluation` keeps of a profile's systems (`evaluation.keep_images`).
+`visdyn.stages.human_study_outputs` is the command that writes one from a profile's own images.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import yaml
 
-from visdyn.datasets.bad_items import DatasetError
 from visdyn.human_study.study import VIEWS, StudyError
 from visdyn.human_study.study_criteria import BEST_WORST, PAIRWISE
 from visdyn.images import ImageRef, load
-from visdyn.params import ParamsError
-from visdyn.pipeline.errors import StageError
-from visdyn.quarantine import Quarantine
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 
@@ -110,36 +103,3 @@ def _save_image(image: ImageRef, folder: Path, name: str) -> None:
         raise StudyError(f"the name {name!r} leads out of {folder}; give the item or system another")
     path.parent.mkdir(parents=True, exist_ok=True)
     load(image).save(path)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status (2 where no study can be made)."""
-    from visdyn.pipeline import open_stage
-    from visdyn.stages.human_study_outputs import prepare
-
-    options = _make_parser().parse_args(arguments)
-    quarantine = Quarantine()
-    changes = {"seed": options.seed, "items_per_subset": options.items_per_subset}
-    try:
-        stage = open_stage("human_study", options.profile)
-        prepare(stage, options.kind, options.out, options.systems, quarantine, **changes)
-    except (StudyError, StageError, ParamsError, DatasetError, FileNotFoundError) as error:
-        print(f"human study: {error}", file=sys.stderr)
-        return 2
-    print(f"{options.out} holds the study ({quarantine.summary()}); serve it: make human-study STUDY={options.out}")
-    return 0
-
-
-def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m visdyn.human_study.prepare", description="Write a study.")
-    parser.add_argument("--out", required=True, type=Path, help="folder to fill")
-    parser.add_argument("--kind", choices=(BEST_WORST, PAIRWISE), default=BEST_WORST)
-    parser.add_argument("--profile", default=".", help="folder with params.yaml")
-    parser.add_argument("--systems", nargs="*", default=(), help="default: those that the paper compares")
-    parser.add_argument("--items-per-subset", type=int, default=5, help="that one annotator sees (the paper: 5)")
-    parser.add_argument("--seed", type=int, default=0)
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

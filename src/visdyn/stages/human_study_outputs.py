@@ -1,16 +1,26 @@
-"""A study from the pipeline's own images: `data/generated/outputs` of a profile (docs/architecture.md)."""
+"""A study from the pipeline's own images: `data/generated/outputs` of a profile (docs/architecture.md).
+
+`python -m visdyn.stages.human_study_outputs --out FOLDER [--kind pairwise] [--profile profiles/paper] [--systems A B]`
+writes one from the images that stage `evaluation` keeps of a profile's systems (`evaluation.keep_images`).
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from visdyn.datasets.aurora import load_bench
+from visdyn.datasets.bad_items import DatasetError
 from visdyn.datasets.doundo_bench import load
 from visdyn.human_study.prepare import write_best_worst, write_pairwise
 from visdyn.human_study.study import StudyError
 from visdyn.human_study.study_criteria import BEST_WORST, PAIRWISE
 from visdyn.mining.reversible import with_short_prompts
+from visdyn.params import ParamsError
+from visdyn.pipeline import open_stage
+from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.stage import Stage
 from visdyn.quarantine import Quarantine
 
@@ -23,7 +33,7 @@ WANTED = {
 BENCHES = {BEST_WORST: "aurora", PAIRWISE: "doundo"}
 
 
-def prepare(
+def prepare_study(
     stage: Stage, kind: str, folder: Path, systems: Sequence[str] = (), quarantine: Quarantine | None = None, **settings
 ) -> Path:
     """Write a study of a profile's systems.
@@ -90,3 +100,33 @@ def _complete(items: Sequence, wanted: dict[str, list[tuple[Path, ...]]], bad: Q
         else:
             kept.append(row)
     return kept
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status (2 where no study can be made)."""
+    options = _make_parser().parse_args(arguments)
+    quarantine = Quarantine()
+    changes = {"seed": options.seed, "items_per_subset": options.items_per_subset}
+    try:
+        stage = open_stage("human_study", options.profile)
+        prepare_study(stage, options.kind, options.out, options.systems, quarantine, **changes)
+    except (StudyError, StageError, ParamsError, DatasetError, FileNotFoundError) as error:
+        print(f"human study: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.out} holds the study ({quarantine.summary()}); serve it: make human-study STUDY={options.out}")
+    return 0
+
+
+def _make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m visdyn.stages.human_study_outputs", description="Write a study.")
+    parser.add_argument("--out", required=True, type=Path, help="folder to fill")
+    parser.add_argument("--kind", choices=(BEST_WORST, PAIRWISE), default=BEST_WORST)
+    parser.add_argument("--profile", default=".", help="folder with params.yaml")
+    parser.add_argument("--systems", nargs="*", default=(), help="default: those that the paper compares")
+    parser.add_argument("--items-per-subset", type=int, default=5, help="that one annotator sees (the paper: 5)")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
