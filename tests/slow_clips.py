@@ -27,14 +27,14 @@ def noted(shared, clip) -> dict:
     return clip_mining.mine_clip((settings, images), clip)
 
 
-def rows(root: Path, work: Path, processes: int, pause: float = 0.0, shard_size: int = 4, executor="local") -> list:
+def rows(root: Path, work: Path, processes: int, pause: float = 0.0, executor="local") -> list:
     """Return the rows of all clips under `root`, kept under `work`."""
     clips = find_clips(root)
     settings = ClipSettings(min_interval=5, write_mode="top_then_space")
     task = Task(noted, (settings, work / "images", work / "notes", pause))
     execution = Execution(executor, processes, timeout=5.0, log=work / "log", log_seconds=0.1)
     names = [file_identity(clip.path) for clip in clips]
-    return compute_rows(task, clips, names, work / "shards", "settings", execution, "clips", shard_size)
+    return compute_rows(task, clips, names, work / "shards", "settings", execution, "clips")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from PIL import Image
 from test_clips import write_video
 
 from visdyn.compute.rows import Execution, compute_rows
+from visdyn.compute.store import Store
 from visdyn.compute.workers import Task, WorkerError, each
 from visdyn.datasets.clips import Clip, find_clips, frame_rate, read_frames, sample_clips
 from visdyn.mining import clip_mining
@@ -110,24 +111,42 @@ def test_a_killed_run_is_finished_by_the_same_command(root, tmp_path):
     assert 5 <= len(finished) < len(whole)
     time.sleep(1.5)  # the workers end with the process that asked
     (work / "notes").rename(work / "first")
-    part = next(iter((work / "shards").rglob("*.part")), None)
-    if part is not None:
-        part.write_text(part.read_text() + '{"item": "cut by the ki')
     assert slow_clips.rows(root, work, processes=2) == whole
     again = (work / "notes").read_text().split()
     assert len(again) == len(set(again)) == len(whole) - len(finished)
     assert not finished & set(again)
     assert _contents(work / "images") == _contents(tmp_path / "whole/images")
-    assert _contents(work / "shards") == _contents(tmp_path / "whole/shards")
-    assert not list(work.rglob("*.part"))
+    assert _rows(work) == _rows(tmp_path / "whole")
     (work / "notes").unlink()
     assert slow_clips.rows(root, work, processes=2) == whole
     assert not (work / "notes").exists()
 
 
 def _finished(work: Path) -> set[str]:
-    lines = [line for path in (work / "shards").rglob("shard-*") for line in path.read_text().splitlines()]
-    return {Path(json.loads(line)["item"].split()[0]).stem for line in lines}
+    return {Path(identity.split()[0]).stem for identity in _rows(work)}
+
+
+def _rows(work: Path) -> dict[str, bytes]:
+    return dict(row for path in (work / "shards").glob("*.sqlite") for row in Store(path).items())
+
+
+def test_rows_in_the_shards_of_an_earlier_version_are_not_computed_again(root, tmp_path):
+    def run(name):
+        return slow_clips.rows(root, tmp_path / name, processes=1)
+
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+    rows = run("new")
+    (kept,) = (tmp_path / "new/shards").glob("*.sqlite")
+    folder = tmp_path / "old/shards" / kept.stem
+    folder.mkdir(parents=True)
+    lines = [json.dumps({"item": item, "row": json.loads(row)}) for item, row in Store(kept).items()]
+    (folder / "shard-00000.jsonl").write_text("\n".join(lines[:4]) + "\n")
+    lost = json.dumps({"item": json.loads(lines[5])["item"], "row": {"error": "killed", "lost": True}})
+    (folder / "shard-00001.part").write_text(f"{lines[4]}\n{lost}\n{lines[6][:30]}")
+    with pytest.warns(UserWarning, match="1 damaged"):
+        assert run("old") == rows
+    assert len((tmp_path / "old/notes").read_text().split()) == len(rows) - 5
 
 
 def _wait_for(found, at_least: int) -> set:
@@ -160,7 +179,7 @@ def test_a_changed_file_or_setting_is_computed_again(root, tmp_path):
     assert mine_clips([clip], ClipSettings(), **options).lengths["frames"].tolist() == [12]
     assert first.lengths["frames"].tolist() == [16]
     assert len(mine_clips([clip], ClipSettings(top_k=1), **options).stats) == 1
-    assert len(list((tmp_path / "shards").iterdir())) == 2
+    assert len(list((tmp_path / "shards").glob("*.sqlite"))) == 2
 
 
 def fails(_, item):

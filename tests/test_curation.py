@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from visdyn.compute.store import Store
 from visdyn.datasets.epic_kitchens import Segment, frame_path
 from visdyn.mining import curation, curation_prompts
 from visdyn.mining.reversible import mine_pairs
@@ -151,18 +152,15 @@ def test_curation_goes_on_where_it_was_killed(pairs, tmp_path, dying, hits):
             raise KeyboardInterrupt
         return _reply()(images, prompt)
 
-    cache = tmp_path / "cache" / "answers.jsonl"
+    cache = tmp_path / "cache" / "answers.sqlite"
     model = CachedVLM(Scripted(dies_on_the_third_pair), cache)
     with pytest.raises(KeyboardInterrupt):
         curation.curate(pairs, tmp_path, curation.VLMCurator(model), batch=1)
-    with open(cache, "a") as file:
-        file.write('{"key": "half')
     model = Scripted(_reply())
-    with pytest.warns(UserWarning, match="half a line"):
-        cached = CachedVLM(model, cache)
+    cached = CachedVLM(model, cache)
     assert len(curation.curate(pairs, tmp_path, curation.VLMCurator(cached), batch=2)) == 3
     assert (cached.hits, cached.misses, len(model.asked)) == (hits, 9 - hits, 9 - hits)
-    assert len([json.loads(line) for line in cache.read_text().splitlines()]) == 9
+    assert len(Store(cache).keys()) == 9
 
 
 def test_the_filter_leaves_memory_before_another_model_writes(pairs, tmp_path):
@@ -192,10 +190,18 @@ def test_the_cache_goes_by_content(tmp_path):
     assert key not in {content_key(*other) for other in others}
 
 
-def test_a_damaged_cache_is_named(tmp_path):
-    (tmp_path / "c.jsonl").write_text('{"key": "a", "answer": "b"}\nnonsense\n')
-    with pytest.raises(ValueError, match=r"c\.jsonl line 2"):
-        CachedVLM(Scripted(_reply()), tmp_path / "c.jsonl")
+def test_answers_that_an_earlier_version_kept_are_not_asked_again(tmp_path, capsys):
+    """The old form: lines of JSON in UTF-8, the last one cut by a kill."""
+    image, model = np.zeros((4, 4, 3), np.uint8), Scripted(lambda images, prompt: "asked again")
+    key = content_key(model.name, [image], "what is this?")
+    line = json.dumps({"key": key, "model": model.name, "answer": "une tasse brisée"}, ensure_ascii=False)
+    (tmp_path / "a.b.jsonl").write_text(f'{line}\n{{"key": "cut by a ki', encoding="utf-8")
+    with pytest.warns(UserWarning, match="1 damaged lines"):
+        cached = CachedVLM(model, tmp_path / "a.b.sqlite")
+    assert "1 answers of a.b.jsonl were taken over" in capsys.readouterr().out
+    assert cached.answer_many([((image,), "what is this?")]) == ["une tasse brisée"]
+    assert CachedVLM(model, tmp_path / "a.b.sqlite").answer_many([((image,), "what?")]) == ["asked again"]
+    assert [prompt for _, prompt in model.asked] == ["what?"]
 
 
 def test_the_stand_in_passes_on_the_datas_own_prompts(pairs, tmp_path):

@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from visdyn.compute.store import Store
 from visdyn.endpoint.client import Endpoint, EndpointSettings
 from visdyn.endpoint.replies import Question, Reply, ReplyStore, read_reply, reply_key
 from visdyn.endpoint.request_progress import Prices
@@ -89,26 +90,23 @@ def test_kill_in_the_middle_and_restart(serve, tmp_path, capfd):
             go_on.wait(30)
         return fine(name, repeat)
 
-    server, replies = serve(script), tmp_path / "replies" / "replies.jsonl"
+    server, replies = serve(script), tmp_path / "replies" / "replies.sqlite"
     code = f"import sys; sys.path.insert(0, {str(os.path.dirname(__file__))!r}); import test_endpoint_judge as t; "
     child = subprocess.Popen([sys.executable, "-c", f"{code}t.judge_kitchen({server.url!r}, {str(replies.parent)!r})"])
     deadline = time.monotonic() + 120
-    while not (replies.is_file() and replies.read_bytes().count(b"\n") == 8 and server.under_way == 3):
+    while not (len(Store(replies).keys()) == 8 and server.under_way == 3):
         assert time.monotonic() < deadline, "the first run did not get going"
         assert child.poll() is None, "the first run ended"
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     assert child.wait() == -signal.SIGKILL
     kept, first = set(), Counter(server.seen)
-    for record in map(json.loads, replies.read_text().splitlines()):
+    for record in (json.loads(value) for _, value in Store(replies).items()):
         text = record["messages"][0]["content"][-1]["text"]
         kept.add((re.search(r"item (\w+)", text)[1], record["repeat"]))
-    with open(replies, "ab") as file:
-        file.write(replies.read_bytes()[:100])  # as if the kill had come while writing
     go_on.set()
 
-    with pytest.warns(UserWarning, match="1 damaged lines .* set aside"):
-        table = judge_kitchen(server.url, replies.parent)
+    table = judge_kitchen(server.url, replies.parent)
     wanted = {(str(name), repeat) for name in range(10) for repeat in range(2)}
     second = server.seen - first
     assert len(kept) == 8
@@ -119,10 +117,9 @@ def test_kill_in_the_middle_and_restart(serve, tmp_path, capfd):
     assert set(table["outcome"]) == {"answered"}
     assert judge_kitchen(server.url, replies.parent).equals(table)
     assert server.seen - first == second
-    assert ReplyStore(replies.parent).num_damaged == 1
     printed = capfd.readouterr()
     assert "judge: 20/20 (8 kept from before, 0 failed)" in printed.out
-    everything = [path.read_text() for path in tmp_path.rglob("*") if path.is_file()]
+    everything = [path.read_text(errors="replace") for path in tmp_path.rglob("*") if path.is_file()]
     assert KEY not in "".join([*everything, printed.out, printed.err])
 
 
@@ -142,52 +139,40 @@ def test_a_key_covers_all_that_changes_the_answer(tmp_path):
     assert key(images=(str(path), Image.fromarray(picture(2)))) == key()
 
 
-def kept_replies(folder, texts):
-    store = ReplyStore(folder)
-    with store.session():
-        for number, text in enumerate(texts):
-            store.add(f"key{number}", {"model": "m"}, read_reply(json.loads(completion(text)[2])))
-    return folder / "replies.jsonl"
-
-
 def texts_in(folder, count):
     with (store := ReplyStore(folder)).session():
         found = [store.get(f"key{number}") for number in range(count)]
     return [reply and reply.text for reply in found]
 
 
-def test_cut_and_damaged_lines_are_set_aside(tmp_path):
-    path = kept_replies(tmp_path, ["first", "half a pair \ud800", "third"])
-    data = path.read_bytes()
-    start = data.rindex(b"\n", 0, -1) + 1
-    cuts = [*range(start + 1, len(data) - 1, 9), len(data) - 2]
-    for number, cut in enumerate(cuts, start=1):
-        path.write_bytes(data[:cut])
-        with pytest.warns(UserWarning, match="1 damaged"):
-            assert texts_in(tmp_path, 3) == ["first", "half a pair \ud800", None]
-        assert path.read_bytes() == data[:start]
-        assert ReplyStore(tmp_path).num_damaged == number
-    path.write_bytes(data[:-1])  # only the line's end is missing: the reply is whole
-    assert texts_in(tmp_path, 3)[2] == "third"
-    assert path.read_bytes() == data
-    path.write_bytes(data[:start] + b'\0\0\xff\n{"key": 3}\n[]\n' + data[start:])
-    with pytest.warns(UserWarning, match="3 damaged"):
-        assert texts_in(tmp_path, 3)[2] == "third"
-    assert path.read_bytes() == data
+def test_replies_that_an_earlier_version_paid_for_are_found(tmp_path, capsys):
+    """The old form: lines of JSON, of which a kill or the disk may have damaged some."""
+    texts = ["first", "half a pair \ud800", "third"]
+    bodies = [json.loads(completion(text)[2]) for text in texts]
+    lines = [json.dumps({"key": f"key{n}", "model": "m", "attempts": 2, "body": body}) for n, body in enumerate(bodies)]
+    damaged = '\0\0\xff\n{"key": 3}\n[]\n' + lines[0].replace("key0", "key3")[:-20]
+    (tmp_path / "replies.jsonl").write_text("\n".join([*lines, damaged]))
+    with pytest.warns(UserWarning, match="4 damaged lines"):
+        assert texts_in(tmp_path, 4) == [*texts, None]
+    assert "3 replies of" in capsys.readouterr().out
+    assert texts_in(tmp_path, 4) == [*texts, None]
+    assert ReplyStore(tmp_path).keys() == {"key0", "key1", "key2"}
+    assert ReplyStore(tmp_path).get("key2").attempts == 2
+    assert (tmp_path / "replies.jsonl.imported").read_text().endswith(lines[0].replace("key0", "key3")[:-20])
 
 
 def test_a_store_has_one_writer_and_survives_a_full_disk(tmp_path, monkeypatch):
-    path = kept_replies(tmp_path, ["first"])
-    before, store = path.read_bytes(), ReplyStore(tmp_path)
+    store, reply = ReplyStore(tmp_path), read_reply(json.loads(completion("first")[2]))
     with store.session():
+        store.add("key0", {"model": "m"}, reply)
         with pytest.raises(RuntimeError, match="another run is writing"), ReplyStore(tmp_path).session():
             pass
-        monkeypatch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(OSError("no space")))
+        monkeypatch.setattr(Store, "put_many", lambda *_: (_ for _ in ()).throw(OSError("no space")))
         with pytest.raises(OSError, match="no space"):
-            store.add("key1", {}, store.get("key0"))
+            store.add("key1", {}, reply)
         monkeypatch.undo()
-        assert path.read_bytes() == before
         assert store.get("key1") is None
+    assert texts_in(tmp_path, 2) == ["first", None]
 
 
 def test_repeats_have_a_spread_and_a_bad_reply_is_no_zero(serve, tmp_path):

@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from fake_endpoint import KEY, completion
 
+from visdyn.compute.store import Store
 from visdyn.evaluation.judges.run import RUNS, SCORES, judge_all, spread
 from visdyn.evaluation.systems.outputs import FORWARD, SystemImages
 from visdyn.params.evaluation import JudgeEntry
@@ -124,7 +125,9 @@ def test_the_final_table_is_right_whatever_the_endpoint_does(serve, tmp_path, ca
     means = spread(scores).set_index(["paper", "direction", "reverse_from", "criterion"])
     assert means.loc[("B", "forward", "", "editing_success"), "sd_repeats"] == pytest.approx(0.5**0.5)
     assert means.loc[("B", "forward", "", "editing_success"), "n"] == 2 * (ITEMS - 1)
-    assert KEY not in "".join([*capfd.readouterr(), *(p.read_text() for p in tmp_path.rglob("*") if p.is_file())])
+    assert KEY not in "".join(
+        [*capfd.readouterr(), *(p.read_text(errors="replace") for p in tmp_path.rglob("*") if p.is_file())]
+    )
 
 
 def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(serve, tmp_path):
@@ -135,19 +138,19 @@ def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(serve, tmp_path)
             go_on.wait(30)
         return answer(server, name, repeat)
 
-    server, replies = serve(script), tmp_path / "data/kept/replies/tester/replies.jsonl"
+    server, replies = serve(script), tmp_path / "data/kept/replies/tester/replies.sqlite"
     code = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_judging as t; "
     code += f"t.judge_all(t.stage({str(tmp_path)!r}, {server.url!r}, timeout_s=60.0), t.systems())"
     child = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 120
-    while not (replies.is_file() and replies.read_bytes().count(b"\n") == 12 and server.under_way == 3):
+    while not (len(Store(replies).keys()) == 12 and server.under_way == 3):
         assert time.monotonic() < deadline, "the first run did not get going"
         assert child.poll() is None, "the first run ended"
         time.sleep(0.02)
     child.send_signal(signal.SIGKILL)
     child.wait()
     first, kept = Counter(server.seen), []
-    for record in map(json.loads, replies.read_text().splitlines()):
+    for record in (json.loads(value) for _, value in Store(replies).items()):
         kept.append((re.search(r"item (\w+)", record["messages"][0]["content"][-1]["text"])[1], record["repeat"]))
     go_on.set()
 

@@ -288,9 +288,9 @@ def test_the_test_against_chance_is_exact_where_the_numbers_of_options_differ():
 
 def test_a_run_with_a_cache_asks_nothing_twice(tmp_path):
     questions = [_question(name="0"), _question(SIX, 0, name="1")]
-    first = generate_answers(CachedVLM(_Says("behind", "above"), tmp_path / "answers.jsonl"), questions)
+    first = generate_answers(CachedVLM(_Says("behind", "above"), tmp_path / "answers.sqlite"), questions)
     again = _Says()
-    pd.testing.assert_frame_equal(first, generate_answers(CachedVLM(again, tmp_path / "answers.jsonl"), questions))
+    pd.testing.assert_frame_equal(first, generate_answers(CachedVLM(again, tmp_path / "answers.sqlite"), questions))
     assert again.prompts == []
 
 

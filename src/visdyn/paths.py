@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def repository_root() -> Path:
@@ -59,3 +62,32 @@ def shared_data() -> Path | None:
         return Path(shared)
     beside = repository_root().parent / "shared"
     return beside if beside.is_dir() else None
+
+
+def write_atomically(path: str | Path, content: bytes) -> None:
+    """Write a file so that a kill or a power cut leaves the old one or the new one; its folder must be there.
+
+    Several processes may write one path: each writes a draft of its own, and the last one stands.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        with open(draft, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
+
+
+def digest_of(value: Any) -> str:
+    """Return the SHA-256 (hex) of a JSON-able value; the order of a dictionary's keys does not matter."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def file_digest(path: str | Path) -> str:
+    """Return the SHA-256 (hex) of a file's content, read piece by piece."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

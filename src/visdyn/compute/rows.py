@@ -1,25 +1,23 @@
-"""Rows of many items, computed on one machine or on a cluster, kept in shards on disk, and resumed after any kill.
+"""Rows of many items, computed on one machine or on a cluster, kept as they come, and resumed after any kill.
 
-A shard is a file of JSON lines, `shard-00000.jsonl`, written at once when its last item is done. Until then its rows
-are appended to `shard-00000.part` as they come, so that a kill loses only the items being worked on. One process
-writes; what computes the rows (`visdyn.compute.workers`, `visdyn.compute.ray`) hands them over.
+A row goes into the store (`visdyn.compute.store`) when its item is done, so that a kill loses only the items being
+worked on. One process writes; what computes the rows (`visdyn.compute.workers`, `visdyn.compute.ray`) hands them over.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visdyn.compute.store import Store, import_lines, to_json
 from visdyn.compute.workers import Lost, Task, each
+from visdyn.paths import digest_of
 
 EXECUTORS = ("local", "ray")
-SHARD_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -61,29 +59,51 @@ def compute_rows(
     settings: Any,
     execution: Execution,
     name: str = "items",
-    shard_size: int = SHARD_SIZE,
 ) -> list[dict]:
     """Return one row of each item, in their order; rows found on the disk are not computed again.
 
     Args:
         task: its function gives a dict that JSON can hold; `{"error": reason}` marks an unusable item. An item whose
-            process died or ran out of time gets such a row too, with `"lost": true`; it is tried again in the next run.
+            process died or ran out of time gets such a row too, with `"lost": true`; it is not kept, and so tried again
+            in the next run.
         identities: one text an item, unique, that changes when the item does (see `file_identity`).
-        folder: where shards lie, each under the digest of `settings`.
+        folder: where the stores lie, one for each digest of `settings`.
         settings: whatever the rows depend on, JSON-able.
         name: of the items, for the progress lines.
     """
     if len(set(identities)) != len(items):
         raise ValueError(f"{len(items)} {name} have {len(set(identities))} different identities; each needs its own")
-    shards = _Shards(Path(folder) / _digest(settings), identities, shard_size)
-    waiting = shards.waiting()
+    store = _open_store(Path(folder), settings)
+    rows = {identity: json.loads(row) for identity, row in store.get_many(identities).items()}
+    waiting = [index for index, identity in enumerate(identities) if identity not in rows]
     progress = Progress(name, len(items), len(items) - len(waiting), execution.tell, execution.log_seconds)
     for place, result in _computed(task, [items[index] for index in waiting], execution):
-        row = {"error": result.reason, "lost": True} if isinstance(result, Lost) else result
-        shards.add(waiting[place], row)
-        progress.step("error" in row)
+        identity = identities[waiting[place]]
+        if isinstance(result, Lost):
+            rows[identity] = {"error": result.reason, "lost": True}
+        else:
+            value = to_json(result)
+            store.put(identity, value)
+            rows[identity] = json.loads(value)  # as a run that finds it kept reads it
+        progress.step("error" in rows[identity])
     progress.end()
-    return shards.rows()
+    store.close()
+    if lacking := [identity for identity in identities if identity not in rows]:
+        raise RuntimeError(f"{len(lacking)} items came back without a row, first: {lacking[0]}")
+    return [rows[identity] for identity in identities]
+
+
+def _open_store(folder: Path, settings: Any) -> Store:
+    """Open the store of rows computed with `settings`, and take over the shards of an earlier version of the kit."""
+    digest = digest_of(settings)[:16]
+    store = Store(folder / f"{digest}.sqlite")
+    for shard in sorted([*folder.glob(f"{digest}/shard-*.jsonl"), *folder.glob(f"{digest}/shard-*.part")]):
+        import_lines(store, shard, _shard_row)
+    return store
+
+
+def _shard_row(line: dict) -> tuple[str, bytes] | None:
+    return None if line["row"].get("lost") else (line["item"], to_json(line["row"]))
 
 
 def file_identity(path: str | Path) -> str:
@@ -104,86 +124,6 @@ def _computed(task: Task, items: Sequence, execution: Execution) -> Iterator[tup
     from visdyn.compute.ray import each_on_ray
 
     return each_on_ray(task, items, execution.timeout, execution.gpus)
-
-
-def _digest(settings: Any) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-class _Shards:
-    """The rows on disk and in memory, by identity."""
-
-    def __init__(self, folder: Path, identities: Sequence[str], size: int) -> None:
-        self.folder, self.identities, self.size = folder, identities, size
-        self.known: dict[str, dict] = {}
-        self.parts: dict[int, Any] = {}
-        folder.mkdir(parents=True, exist_ok=True)
-        for path in sorted([*folder.glob("shard-*.jsonl"), *folder.glob("shard-*.part")]):
-            for line in path.read_text(encoding="utf-8").splitlines():
-                self._take(line)
-        for number in range(self._count()):
-            self._close_if_full(number)
-
-    def _take(self, line: str) -> None:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            return  # the last line of a part, cut by a kill: its item is done again
-        if not entry["row"].get("lost"):
-            self.known[entry["item"]] = entry["row"]
-
-    def _count(self) -> int:
-        return -(-len(self.identities) // self.size)
-
-    def _members(self, number: int) -> Sequence[str]:
-        return self.identities[number * self.size : (number + 1) * self.size]
-
-    def waiting(self) -> list[int]:
-        return [index for index, identity in enumerate(self.identities) if identity not in self.known]
-
-    def add(self, index: int, row: dict) -> None:
-        number, identity = index // self.size, self.identities[index]
-        self.known[identity] = row
-        if number not in self.parts:
-            path = self._path(number, "part")
-            cut = path.is_file() and not path.read_bytes().endswith(b"\n")
-            self.parts[number] = path.open("a", encoding="utf-8")
-            self.parts[number].write("\n" if cut else "")
-        self.parts[number].write(_line(identity, row))
-        self.parts[number].flush()
-        self._close_if_full(number)
-
-    def _close_if_full(self, number: int) -> None:
-        members, whole = self._members(number), self._path(number, "jsonl")
-        if not all(identity in self.known for identity in members):
-            return
-        text = "".join(_line(identity, self.known[identity]) for identity in members)
-        if not whole.is_file() or whole.read_text(encoding="utf-8") != text:
-            _write_at_once(whole, text)
-        if number in self.parts:
-            self.parts.pop(number).close()
-        self._path(number, "part").unlink(missing_ok=True)
-
-    def _path(self, number: int, kind: str) -> Path:
-        return self.folder / f"shard-{number:05d}.{kind}"
-
-    def rows(self) -> list[dict]:
-        if lacking := self.waiting():
-            raise RuntimeError(f"{len(lacking)} items came back without a row, first: {self.identities[lacking[0]]}")
-        return [self.known[identity] for identity in self.identities]
-
-
-def _line(identity: str, row: dict) -> str:
-    return json.dumps({"item": identity, "row": row}, ensure_ascii=False) + "\n"
-
-
-def _write_at_once(path: Path, text: str) -> None:
-    draft = path.with_suffix(".draft")
-    with draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.replace(path)
 
 
 class Progress:

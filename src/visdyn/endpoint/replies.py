@@ -13,11 +13,9 @@ import hashlib
 import io
 import json
 import math
-import os
 import re
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -26,7 +24,10 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from visdyn.compute.progress import say
+from visdyn.compute.store import Store, import_lines, to_json
 from visdyn.images import ImageRef, load
+from visdyn.paths import digest_of
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,7 @@ def reply_key(model: str, messages: list[dict], sampling: Mapping[str, object], 
     address or anything that cannot change the answer (time-outs, concurrency). Two endpoints that call different
     models by one name need two folders.
     """
-    asked = {"model": model, "messages": messages, "sampling": dict(sampling), "repeat": repeat}
-    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+    return digest_of({"model": model, "messages": messages, "sampling": dict(sampling), "repeat": repeat})
 
 
 class Usage(NamedTuple):
@@ -186,32 +186,26 @@ def _seconds_until(date: str) -> float | None:
 class ReplyStore:
     """A folder with every reply; a kill at any moment loses only the requests that were under way.
 
-    Files, all of JSON lines: `replies.jsonl`, one line a reply with its key, question and whole body;
-    `failures.jsonl`, requests that got none, with every attempt's reason (they are asked again by the next run);
-    `damaged.jsonl`, lines that were cut short or cannot be read, set aside when a run starts.
+    `replies.sqlite` is the store (`visdyn.compute.store`) of records by key: the question, the attempts and the whole
+    body; `python -m visdyn.compute.store <folder>/replies.sqlite` prints them as JSON lines. `failures.jsonl` lists
+    the requests that got no reply, with every attempt's reason (they are asked again by the next run). The
+    `replies.jsonl` of earlier versions is taken over by the first run that meets it.
 
     Args:
-        folder: made when needed. One run at a time writes to it.
+        folder: made when needed. One run at a time asks for it, so that nothing is paid for twice.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self._records: dict[str, dict] = {}
-        self._size = 0  # of replies.jsonl when last read or written
-        self._session, self._writing = threading.Lock(), threading.Lock()
-
-    @property
-    def num_damaged(self) -> int:
-        """Lines ever set aside in this folder."""
-        path = self.folder / "damaged.jsonl"
-        return path.read_bytes().count(b"\n") if path.is_file() else 0
+        self.store = Store(self.folder / "replies.sqlite")
+        self._session, self._failures = threading.Lock(), threading.Lock()
 
     @contextlib.contextmanager
     def session(self) -> Iterator[ReplyStore]:
-        """Hold the folder for one run, with what is on disk read in.
+        """Hold the folder for one run.
 
         Raises:
-            RuntimeError: another process (or store) is writing to the folder.
+            RuntimeError: another process (or `ReplyStore`) holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._session, open(self.folder / "lock", "w") as lock:
@@ -219,92 +213,40 @@ class ReplyStore:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the kernel lifts it when the process dies
             except BlockingIOError:
                 raise RuntimeError(f"another run is writing to {self.folder}; wait for it or end it") from None
-            self._read()
+            if count := import_lines(self.store, self.folder / "replies.jsonl", _record_of_line):
+                say(f"{count} replies of {self.folder / 'replies.jsonl'} were taken over by {self.store.path.name}")
             yield self
 
     def keys(self) -> set[str]:
-        """Return the keys of all replies on disk."""
+        """Return the keys of all replies that are kept whole."""
         with self.session():
-            return set(self._records)
+            return {key for key, _ in self.store.items()}
 
     def get(self, key: str) -> Reply | None:
         """Return the kept reply, or None."""
-        record = self._records.get(key)
-        return None if record is None else _reply_of(record)
+        value = self.store.get(key)
+        return None if value is None else _reply_of(json.loads(value))
 
     def add(self, key: str, question: Mapping[str, object], reply: Reply) -> None:
-        """Keep a reply, on disk before this returns. `question`: what was asked, for the reader of the file."""
-        record = {"key": key, **question, "attempts": reply.attempts, "body": reply.body}
-        self._append("replies.jsonl", record)
-        self._records[key] = record
+        """Keep a reply, on disk before this returns. `question`: what was asked, for who reads the store."""
+        self.store.put(key, to_json({**question, "attempts": reply.attempts, "body": reply.body}))
 
     def add_failure(self, key: str, question: Mapping[str, object], reason: str, attempts: list[str]) -> None:
         """Record that a request got no reply."""
-        self._append("failures.jsonl", {"key": key, **question, "reason": reason, "attempts": attempts})
-
-    def _append(self, name: str, record: dict) -> None:
-        # ASCII: what models write can hold half a surrogate pair, which has no UTF-8.
-        line = json.dumps(record).encode("ascii") + b"\n"
-        with self._writing, open(self.folder / name, "ab") as file:
-            before = file.tell()
-            try:
-                file.write(line)
-                file.flush()
-                os.fsync(file.fileno())
-            except OSError:
-                file.truncate(before)  # a full disk must not leave half a line for the next one to be glued to
-                raise
-            if name == "replies.jsonl":
-                self._size = before + len(line)
-
-    def _read(self) -> None:
-        path = self.folder / "replies.jsonl"
-        data = path.read_bytes() if path.is_file() else b""
-        if len(data) == self._size:
-            return
-        lines = [line for line in data.split(b"\n") if line.strip()]
-        records = [_record(line) for line in lines]
-        if damaged := [line for line, record in zip(lines, records, strict=True) if record is None]:
-            self._set_aside(damaged)
-        whole = [line for line, record in zip(lines, records, strict=True) if record is not None]
-        clean = b"".join(line + b"\n" for line in whole)
-        if clean != data:
-            replace_file(path, clean)
-        self._records = {}
-        for record in filter(None, records):
-            self._records.setdefault(record["key"], record)
-        self._size = len(clean)
-
-    def _set_aside(self, lines: list[bytes]) -> None:
-        for line in lines:
-            self._append("damaged.jsonl", {"line": line.decode("utf-8", errors="backslashreplace")})
-        warnings.warn(
-            f"{len(lines)} damaged lines of {self.folder / 'replies.jsonl'} (a run was killed while writing?) were set "
-            "aside in damaged.jsonl; their questions will be asked again",
-            stacklevel=5,
-        )
+        line = to_json({"key": key, **question, "reason": reason, "attempts": attempts}) + b"\n"
+        with self._failures, open(self.folder / "failures.jsonl", "ab") as file:
+            file.write(line)
 
 
-def _record(line: bytes) -> dict | None:
-    """Parse a line of replies.jsonl; None if it is not whole."""
-    try:
-        record = json.loads(line)
-        _reply_of(record)
-        return record if isinstance(record["key"], str) else None
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
+def _record_of_line(line: dict) -> tuple[str, bytes]:
+    """Return key and record of a line of an earlier version's replies.jsonl; what it raises, the line is damaged."""
+    _reply_of(line)
+    key = line.pop("key")
+    if not isinstance(key, str):
+        raise ValueError("the key is no text")
+    return key, to_json(line)
 
 
 def _reply_of(record: dict) -> Reply:
     reply = read_reply(record["body"])
     return Reply(reply.text, reply.finish_reason, reply.usage, reply.body, record["attempts"])
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that a kill leaves either the old or the new one."""
-    new = path.with_name(path.name + ".new")
-    with open(new, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(new, path)

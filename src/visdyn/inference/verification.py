@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from visdyn.compute.store import Store, from_arrays, to_arrays
 from visdyn.images import ImageRef, stacked
 from visdyn.inference.generation import generate, restore_geometry
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
@@ -114,16 +114,19 @@ def score_candidates_in_parts(
     items: int,
     report: Callable[[int], None] | None = None,
 ) -> Candidates:
-    """As `score_candidates`, `items` trajectories at a time; finished parts lie in `folder` and are not drawn again."""
-    parts = []
+    """As `score_candidates`, `items` trajectories at a time; finished parts lie in `folder` and are not drawn again.
+
+    Codes are kept, not images: a resumed run decodes them again, and they take a five-hundredth of the room.
+    """
+    parts, store = [], Store(folder / "candidates.sqlite")
     for start in range(0, len(trajectories), items):
-        part, path = trajectories[start : start + items], folder / f"{start:06d}-{k}.npz"
-        if path.is_file():
-            with np.load(path) as kept:
-                scored = Candidates(restore_geometry(forward_model.model, part, kept["codes"]), **kept)
+        part, key = trajectories[start : start + items], f"{start:06d}-{k}"
+        if kept := store.get(key):
+            arrays = from_arrays(kept)
+            scored = Candidates(restore_geometry(forward_model.model, part, arrays["codes"]), **arrays)
         else:
             scored = score_candidates(forward_model, inverse_model, part, k, seed)
-            _keep(scored, path)
+            store.put(key, to_arrays(codes=scored.codes, inverse=scored.inverse, forward=scored.forward))
         parts.append(scored)
         if report:
             report(len(part))
@@ -131,14 +134,6 @@ def score_candidates_in_parts(
     joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "inverse", "forward")}
     flat = stacked(images)
     return Candidates(flat.reshape(len(trajectories), k, *flat.shape[1:]), **joined)
-
-
-def _keep(scored: Candidates, path: Path) -> None:
-    """Write codes, not images: a resumed run decodes them again, and they take a five-hundredth of the room."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial.npz")
-    np.savez_compressed(partial, codes=scored.codes, inverse=scored.inverse, forward=scored.forward)
-    os.replace(partial, path)
 
 
 KEYS = ["arm", "seed", "subset", "id"]

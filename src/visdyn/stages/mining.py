@@ -123,5 +123,5 @@ def open_curator(stage: Stage, split: str) -> Curator:
     models = {}
     for name in dict.fromkeys(names):
         vlm = TransformersVLM(stage.reference(name), device=stage.device, batch_size=params.vlm_batch)
-        models[name] = CachedVLM(vlm, stage.path(".visdyn/answers") / f"{name.replace('/', '--')}.jsonl")
+        models[name] = CachedVLM(vlm, stage.path(".visdyn/answers") / f"{name.replace('/', '--')}.sqlite")
     return VLMCurator(models[names[0]], models[names[1]])

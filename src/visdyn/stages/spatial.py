@@ -106,7 +106,7 @@ def ask(
         if "likelihood" in stage.params.modes:
             parts.append(spatial.score_likelihoods(model, asked, None, quarantine))
         if "generation" in stage.params.modes:
-            cached = CachedVLM(model, stage.scratch("answers") / f"{name}.jsonl")
+            cached = CachedVLM(model, stage.scratch("answers") / f"{name}.sqlite")
             parts.append(spatial.generate_answers(cached, asked, None, quarantine))
     return pd.concat(parts, ignore_index=True).assign(model=name)[ANSWERS]
 

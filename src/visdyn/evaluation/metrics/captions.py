@@ -49,7 +49,7 @@ class Captioner:
     Args:
         name_or_path: hub id or folder, such as `Salesforce/blip-image-captioning-large`.
         device: torch device.
-        cache: JSON-lines file of captions already written, so that a killed run goes on.
+        cache: store of captions already written (as of `CachedVLM`), so that a killed run goes on.
     """
 
     def __init__(self, name_or_path: str, device: str = "cpu", cache: str | Path | None = None) -> None:

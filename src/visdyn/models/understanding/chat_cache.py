@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
 from visdyn import images as image_files
+from visdyn.compute.progress import say
+from visdyn.compute.store import Store, import_lines, to_json
 from visdyn.images import ImageRef
 
 
@@ -26,56 +26,34 @@ def content_key(name: str, images: Sequence[ImageRef], prompt: str) -> str:
 
 
 class CachedVLM:
-    """Wraps a `VisionLanguageModel`; each answer is appended to a JSON-lines file as soon as it is given.
+    """Wraps a `VisionLanguageModel`; each answer is kept on disk as soon as it is given.
 
     Args:
         model: the model to ask; its `name` should identify weights and generation settings.
-        path: file of lines {"key", "model", "answer"}; made when needed. A last line cut short by a kill is
-            dropped with a warning, and its question asked again.
+        path: of the store of answers (`visdyn.compute.store`), made when needed. A file of JSON lines of that name
+            (`<stem>.jsonl`, the form of earlier versions) is taken over.
     """
 
     def __init__(self, model, path: str | Path) -> None:
-        self.model, self.path, self.name = model, Path(path), model.name
+        self.model, self.name, self.store = model, model.name, Store(Path(path).with_suffix(".sqlite"))
         self.hits = self.misses = 0
-        self._answers = self._read()
+        lines = Path(path).with_suffix(".jsonl")
+        if count := import_lines(self.store, lines, lambda line: (line["key"], to_json(line["answer"]))):
+            say(f"{count} answers of {lines.name} were taken over by {self.store.path}")
 
     def answer_many(self, questions: Sequence[tuple[Sequence[ImageRef], str]]) -> list[str]:
         """Return the kept answers; the model is asked the other questions, each once, and what it says is kept."""
         keys = [content_key(self.name, images, prompt) for images, prompt in questions]
-        unknown = {key: place for place, key in enumerate(keys) if key not in self._answers}
+        answers = {key: json.loads(value) for key, value in self.store.get_many(keys).items()}
+        unknown = {key: place for place, key in enumerate(keys) if key not in answers}
         self.hits += len(keys) - len(unknown)
         self.misses += len(unknown)
         if unknown:
-            answers = self.model.answer_many([questions[place] for place in unknown.values()])
-            for key, answer in zip(unknown, answers, strict=True):
-                self._answers[key] = answer
-                self._append({"key": key, "model": self.name, "answer": answer})
-        return [self._answers[key] for key in keys]
+            given = self.model.answer_many([questions[place] for place in unknown.values()])
+            answers |= dict(zip(unknown, given, strict=True))
+            self.store.put_many({key: to_json(answers[key]) for key in unknown})
+        return [answers[key] for key in keys]
 
     def release(self) -> None:
         """Free the model's memory; the answers stay."""
         self.model.release()
-
-    def _append(self, record: dict) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-
-    def _read(self) -> dict[str, str]:
-        if not self.path.is_file():
-            return {}
-        text = self.path.read_text(encoding="utf-8", errors="replace")
-        whole, cut = text[: text.rfind("\n") + 1], text[text.rfind("\n") + 1 :]
-        if cut:
-            warnings.warn(f"{self.path} ends in half a line, from a run that was killed; it is dropped", stacklevel=3)
-            self.path.write_text(whole, encoding="utf-8")
-        answers = {}
-        for number, line in enumerate(whole.splitlines(), start=1):
-            try:
-                record = json.loads(line)
-                answers[record["key"]] = record["answer"]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{self.path} line {number} is no cached answer; repair or delete the file") from error
-        return answers

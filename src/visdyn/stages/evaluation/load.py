@@ -81,7 +81,7 @@ def load_encoders(stage: Stage, named: EncoderSet) -> tuple[ImageTextEncoder | N
 def captioner(stage: Stage) -> Captioner | None:
     """Return the captioning model that `evaluation.captions` names, or None."""
     name = expanded(stage.settings.evaluation.captions.model)
-    cache = stage.root / "data/kept/captions.jsonl"
+    cache = stage.root / "data/kept/captions.sqlite"
     return Captioner(stage.reference(name), stage.device, cache) if name else None
 
 

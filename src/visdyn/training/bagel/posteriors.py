@@ -9,6 +9,7 @@ smaller than others of its pack is encoded without their padding, and DeepSpeed'
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from visdyn.compute.store import Store
 from visdyn.images import ImageRef, load
 from visdyn.models.bagel import Autoencoder, AutoencoderConfig, TransformConfig
 from visdyn.models.bagel.transforms import transform
@@ -28,7 +30,7 @@ MEMORY = "memory"
 
 
 class PosteriorCache:
-    """Mean and log-variance by image, in memory or in a folder of one file an image.
+    """Mean and log-variance by image, in memory or in a store on disk (`visdyn.compute.store`).
 
     An entry takes 8 bytes x channels x latents: 8 KB in the embedded default, .93 MB at 912 x 512 with the public
     autoencoder. It holds no weights, so that data-loading processes can take it along.
@@ -38,12 +40,12 @@ class PosteriorCache:
         """Open a cache.
 
         Args:
-            vae: the frozen autoencoder; other weights or `limits` have entries of their own in one folder.
+            vae: the frozen autoencoder; other weights or `limits` have a store of their own in one folder.
             limits: how images are resized before they are encoded.
             folder: None keeps the entries in memory, a copy for each rank.
         """
         self.limits, self.kept = limits, {}
-        self.folder = None if folder is None else Path(folder) / _fingerprint(vae, limits)
+        self.store = None if folder is None else Store(Path(folder) / f"{_fingerprint(vae, limits)}.sqlite")
 
     @torch.no_grad()
     def fill(self, vae: Autoencoder, images: Iterable[ImageRef]) -> int:
@@ -79,29 +81,23 @@ class PosteriorCache:
             LookupError: the image was not among those that `fill` was given, or its file has changed since.
         """
         key = self._key(image)
-        if not self._has(key):
+        kept = self.kept.get(key) if self.store is None else self.store.get(key)
+        if kept is None:
             named = image if isinstance(image, str | Path) else "an image in memory"
             raise LookupError(f"{named} has no posterior in the cache or has changed since; start the training again")
-        return self.kept[key] if self.folder is None else torch.from_numpy(np.load(self.folder / f"{key}.npy"))
+        return kept if self.store is None else torch.from_numpy(np.load(io.BytesIO(kept)))
 
     def _has(self, key: str) -> bool:
-        return key in self.kept if self.folder is None else (self.folder / f"{key}.npy").is_file()
+        return key in self.kept if self.store is None else self.store.get(key) is not None
 
     def _encode(self, vae: Autoencoder, group: Sequence[tuple[str, Tensor]]) -> None:
         device = next(vae.parameters()).device
         moments = vae.moments(torch.stack([pixels for _, pixels in group]).to(device)).float().cpu()
-        for (key, _), entry in zip(group, moments, strict=True):
-            self._keep(key, entry)
-
-    def _keep(self, key: str, entry: Tensor) -> None:
-        if self.folder is None:
-            self.kept[key] = entry.clone()  # a view would keep the whole batch alive when it is sent to a process
+        if self.store is None:
+            # A view would keep the whole batch alive when it is sent to a process.
+            self.kept |= {key: entry.clone() for (key, _), entry in zip(group, moments, strict=True)}
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        draft = self.folder / f"{key}.{os.getpid()}.tmp"
-        with draft.open("wb") as file:
-            np.save(file, entry.numpy())
-        draft.replace(self.folder / f"{key}.npy")
+        self.store.put_many({key: _to_bytes(entry) for (key, _), entry in zip(group, moments, strict=True)})
 
     @staticmethod
     def _key(image: ImageRef) -> str:
@@ -162,6 +158,12 @@ def _fingerprint(vae: Autoencoder, limits: TransformConfig) -> str:
     for name, value in sorted(vae.model.encoder.state_dict().items()):
         digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _to_bytes(entry: Tensor) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, entry.numpy())
+    return buffer.getvalue()
 
 
 def _sha(content: bytes) -> str:
