@@ -24,6 +24,8 @@ from visdyn.pipeline.guards import Entry, read_entries
 PLUMBING = ("visdyn.params", "visdyn.paths", "visdyn.pipeline")
 # Modules of the plumbing that write the bytes of results after all.
 RESULT_WRITERS = ("visdyn.pipeline.tables",)
+# What draws pictures for a notebook's reader: neither it nor what it imports makes a result.
+PICTURES = ("visdyn.stages.contact_sheets",)
 _MODULE = re.compile(r"visdyn(\.\w+)+")
 
 
@@ -32,6 +34,7 @@ def imported_files(notebook: Path, source: Path) -> set[str]:
     code = [cell.source for cell in nbformat.read(notebook, as_version=4).cells if cell.cell_type == "code"]
     waiting = {name for text in code for name in _named_modules(ast.parse(text), "", source)} - {"visdyn"}
     seen: set[str] = {"visdyn"}  # what the package offers lazily is imported by users, not by stages
+    waiting -= set(PICTURES)
     while waiting:
         name = waiting.pop()
         seen.add(name)
