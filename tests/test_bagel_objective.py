@@ -9,10 +9,11 @@ from test_bagel_model import small_model
 from toy_bagel import KEPT, MIXTURES, batch_of, gradients, mixture
 
 from visdyn.models.bagel import Bagel, Dropout, pack_samples
+from visdyn.params.doundo import Consistency
 from visdyn.training.bagel.mixture import KINDS
 from visdyn.training.bagel.objective import BagelObjective, RunningAverage, global_mean
 from visdyn.training.bagel.recipe import apply_adapter, trained_parameters
-from visdyn.training.losses import Consistency, predict_clean
+from visdyn.training.losses import predict_clean
 
 
 @pytest.mark.parametrize("weights", MIXTURES, ids=lambda weights: "+".join(weights))

@@ -10,17 +10,17 @@ import pytest
 import torch
 from ranks import run_ranks
 from test_bagel_model import picture, small_model
-from toy_bagel import pairs, save_annotations, words
+from toy_bagel import fine_tuning, pairs, save_annotations, words
 from transformers import TrainingArguments
 
 from visdyn.datasets.bad_items import DatasetError
 from visdyn.models.adapters import base_of
 from visdyn.models.bagel import Bagel, BagelConfig
-from visdyn.training.bagel.mixture import KINDS
+from visdyn.params.doundo import ConditionDropout, Consistency, Mixture
 from visdyn.training.bagel.objective import BagelObjective
 from visdyn.training.bagel.recipe import apply_adapter, is_generation, resolve_hardware, train_bagel, trained_parameters
-from visdyn.training.bagel.records import read_records
-from visdyn.training.engine.launch import Hardware
+from visdyn.training.bagel.records import BagelData, read_records
+from visdyn.training.engine.launch import Hardware, Job
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +40,11 @@ def world(tmp_path_factory) -> dict[str, str]:
 
 
 def train(world: dict, folder: Path, steps: int = 4, recipe: dict | None = None, **options) -> pd.DataFrame:
-    own = {"steps": steps, "batch_size": 2, "learning_rate": 1e-2, "log_every": 1, "save_every": 2, **(recipe or {})}
-    data = {"mixture": dict.fromkeys(KINDS, 1.0), **world}
-    return train_bagel(**{**data, **options}, output=str(folder / "out"), scratch=str(folder / "s"), recipe=own)
+    training = {"steps": steps, "log_every": 1, "save_every": 2, **(recipe or {})}
+    places = {"output": str(folder / "out"), "scratch": str(folder / "s"), "hardware": options.pop("hardware", None)}
+    seed, files = training.pop("seed", 0), {name: file for name, file in world.items() if name != "base"}
+    config = fine_tuning(base=world["base"], training=training, **options)
+    return train_bagel(config, BagelData(**files), seed=seed, **places)
 
 
 def weights(folder: str | Path, adapter: Path | None = None) -> dict[str, torch.Tensor]:
@@ -64,7 +66,7 @@ def listed(folder: Path) -> dict[str, int]:
 
 
 def test_lora_touches_the_generation_experts_linear_maps_and_nothing_else(world, tmp_path):
-    history = train(world, tmp_path, lora={"r": 2, "lora_alpha": 4}, consistency_weight=0.5)
+    history = train(world, tmp_path, lora={"rank": 2, "alpha": 4}, consistency=Consistency(0.5))
     assert list(history) == ["step", "loss", "mse", "ce", "consistency"]
     before = weights(world["base"])
     maps = [f"self_attn.{name}_proj_moe_gen" for name in "qkvo"]
@@ -82,7 +84,7 @@ def test_lora_touches_the_generation_experts_linear_maps_and_nothing_else(world,
 
 @pytest.mark.parametrize("adapter", ["generation_expert", "full"])
 def test_whole_checkpoints_change_what_was_listed(world, tmp_path, adapter):
-    train(world, tmp_path, adapter=adapter, average_decay=0.5, dropout={"text": 0.0, "vit": 0.0, "vae": 0.0})
+    train(world, tmp_path, adapter=adapter, average_decay=0.5, dropout=ConditionDropout(0.0, 0.0, 0.0))
     before, after = weights(world["base"]), weights(tmp_path / "out")
     tables = {name for name in before if name.endswith("pos_embed.pos_embed")}
     trained = {name for name in before if name not in tables and (adapter == "full" or is_generation(name))}
@@ -121,8 +123,8 @@ class Killed(Exception):
 
 @pytest.mark.parametrize(("adapter", "killed"), [("full", 4), ("lora", 6)])
 def test_killed_and_resumed_gives_the_same_weights(world, tmp_path, adapter, killed, monkeypatch):
-    options = {"adapter": adapter, "consistency_weight": 0.5, "condition": "generated", "average_decay": 0.9}
-    options |= {"lora": {"r": 2, "lora_dropout": 0.1}} if adapter == "lora" else {}
+    options = {"adapter": adapter, "consistency": Consistency(0.5, "generated"), "average_decay": 0.9}
+    options |= {"lora": {"rank": 2, "dropout": 0.1}} if adapter == "lora" else {}
     whole = train(world, tmp_path / "whole", 6, **options)
     forward, steps = BagelObjective.forward, []
 
@@ -156,7 +158,7 @@ def test_bf16_keeps_what_trains_in_float32_and_saves_bf16(world, tmp_path, adapt
         return forward(self, batch)
 
     monkeypatch.setattr(BagelObjective, "forward", looking)
-    history = train(world, tmp_path, 2, {"precision": "bf16"}, adapter=adapter, lora={"r": 2})
+    history = train(world, tmp_path, 2, {"precision": "bf16"}, adapter=adapter, lora={"rank": 2})
     assert history["loss"].notna().all()
     assert {seen[name] for name in listed(tmp_path)} == {torch.float32}
     assert {dtype for name, dtype in seen.items() if name not in listed(tmp_path)} == {torch.bfloat16}
@@ -168,14 +170,15 @@ def test_bf16_keeps_what_trains_in_float32_and_saves_bf16(world, tmp_path, adapt
 @pytest.mark.parametrize("stage", [2, 3])
 def test_two_ranks_of_deepspeed_train_like_one_process(world, tmp_path, stage):
     """The ranks' batches hold different kinds of samples; about 8 s of CPU for each rank."""
-    options = {"mixture": dict.fromkeys(KINDS, 1.0), "adapter": "full", "consistency_weight": 0.5, **world}
-    recipe = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "log_every": 1, "save_every": 4}
+    training = {"batch_size": 4, "learning_rate": 1e-3, "log_every": 1, "save_every": 4}
+    config = fine_tuning(base=world["base"], adapter="full", consistency=Consistency(0.5), training=training)
+    data = BagelData(**{name: file for name, file in world.items() if name != "base"})
     folders = [{"output": str(tmp_path / run), "scratch": str(tmp_path / f"{run}-state")} for run in ("one", "two")]
-    whole = train_bagel(**options, **folders[0], recipe=recipe)
+    whole = train_bagel(config, data, seed=0, **folders[0])
     hardware = {"deepspeed": f"hardware/deepspeed/zero{stage}.json"}
-    arguments = {**options, **folders[1], "recipe": recipe, "hardware": hardware}
-    job = {"function": "visdyn.training.bagel.recipe:train_bagel", "arguments": arguments}
-    (tmp_path / "job.json").write_text(json.dumps(job))
+    arguments = {"config": config, "data": data, "seed": 0, **folders[1], "hardware": hardware}
+    job = Job("two", "visdyn.training.bagel.recipe:train_bagel", arguments)
+    (tmp_path / "job.json").write_text(json.dumps({"function": job.function, "arguments": job.arguments}))
     run_ranks("visdyn.training.engine.worker", str(tmp_path / "job.json"))
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "two/training.csv"), whole, rtol=1e-4, check_dtype=False)
     one, two = weights(tmp_path / "one"), weights(tmp_path / "two")
@@ -187,10 +190,10 @@ def test_two_ranks_of_deepspeed_train_like_one_process(world, tmp_path, stage):
 
 def test_one_kind_alone_needs_only_its_file(world, tmp_path):
     only = {"base": world["base"], "pairs": None, "questions": None, "captions": world["captions"]}
-    history = train(only, tmp_path, 2, mixture={"text_to_image": 1}, adapter="generation_expert")
+    history = train(only, tmp_path, 2, mixture=Mixture(0.0, 0.0, 1.0, 0.0), adapter="generation_expert")
     assert (history["ce"] == 0).all()
     with pytest.raises(ValueError, match="asks for edit but has no such records"):
-        train(only, tmp_path, 2, mixture={"edit": 1})
+        train(only, tmp_path, 2, mixture=Mixture(1.0, 0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="unknown adapter 'qlora'; one of full, generation_expert, lora"):
         train(world, tmp_path, 2, adapter="qlora")
 
@@ -227,4 +230,4 @@ def test_zero3_refuses_what_it_cannot_keep(world, tmp_path):
     with pytest.raises(ValueError, match="no rank can keep a running average"):
         train(world, tmp_path, average_decay=0.9, hardware=hardware)
     with pytest.raises(ValueError, match="same passes on all ranks"):
-        train(world, tmp_path, consistency_weight=0.5, condition="generated", hardware=hardware)
+        train(world, tmp_path, consistency=Consistency(0.5, "generated"), hardware=hardware)

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visdyn.models.bagel.rectified_flow import add_noise, training_timesteps
-from visdyn.training.losses import Consistency, consistency_loss, predict_clean, rectified_flow_loss
+from visdyn.params.doundo import Consistency
+from visdyn.training.losses import consistency_loss, predict_clean, rectified_flow_loss
 
 
 def draw(n: int = 5, seed: int = 0):

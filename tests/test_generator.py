@@ -9,20 +9,21 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_bagel import save_annotations
+from toy_bagel import fine_tuning, save_annotations
 
 from visdyn.inference.do_undo import do_and_undo
 from visdyn.models.autoencoder import tiny_autoencoder
 from visdyn.models.bagel import Bagel
 from visdyn.models.editors import load_editor
+from visdyn.params.doundo import ConditionDropout, Consistency, GeneratorModel, Mixture
 from visdyn.training.bagel.recipe import is_generation, train_bagel
+from visdyn.training.bagel.records import BagelData
 from visdyn.training.tiny.autoencoder_recipe import equalise_channels, measure_scale
-from visdyn.training.tiny.generator import train_generator
+from visdyn.training.tiny.generator import GeneratorData, train_generator
 from visdyn.training.tiny.phrases import MARKERS, phrase_tokenizer
 from visdyn.trajectory import ReversiblePair
 
-SIZES = {"hidden_size": 32, "intermediate_size": 48, "num_layers": 2, "num_heads": 2}
-SIZES |= {"latent_patch_size": 2, "vocab_size": 90, "timestep_shift": 3.0}
+SIZES = GeneratorModel(32, 48, 2, 2, latent_patch_size=2, vocab_size=90, timestep_shift=3.0)
 PROMPTS = ("Then the hand opens the red drawer.", "Then the hand closes the red drawer.", "open red drawer", "close it")
 
 
@@ -49,13 +50,13 @@ def world(tmp_path_factory):
     (root / "captions.jsonl").write_text("".join(json.dumps({"caption": f"red drawer {i}"}) + "\n" for i in range(8)))
     save_annotations(root / "annotations.json", pairs())
     files = {"autoencoder": "autoencoder", "captions": "captions.jsonl", "frame_pairs": "pairs.npy"}
+    files["prompts"] = "annotations.json"
     train_generator(
-        **{name: str(root / file) for name, file in files.items()},
-        prompts=str(root / "annotations.json"),
+        SIZES,
+        GeneratorData(**{name: str(root / file) for name, file in files.items()}),
         output=str(root / "base"),
         scratch=str(root / "scratch"),
         recipe={"steps": 2, "batch_size": 4, "learning_rate": 1e-3},
-        model=SIZES,
         whole=["red drawer"],
     )
     return root
@@ -74,19 +75,17 @@ def test_the_base_is_a_bagel_folder_that_knows_how_to_be_sampled(world):
 
 
 def test_fine_tuning_and_editing_are_the_public_ones(world, tmp_path):
-    train_bagel(
+    config = fine_tuning(
         base=str(world / "base"),
-        output=str(tmp_path / "doundo"),
-        scratch=str(tmp_path / "scratch"),
-        recipe={"steps": 2, "batch_size": 4, "learning_rate": 1e-3},
-        mixture={"edit": 1, "undo": 1, "text_to_image": 1},
-        pairs=str(world / "annotations.json"),
-        captions=str(world / "captions.jsonl"),
+        training={"steps": 2, "batch_size": 4, "learning_rate": 1e-3},
+        mixture=Mixture(1.0, 1.0, 1.0, 0.0),
         adapter="full",
         long_share=0.5,
-        consistency_weight=0.5,
-        dropout={"text": 0.0, "vit": 0.0, "vae": 0.0},
+        consistency=Consistency(0.5),
+        dropout=ConditionDropout(0.0, 0.0, 0.0),
     )
+    data = BagelData(pairs=str(world / "annotations.json"), captions=str(world / "captions.jsonl"))
+    train_bagel(config, data, seed=0, output=str(tmp_path / "doundo"), scratch=str(tmp_path / "scratch"))
     editor = load_editor(tmp_path / "doundo", batch_size=2)
     assert editor.settings == Bagel.from_pretrained(world / "base").sampling
     done, undone = do_and_undo(editor, pairs(), "long", "generated", steps=2)

@@ -29,11 +29,12 @@ from visdyn.models.token.scoring import score_completions
 from visdyn.models.token.shared_prefix import score_shared
 from visdyn.models.token.speculative import sample_images_from_draft
 from visdyn.models.vqgan import VQGAN, VQGANConfig
+from visdyn.params.doundo import Consistency
 from visdyn.training.bagel.mixture import KINDS
 from visdyn.training.bagel.objective import BagelObjective
 from visdyn.training.dynamics import train_dynamics
 from visdyn.training.engine.launch import Hardware, Job, run_jobs
-from visdyn.training.losses import Consistency, weighted_cross_entropy
+from visdyn.training.losses import weighted_cross_entropy
 from visdyn.training.tiny.encoder_recipe import tiny_dino
 
 pytestmark = [
@@ -166,7 +167,9 @@ def test_a_bagel_trains_in_bfloat16(bagel_world, tmp_path, adapter):  # noqa: F8
     """All four kinds of samples and the consistency loss, with recomputed activations."""
     recipe = {"steps": 40, "batch_size": 4, "precision": "bf16", "log_every": 20, "save_every": 20}
     hardware = {"activation_checkpointing": True}
-    history = train(bagel_world, tmp_path, adapter=adapter, consistency_weight=0.5, recipe=recipe, hardware=hardware)
+    history = train(
+        bagel_world, tmp_path, adapter=adapter, consistency=Consistency(0.5), recipe=recipe, hardware=hardware
+    )
     assert history["mse"].iloc[-1] < history["mse"].iloc[0]
     assert (history[["mse", "ce", "consistency"]] > 0).all(axis=None)
 

@@ -97,3 +97,20 @@ def test_sections_cannot_be_changed():
     training = Training(steps=1, batch_size=1, learning_rate=0.1, weight_decay=0.0, warmup_steps=0)
     with pytest.raises(AttributeError):
         training.steps = 2
+
+
+def test_null_says_none_where_it_may(values):
+    assert from_mapping(Params, values, "params.yaml").doundo.consistency.t_gate is None
+    values["doundo"]["consistency"]["t_gate"] = 1
+    assert from_mapping(Params, values, "params.yaml").doundo.consistency.t_gate == 1.0
+    values["doundo"]["consistency"] = None
+    assert from_mapping(Params, values, "params.yaml").doundo.consistency is None
+    values["doundo"]["training"] = None
+    with pytest.raises(ParamsError, match=r"section 'doundo\.training' must be a mapping"):
+        from_mapping(Params, values, "params.yaml")
+
+
+def test_what_a_recipe_refuses_names_its_section(values):
+    values["doundo"]["consistency"]["space"] = "colour"
+    with pytest.raises(ParamsError, match=r"section 'doundo\.consistency': unknown consistency space 'colour'"):
+        from_mapping(Params, values, "params.yaml")

@@ -13,9 +13,9 @@ from test_bagel_model import picture, small_config
 from toy_bagel import MIXTURES, RECORDS, batch_of, mixture
 
 from visdyn.models.bagel import Autoencoder, Bagel, Dropout
+from visdyn.params.doundo import Consistency
 from visdyn.training.bagel.objective import BagelObjective
 from visdyn.training.bagel.posteriors import PosteriorCache, posterior_cache
-from visdyn.training.losses import Consistency
 
 
 @pytest.fixture(scope="module")

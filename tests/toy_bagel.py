@@ -13,6 +13,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
 from visdyn.models.bagel import Dropout
+from visdyn.params.doundo import BagelFineTuning, BagelTraining, ConditionDropout, GeneratorLora, Mixture
 from visdyn.training.bagel.mixture import KINDS, BagelMixture, Caption, Question, collate
 from visdyn.trajectory import ReversiblePair
 
@@ -69,3 +70,23 @@ def batch_of(data: BagelMixture, *indices: int):
 
 def gradients(model) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def fine_tuning(**changes) -> BagelFineTuning:
+    """The configuration of a LoRA on all kinds of samples, with upstream's dropout; `training` has its own changes."""
+    training = {"steps": 4, "batch_size": 2, "learning_rate": 1e-2, "weight_decay": 0.0, "warmup_steps": 0}
+    training |= {"scheduler": "cosine", "precision": "fp32", **changes.pop("training", {})}
+    lora = {"rank": 64, "alpha": 64, "dropout": 0.0, **changes.pop("lora", {})}
+    options = {
+        "adapter": "lora",
+        "mixture": Mixture(1.0, 1.0, 1.0, 1.0),
+        "long_share": 1.0,
+        "dropout": ConditionDropout(text=0.1, vit=0.3, vae=0.3),
+        "timestep_shift": 1.0,
+        "average_decay": None,
+        "latents": None,
+        "mse_weight": 1.0,
+        "ce_weight": 1.0,
+        "consistency": None,
+    }
+    return BagelFineTuning(**{**options, **changes}, lora=GeneratorLora(**lora), training=BagelTraining(**training))

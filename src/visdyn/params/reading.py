@@ -28,9 +28,15 @@ def from_mapping(kind: type[T], values: Any, path: Path | str, section: str = ""
         raise ParamsError(f"{where} lacks the key {missing[0]!r}; add it as the root params.yaml has it")
     hints = get_type_hints(kind)
     prefix = f"{section}." if section else ""
-    return kind(
-        **{name: _converted(hints[name], values[name], path, f"{prefix}{name}") for name in names if name in values}
-    )
+    converted = {
+        name: _converted(hints[name], values[name], path, f"{prefix}{name}") for name in names if name in values
+    }
+    try:
+        return kind(**converted)
+    except ParamsError:
+        raise
+    except ValueError as error:  # the dataclass refuses a value
+        raise ParamsError(f"{where}: {error}") from error
 
 
 def _has_default(one: Field) -> bool:
@@ -39,6 +45,8 @@ def _has_default(one: Field) -> bool:
 
 
 def _converted(hint: Any, value: Any, path: Path | str, key: str) -> Any:
+    if isinstance(hint, types.UnionType):  # a type or None, which YAML writes null
+        return None if value is None else _converted(get_args(hint)[0], value, path, key)
     if is_dataclass(hint):
         return from_mapping(hint, value, path, key)
     if get_origin(hint) is tuple and isinstance(value, list):

@@ -11,6 +11,7 @@ from visdyn.kitchen.text import vocabulary
 from visdyn.pipeline.stage import Stage
 from visdyn.stages.references import write_reference
 from visdyn.training.engine.launch import Job
+from visdyn.training.tiny.generator import GeneratorData
 
 
 def link_references(stage: Stage) -> dict[str, str]:
@@ -65,11 +66,13 @@ def base_jobs(stage: Stage) -> list[Job]:
             "generator",
             "visdyn.training.tiny.generator:train_generator",
             ("autoencoder",),
-            captions=texts,
-            frame_pairs=pairs,
-            prompts=str(stage.path("data/kitchen/doundo/annotations_train.json")),
-            autoencoder=str(stage.path("models/autoencoder")),
-            model=asdict(params.generator_model),
+            data=GeneratorData(
+                autoencoder=str(stage.path("models/autoencoder")),
+                captions=texts,
+                frame_pairs=pairs,
+                prompts=str(stage.path("data/kitchen/doundo/annotations_train.json")),
+            ),
+            model=params.generator_model,
             whole=list(NOUNS),
         ),
         job("clip", "visdyn.training.tiny.encoder_recipe:train_clip", images=images, captions=texts, extra_texts=words),

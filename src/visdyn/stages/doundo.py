@@ -1,14 +1,15 @@
-"""The training jobs of the Do-Undo stage."""
+"""Stage `doundo`: a BAGEL learns to do and to undo."""
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import fields, replace
 
+from visdyn.params.doundo import BagelFineTuning, Doundo
 from visdyn.pipeline.stage import Stage
+from visdyn.training.bagel.records import BagelData
 from visdyn.training.engine.launch import Job
 from visdyn.training.runs import run_name
 
-# The weight of the consistency loss is what the variants differ by.
 VARIANTS = ("doundo", "doundo_c")
 
 
@@ -19,18 +20,16 @@ def doundo_jobs(stage: Stage) -> list[Job]:
         ValueError: an unknown variant, or a kind of sample has a weight and no file.
     """
     params = stage.params
-    if unknown := set(params.variants) - set(VARIANTS):
-        raise ValueError(f"unknown Do-Undo variant(s) {', '.join(sorted(unknown))}; known: {', '.join(VARIANTS)}")
-    shared = {"base": stage.reference(params.base), **data_files(stage), **recipe_options(params)}
+    data = data_files(stage)
     return [
         Job(
             run_name(variant, seed),
             "visdyn.training.bagel.recipe:train_bagel",
             {
-                **shared,
+                "config": replace(variant_config(params, variant), base=stage.reference(params.base)),
+                "data": data,
+                "seed": seed,
                 "output": str(stage.path("models/doundo") / run_name(variant, seed)),
-                "recipe": {**asdict(params.training), "seed": seed},
-                "consistency_weight": params.consistency_weight if variant == "doundo_c" else 0.0,
             },
         )
         for seed in params.seeds
@@ -38,13 +37,24 @@ def doundo_jobs(stage: Stage) -> list[Job]:
     ]
 
 
-def data_files(stage: Stage) -> dict[str, str | None]:
-    """Return the data arguments of `train_bagel`: the mined pairs, and what else the mixture has a weight for."""
+def variant_config(params: Doundo, variant: str) -> BagelFineTuning:
+    """Return the recipe's configuration of a variant: `doundo` measures the consistency loss, `doundo_c` trains on it.
+
+    Raises:
+        ValueError: an unknown variant.
+    """
+    if variant not in VARIANTS:
+        raise ValueError(f"unknown Do-Undo variant {variant!r}; known: {', '.join(VARIANTS)}")
+    config = BagelFineTuning(**{field.name: getattr(params, field.name) for field in fields(BagelFineTuning)})
+    if variant == "doundo_c" or config.consistency is None:
+        return config
+    return replace(config, consistency=replace(config.consistency, weight=0.0))
+
+
+def data_files(stage: Stage) -> BagelData:
+    """Return the data files: the mined pairs, and what else the mixture has a weight for."""
     weights, data = stage.params.mixture, stage.settings.data
-    files: dict[str, str | None] = {
-        "pairs": str(stage.path("data/mined/doundo_train.json")),
-        "frames": str(stage.data("epic") / "frames"),
-    }
+    files = {}
     for kind, name in (("text_to_image", "captions"), ("understanding", "questions")):
         if getattr(weights, kind) > 0:
             if not getattr(data, name):
@@ -52,24 +62,5 @@ def data_files(stage: Stage) -> dict[str, str | None]:
                     f"doundo.mixture.{kind} is above 0, but data.{name} names no file; name one, or set the weight to 0"
                 )
             files[name] = str(stage.data(name))
-    return files
-
-
-def recipe_options(params) -> dict:
-    """Return the other arguments of `train_bagel` that both variants share."""
-    lora = {"r": params.lora.rank, "lora_alpha": params.lora.alpha, "lora_dropout": params.lora.dropout}
-    return {
-        "mixture": asdict(params.mixture),
-        "adapter": params.adapter,
-        "lora": lora if params.adapter == "lora" else None,
-        "mse_weight": params.mse_weight,
-        "ce_weight": params.ce_weight,
-        "condition": params.condition,
-        "space": params.space,
-        "t_gate": params.t_gate if params.t_gate < 1 else None,  # every timestep is below 1
-        "long_share": params.long_share,
-        "timestep_shift": params.timestep_shift,
-        "dropout": asdict(params.dropout),
-        "average_decay": params.average_decay or None,
-        "latents": params.latents or None,
-    }
+    pairs, frames = stage.path("data/mined/doundo_train.json"), stage.data("epic") / "frames"
+    return BagelData(str(pairs), str(frames), **files)

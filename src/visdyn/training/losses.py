@@ -10,15 +10,13 @@ velocity is v = eps - x_0, hence the one-step estimate x_0^ = x_t - t v^.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from visdyn.params.doundo import SPACES
 from visdyn.training.chunked_cross_entropy import IGNORED, sum_weighted_nll
 
-CONDITIONS = ("gt", "generated")
-SPACES = ("latent", "pixel")
 WEIGHT_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "uniform": torch.ones_like,
     "one_minus_t": lambda t: 1 - t,
@@ -129,35 +127,6 @@ def rectified_flow_loss(velocity: Tensor, clean: Tensor, noise: Tensor, reductio
 def predict_clean(noisy: Tensor, velocity: Tensor, timesteps: Tensor) -> Tensor:
     """Return the one-step estimate x_0^ = x_t - t v^, of the shape of `noisy` (N, ...); timesteps are (N,)."""
     return noisy - timesteps.to(noisy).view(-1, *[1] * (noisy.dim() - 1)) * velocity
-
-
-@dataclass(frozen=True)
-class Consistency:
-    """The Do-Undo consistency loss (`consistency_loss`) and where its prediction comes from.
-
-    Attributes:
-        weight: lambda; the paper's 0.5. With 0 the loss is only measured.
-        condition: `gt`, the reverse prediction from the true I_F, as the paper trains; or `generated`, from the
-            one-step I_F^ of the forward half, the variant that ties undoing to doing (a further pass).
-        space: `latent` or `pixel`.
-        t_gate, weight_function: see `consistency_loss`.
-        detach: with `generated`, keep the gradient out of the forward half.
-    """
-
-    weight: float = 0.5
-    condition: str = "gt"
-    space: str = "latent"
-    t_gate: float | None = None
-    weight_function: str = "uniform"
-    detach: bool = True
-
-    def __post_init__(self) -> None:
-        if self.condition not in CONDITIONS:
-            raise ValueError(f"unknown consistency condition {self.condition!r}; one of {', '.join(CONDITIONS)}")
-        if self.space not in SPACES:
-            raise ValueError(f"unknown consistency space {self.space!r}; one of {', '.join(SPACES)}")
-        if self.weight < 0:
-            raise ValueError(f"the consistency weight must not be negative, got {self.weight}")
 
 
 def consistency_loss(

@@ -16,9 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from visdyn.models.bagel import Bagel, BagelOutput
 from visdyn.models.bagel.embeddings import unpatchify
+from visdyn.params.doundo import Consistency
 from visdyn.training.bagel.mixture import BagelBatch
 from visdyn.training.bagel.posteriors import pad
-from visdyn.training.losses import Consistency, consistency_loss, predict_clean, rectified_flow_loss
+from visdyn.training.losses import consistency_loss, predict_clean, rectified_flow_loss
 
 AVERAGE = "average."  # names of the running average in a checkpoint
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -15,13 +16,13 @@ from torch import Tensor, nn
 from visdyn.models.adapters import make_portable
 from visdyn.models.bagel import Bagel, Dropout
 from visdyn.models.bagel.checkpoint import load_autoencoder, local_folder
+from visdyn.params.doundo import BagelFineTuning
 from visdyn.training.bagel.mixture import BagelMixture, collate
 from visdyn.training.bagel.objective import BagelObjective, RunningAverage
 from visdyn.training.bagel.posteriors import posterior_cache
-from visdyn.training.bagel.records import read_records
+from visdyn.training.bagel.records import BagelData, read_records
 from visdyn.training.engine.fit import Recipe, fit, write_history
 from visdyn.training.engine.sharding import gathered, resolve_hardware, trained_parameters, widen_trained
-from visdyn.training.losses import Consistency
 
 ADAPTERS = ("full", "generation_expert", "lora")
 # The seven linear maps of each layer's generation expert; nothing of the understanding expert, no head, no embedding.
@@ -33,34 +34,7 @@ COLUMNS = ("step", "loss", "mse", "ce", "consistency")
 
 
 def train_bagel(
-    *,
-    base: str,
-    output: str,
-    recipe: dict,
-    scratch: str,
-    mixture: Mapping[str, float],
-    pairs: str | None = None,
-    frames: str | None = None,
-    captions: str | None = None,
-    frame_pairs: str | None = None,
-    questions: str | None = None,
-    adapter: str = "lora",
-    lora: dict | None = None,
-    mse_weight: float = 1.0,
-    ce_weight: float = 1.0,
-    reweight_ce: bool = False,
-    consistency_weight: float | None = None,
-    condition: str = "gt",
-    space: str = "latent",
-    t_gate: float | None = None,
-    weight_function: str = "uniform",
-    detach: bool = True,
-    long_share: float = 1.0,
-    timestep_shift: float = 1.0,
-    dropout: dict | None = None,
-    average_decay: float | None = None,
-    latents: str | None = None,
-    hardware: dict | None = None,
+    config: BagelFineTuning, data: BagelData, *, seed: int, output: str, scratch: str, hardware: dict | None = None
 ) -> pd.DataFrame:
     """Fine-tune a BAGEL (Do-Undo, section 3.2) on any mixture of edits, undos, captions and questions.
 
@@ -68,25 +42,12 @@ def train_bagel(
     at the public size keep one or two samples on a rank at a time and raise `gradient_accumulation_steps`.
 
     Args:
-        base: folder of a checkpoint (`Bagel.from_pretrained`).
+        config: what is trained and how, section `doundo` of params.yaml.
+        data: the files of the records.
+        seed: of the order of samples, their noise, timesteps and dropped conditions.
         output: written at the end: a whole checkpoint, or for `lora` an adapter folder of peft; with
-            `trained_parameters.csv`, `training.csv`, and the running average, if kept, in `average/` beside them.
-        recipe: keys of `visdyn.training.engine.fit.Recipe`; `batch_size` counts samples of any kind. Precision `bf16`
-            keeps what trains in float32 and what is frozen in bfloat16, and saves bfloat16.
+            `trained_parameters.csv`, `training.csv`, and the moving average, if kept, in `average/` beside them.
         scratch: folder for resume state.
-        mixture: relative weights of edit, undo, text_to_image, understanding. Any may be left out.
-        pairs, frames, captions, frame_pairs, questions: data files, see `bagel_records.read_records`.
-        adapter: `full` (all but the fixed position tables and the autoencoder), `generation_expert`, or `lora` on
-            the generation expert's linear maps (r 64: 161 M of 14.6 B parameters).
-        lora: settings of `peft.LoraConfig`; r 64, lora_alpha 64 by default.
-        mse_weight, ce_weight, reweight_ce, timestep_shift: see `BagelObjective`.
-        consistency_weight: lambda of Do-Undo(c), 0.5 in the paper; 0 measures L_c only, None leaves it out.
-        condition, space, t_gate, weight_function, detach: see `losses.Consistency`.
-        long_share: share of reversible pairs shown with their long prompts.
-        dropout: probabilities for text, vit and vae; .1, .3, .3 by default, as upstream's training code has them.
-        average_decay: of the running average (.9999 upstream, .995 in the BAGEL paper's last stage).
-        latents: keeps the autoencoder's posteriors instead of encoding in every step (`posteriors`): `memory`, or a
-            folder that runs and ranks share (.93 MB an image at 912 x 512); None encodes.
         hardware: see `fit`; `{"deepspeed": "hardware/deepspeed/zero2.json"}`, `{"activation_checkpointing": True}`.
 
     Returns:
@@ -96,52 +57,51 @@ def train_bagel(
         ValueError: unknown adapter or option, or one that ZeRO-3 does not allow.
         DatasetError: a data file is missing or malformed.
     """
-    settings, hardware = Recipe.of(recipe), resolve_hardware(hardware or {})
-    options = None
-    if consistency_weight is not None:
-        options = Consistency(consistency_weight, condition, space, t_gate, weight_function, detach)
-    _check_sharding(hardware, options, average_decay)
-    records = read_records(pairs, frames, captions, questions, frame_pairs)
-    model = load_base(base, settings)
-    torch.manual_seed(settings.seed)
-    adapted = apply_adapter(model, adapter, lora)
+    settings, hardware = Recipe.of({**asdict(config.training), "seed": seed}), resolve_hardware(hardware or {})
+    _check_sharding(hardware, config)
+    records = read_records(**asdict(data))
+    model = load_base(config.base, settings)
+    torch.manual_seed(seed)
+    lora = {"r": config.lora.rank, "lora_alpha": config.lora.alpha, "lora_dropout": config.lora.dropout}
+    adapted = apply_adapter(model, config.adapter, lora)
     if settings.precision == "bf16" and "deepspeed" not in hardware:
         widen_trained(model)  # DeepSpeed keeps float32 masters itself
-    drop = Dropout(**{"text": 0.1, "vit": 0.3, "vae": 0.3, **(dropout or {})})
-    used = {kind: records[kind] for kind, weight in mixture.items() if weight and kind in records}
-    data = BagelMixture(
+    drop, mixture = Dropout(**asdict(config.dropout)), asdict(config.mixture)
+    # In the order of reading: images are encoded in batches of it, and a batch decides an encoding's last bits.
+    used = {kind: rows for kind, rows in records.items() if mixture[kind]}
+    samples = BagelMixture(
         used,
         mixture,
         encoder(model),
         model.config,
         settings.steps * settings.batch_size,
-        seed=settings.seed,
+        seed=seed,
         dropout=drop,
-        long_share=long_share,
-        chained=options is not None and condition == "generated",
-        posteriors=posterior_cache(latents, model, used),
+        long_share=config.long_share,
+        chained=config.consistency is not None and config.consistency.condition == "generated",
+        posteriors=posterior_cache(config.latents, model, used),
     )
     accumulation = hardware.get("gradient_accumulation_steps", 1)
-    average = None if average_decay is None else RunningAverage(average_decay, accumulation)
+    average = None if config.average_decay is None else RunningAverage(config.average_decay, accumulation)
     objective = BagelObjective(
         model,
-        mse_weight=mse_weight,
-        ce_weight=ce_weight,
-        reweight_ce=reweight_ce,
-        timestep_shift=timestep_shift,
-        consistency=options,
+        mse_weight=config.mse_weight,
+        ce_weight=config.ce_weight,
+        reweight_ce=config.reweight_ce,
+        timestep_shift=config.timestep_shift,
+        consistency=config.consistency,
         average=average,
     )
     ranks = "deepspeed" in hardware or int(os.environ.get("WORLD_SIZE", "1")) > 1
-    whole = ranks or mixture.get("understanding", 0) > 0
+    whole = ranks or mixture["understanding"] > 0
     together = partial(collate, config=model.config, dropout=drop, whole=whole)
 
     def save(history: pd.DataFrame) -> None:
         if average is not None:
             average.update(objective.trained())
-        write_trained(Path(output), base, model, adapted, history[list(COLUMNS)], settings, average)
+        write_trained(Path(output), config.base, model, adapted, history[list(COLUMNS)], settings, average)
 
-    history = fit(objective, data, settings, scratch, together, {**OPTIMISER, **hardware}, save=save)
+    history = fit(objective, samples, settings, scratch, together, {**OPTIMISER, **hardware}, save=save)
     return history[list(COLUMNS)]
 
 
@@ -185,14 +145,14 @@ def encoder(model: Bagel) -> Callable[[str], list[int]]:
     return partial(model.tokenizer.encode, add_special_tokens=False)
 
 
-def _check_sharding(hardware: dict, options: Consistency | None, average_decay: float | None) -> None:
+def _check_sharding(hardware: dict, config: BagelFineTuning) -> None:
     settings = hardware.get("deepspeed") or {}
     settings = json.loads(Path(settings).read_text()) if isinstance(settings, str) else settings
     if settings.get("zero_optimization", {}).get("stage") != 3:
         return
-    if average_decay is not None:
+    if config.average_decay is not None:
         raise ValueError("ZeRO-3 cuts parameters apart, so no rank can keep a running average; use ZeRO-2")
-    if options is not None and options.condition == "generated":
+    if config.consistency is not None and config.consistency.condition == "generated":
         raise ValueError("ZeRO-3 needs the same passes on all ranks, and only some have undos to chain; use ZeRO-2")
 
 

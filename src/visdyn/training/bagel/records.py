@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,17 @@ import numpy as np
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.bad_items import DatasetError, image_problem
 from visdyn.training.bagel.mixture import Caption, FramePair, Question
+
+
+@dataclass(frozen=True)
+class BagelData:
+    """The data files of a fine-tuning; `read_records` says what each is."""
+
+    pairs: str | None = None
+    frames: str | None = None
+    captions: str | None = None
+    questions: str | None = None
+    frame_pairs: str | None = None
 
 
 def read_records(

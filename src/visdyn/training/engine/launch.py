@@ -14,7 +14,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
 
 import yaml
@@ -27,12 +27,13 @@ from visdyn.training.engine.worker import Worker, fork_worker, launch_worker
 
 @dataclass(frozen=True)
 class Job:
-    """One training run: a recipe function and its JSON-able arguments.
+    """One training run: a recipe function and its arguments.
 
     Attributes:
         name: unique within the stage; names the log.
         function: `module:function`, called with `arguments` and `scratch`.
-        arguments: keyword arguments; `output` is the folder it writes.
+        arguments: keyword arguments, JSON or dataclasses of it; `output` is the folder it writes. A dataclass becomes
+            the mapping that stands in the job file, and is read back from there as strictly as params.yaml is.
         after: names of jobs that must have finished before.
     """
 
@@ -40,6 +41,10 @@ class Job:
     function: str
     arguments: dict
     after: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        plain = {name: asdict(value) if is_dataclass(value) else value for name, value in self.arguments.items()}
+        object.__setattr__(self, "arguments", plain)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,13 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import is_dataclass
 from pathlib import Path
+from typing import get_type_hints
 
 from visdyn.compute.pool import end_when, end_with_parent, warm_context
+from visdyn.params.reading import from_mapping
 from visdyn.paths import repository_root
 
 
@@ -86,7 +90,19 @@ def main(path: str) -> None:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     job = json.loads(Path(path).read_text())
     module, _, name = job["function"].partition(":")
-    getattr(importlib.import_module(module), name)(**job["arguments"])
+    function = getattr(importlib.import_module(module), name)
+    function(**read_arguments(function, job["arguments"], path))
+
+
+def read_arguments(function: Callable, arguments: dict, path: str) -> dict:
+    """Return the arguments of a job file, its mappings read strictly where the function takes a dataclass.
+
+    Raises:
+        ParamsError: a mapping has a key too many, too few or mistyped; `path` names the file.
+    """
+    kinds = {name: kind for name, kind in get_type_hints(function).items() if is_dataclass(kind)}
+    read = {name: from_mapping(kinds[name], arguments[name], path, name) for name in kinds if name in arguments}
+    return {**arguments, **read}
 
 
 def without_kernels() -> None:
