@@ -33,10 +33,11 @@ def roll_out(
         raise ValueError(f"{len(sources)} sources need as many lists of actions, all of one length")
     images, steps = list(sources), []
     for step, texts in enumerate(zip(*actions, strict=True)):
+        # The target is not known and not read; the id names the noise, which so differs from step to step.
         items = [
             Trajectory(image, text, image, "rollout", f"{row}-{step}")
             for row, (image, text) in enumerate(zip(images, texts, strict=True))
         ]
-        images = generate(model, items, 1, seed)[0][:, 0]
+        images = generate(model, items, 1, seed)[0][:, 0]  # (N, H, W, 3), the one sample of each
         steps.append(images)
     return np.stack(steps, axis=1)

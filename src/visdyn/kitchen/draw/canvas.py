@@ -27,6 +27,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 
 
 def _to_fixed_point(points: Sequence[Point]) -> np.ndarray:
+    # OpenCV puts a pixel's centre at a whole number; half a pixel (8 of 16) less puts its corner there.
     return np.rint(np.array(points) * _FIXED - 8).astype(np.int32)
 
 

@@ -73,7 +73,7 @@ class JointAttention(nn.Module):
         count = asking.und.shape[1] + asking.gen.shape[1]  # Q
         query = self._project_heads(asking, "q", normed=True)  # (B, heads, Q, head_dim)
         query = apply_rotary(query, cos[:, -count:], sin[:, -count:])
-        mask = None if mask is None else mask[..., -count:, :]  # (B, heads, Q, past + U + G)
+        mask = None if mask is None else mask[..., -count:, :]  # broadcasts to (B, heads, Q, past + U + G)
         keys = apply_rotary(self._project_heads(streams, "k", normed=True), cos, sin)  # (B, kv heads, U + G, head_dim)
         values = self._project_heads(streams, "v", normed=False)
         new_states = KeysValues(keys, values)

@@ -50,7 +50,8 @@ def grid_position_ids(height: int, width: int, side: int, device=None) -> Tensor
     """
     if max(height, width) > side:
         raise ValueError(f"an image of {height} x {width} patches does not fit a position table of side {side}")
-    rows = torch.arange(height, device=device).unsqueeze(1) * side
+    # The table's side, not the image's width: a grid smaller than the table takes its top left corner.
+    rows = torch.arange(height, device=device).unsqueeze(1) * side  # (height, 1)
     return (rows + torch.arange(width, device=device)).flatten()
 
 
@@ -58,7 +59,7 @@ def timestep_sinusoid(t: Tensor, dim: int = 256) -> Tensor:
     """Return [cos(t f), sin(t f)], float32 (n, dim), with f_k = 10000^(-k / (dim / 2)); t in [0, 1] is not scaled."""
     half = dim // 2
     frequencies = torch.exp(-math.log(10000.0) / half * torch.arange(half, dtype=torch.float32, device=t.device))
-    angles = t.float().unsqueeze(-1) * frequencies
+    angles = t.float().unsqueeze(-1) * frequencies  # (n, dim / 2)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
@@ -90,9 +91,9 @@ def patchify(maps: Tensor, patch: int) -> Tensor:
     """Cut maps (..., C, h * p, w * p) into tokens (..., h * w, p * p * C), (row, column, channel) in a patch."""
     *lead, channels, height, width = maps.shape
     h, w = height // patch, width // patch
-    cut = maps.reshape(*lead, channels, h, patch, w, patch)
+    cut = maps.reshape(*lead, channels, h, patch, w, patch)  # (..., C, h, p, w, p)
     n = len(lead)
-    cut = cut.permute(*range(n), n + 1, n + 3, n + 2, n + 4, n)
+    cut = cut.permute(*range(n), n + 1, n + 3, n + 2, n + 4, n)  # (..., h, w, p, p, C)
     return cut.reshape(*lead, h * w, patch * patch * channels)
 
 
@@ -100,7 +101,7 @@ def unpatchify(tokens: Tensor, shape: tuple[int, int], patch: int) -> Tensor:
     """Undo `patchify`: tokens (..., h * w, p * p * C) of a grid `shape` (h, w) to maps (..., C, h * p, w * p)."""
     *lead, _, size = tokens.shape
     (h, w), channels = shape, size // patch**2
-    cut = tokens.reshape(*lead, h, w, patch, patch, channels)
+    cut = tokens.reshape(*lead, h, w, patch, patch, channels)  # (..., h, w, p, p, C)
     n = len(lead)
-    cut = cut.permute(*range(n), n + 4, n, n + 2, n + 1, n + 3)
+    cut = cut.permute(*range(n), n + 4, n, n + 2, n + 1, n + 3)  # (..., C, h, p, w, p)
     return cut.reshape(*lead, channels, h * patch, w * patch)

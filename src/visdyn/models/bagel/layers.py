@@ -40,13 +40,14 @@ def rotary_tables(positions: Tensor, head_dim: int, theta: float) -> tuple[Tenso
     Angles are position * theta^(-2i / head_dim); the two halves of a head share them (half rotation).
     """
     exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device) / head_dim
-    angles = positions.float().unsqueeze(-1) * theta**-exponents
+    angles = positions.float().unsqueeze(-1) * theta**-exponents  # (..., head_dim / 2)
     angles = torch.cat([angles, angles], dim=-1)
     return angles.cos(), angles.sin()
 
 
 def apply_rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotate heads x (batch, heads, tokens, head_dim) by tables (batch, tokens, head_dim)."""
+    # Half rotation: dimension i turns with dimension i + head_dim / 2, as in Llama and Qwen2.
     first, second = x.chunk(2, dim=-1)
     turned = torch.cat([-second, first], dim=-1)
     return (x * cos.unsqueeze(1) + turned * sin.unsqueeze(1)).to(x.dtype)

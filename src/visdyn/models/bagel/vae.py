@@ -44,9 +44,9 @@ class Autoencoder(nn.Module):
     @classmethod
     def of(cls, vae) -> Autoencoder:
         """Take over a `diffusers.AutoencoderKL` without quant convolutions, with its scaling."""
-        own = cls(AutoencoderConfig.of(vae.config))
-        own.model.load_state_dict(vae.state_dict(), strict=True)
-        return own.requires_grad_(False).eval()
+        autoencoder = cls(AutoencoderConfig.of(vae.config))
+        autoencoder.model.load_state_dict(vae.state_dict(), strict=True)
+        return autoencoder.requires_grad_(False).eval()
 
     @property
     def dtype(self) -> torch.dtype:
@@ -69,11 +69,11 @@ class Autoencoder(nn.Module):
     def load_bfl_state(self, state: dict[str, Tensor]) -> None:
         """Load tensors under BFL names (`ae.safetensors`), strictly; float16 storage is widened to float32."""
         levels = len(self.config.ch_mult)
-        mine = self.model.state_dict()
+        expected = self.model.state_dict()
         converted = {}
         for name, tensor in state.items():
             target = diffusers_name(name, levels)
-            is_projection = target in mine and mine[target].dim() == 2 and tensor.dim() == 4
+            is_projection = target in expected and expected[target].dim() == 2 and tensor.dim() == 4
             converted[target] = (tensor[:, :, 0, 0] if is_projection else tensor).float()
         self.model.load_state_dict(converted, strict=True, assign=True)
         self.requires_grad_(False).eval()

@@ -19,10 +19,12 @@ class VisionAttention(nn.Module):
         self.v_proj, self.out_proj = nn.Linear(size, size), nn.Linear(size, size)
 
     def forward(self, x: Tensor, lengths: list[int]) -> Tensor:
+        # Patches of all images stand in one row (n, hidden); each image is attended on its own.
         projected = (self.q_proj(x), self.k_proj(x), self.v_proj(x))
+        # For each of q, k, v: one (heads, patches, head_dim) an image.
         heads = [p.unflatten(-1, (self.heads, -1)).transpose(0, 1).split(lengths, dim=1) for p in projected]
         mixed = [F.scaled_dot_product_attention(q, k, v) for q, k, v in zip(*heads, strict=True)]
-        return self.out_proj(torch.cat(mixed, dim=1).transpose(0, 1).flatten(1))
+        return self.out_proj(torch.cat(mixed, dim=1).transpose(0, 1).flatten(1))  # (n, hidden)
 
 
 class VisionMLP(nn.Module):
