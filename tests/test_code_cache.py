@@ -287,7 +287,7 @@ def test_a_shard_that_another_process_holds_is_waited_for(files, tmp_path, cache
         assert _records(cache) == others  # all other shards are done
         assert worker.is_alive()
         with pytest.raises(KeyError):
-            cache._read(cache._images, [key])
+            cache._read_records(cache._images, [key])
     worker.join(10)
     assert _records(cache) == 40
 

@@ -116,7 +116,7 @@ class CodeCache:
             file and fails to notice a file that was changed under the same three. Images in memory go by their pixels.
         batch_size: images or pairs encoded at a time.
         threads: images read and preprocessed side by side.
-        report: is told, now and then, how many of how many shards that lacked something are done.
+        report: called, for each shard that lacks something, with the numbers of shards done and in all.
 
     Raises:
         ValueError: an unknown identity, or a codebook too large for uint16.
@@ -138,7 +138,7 @@ class CodeCache:
         self.encoder, self.identity, self.batch_size, self.threads = encoder, identity, batch_size, threads
         self.report = report or (lambda done, total: None)
         self.damages: list[Damage] = []
-        self.folder = _folder(Path(root), encoder)
+        self.folder = _open_folder(Path(root), encoder)
         grid = ("<u2", tuple(encoder.grid))
         distances = ("<f2", encoder.grid[0] * encoder.grid[1])
         self._pair = np.dtype([("source", *grid), ("target", *grid), ("scale", "<f4"), ("distances", *distances)])
@@ -150,23 +150,23 @@ class CodeCache:
 
         `quarantine` takes the images that cannot be read; without it the first of them is an `ImageError`.
         """
-        return self._fill(self._images, [(image,) for image in images], quarantine)[0]
+        return self._fill_missing(self._images, [(image,) for image in images], quarantine)[0]
 
     def fill_pairs(
         self, sources: Sequence[ImageRef], targets: Sequence[ImageRef], quarantine: Quarantine | None = None
     ) -> Filled:
         """Compute and keep codes and distances of those pairs that are not in the cache, as `fill` does."""
-        return self._fill(self._pairs, list(zip(sources, targets, strict=True)), quarantine)[0]
+        return self._fill_missing(self._pairs, list(zip(sources, targets, strict=True)), quarantine)[0]
 
     def locate_pairs(
         self, sources: Sequence[ImageRef], targets: Sequence[ImageRef], quarantine: Quarantine | None = None
     ) -> tuple[list[tuple[bytes, str, int] | None], Filled]:
         """Fill as `fill_pairs` does, and say where each pair lies: key, shard, record number; None where it failed."""
-        filled, keys = self._fill(self._pairs, list(zip(sources, targets, strict=True)), quarantine)
-        places = {shard: self._pairs.places(shard) for shard in {_shard(key) for key in keys if key}}
-        return [
-            (key, _shard(key), places[_shard(key)][key]) if key and key in places[_shard(key)] else None for key in keys
-        ], filled
+        filled, keys = self._fill_missing(self._pairs, list(zip(sources, targets, strict=True)), quarantine)
+        rows: dict[bytes, int] = {}
+        for shard in {_name_shard(key) for key in keys if key}:
+            rows |= self._pairs.places(shard)
+        return [(key, _name_shard(key), rows[key]) if key in rows else None for key in keys], filled
 
     @property
     def pair_record(self) -> tuple[Path, np.dtype]:
@@ -175,8 +175,9 @@ class CodeCache:
 
     def codes(self, images: Sequence[ImageRef]) -> np.ndarray:
         """Return uint16 (N, h, w) codes, from the cache or computed; `ImageError` where an image cannot be read."""
-        keys = self._fill(self._images, [(image,) for image in images], None)[1]
-        return np.frombuffer(self._read(self._images, keys), "<u2").reshape(-1, *self.encoder.grid).astype(np.uint16)
+        keys = self._fill_missing(self._images, [(image,) for image in images], None)[1]
+        codes = np.frombuffer(self._read_records(self._images, keys), "<u2")  # (N * h * w,)
+        return codes.reshape(-1, *self.encoder.grid).astype(np.uint16)
 
     def pairs(self, sources: Sequence[ImageRef], targets: Sequence[ImageRef]) -> PairCodes:
         """Return codes and distances of pairs, from the cache or computed; errors as for `codes`.
@@ -184,21 +185,21 @@ class CodeCache:
         The distances are within 0.05 % of the exact ones, or within 3e-8 of the pair's largest where they are smaller
         than 6e-5 of it.
         """
-        keys = self._fill(self._pairs, list(zip(sources, targets, strict=True)), None)[1]
-        rows = np.frombuffer(self._read(self._pairs, keys), self._pair)
+        keys = self._fill_missing(self._pairs, list(zip(sources, targets, strict=True)), None)[1]
+        rows = np.frombuffer(self._read_records(self._pairs, keys), self._pair)
         distances = rows["distances"].astype(np.float32) * rows["scale"][:, None]
         return PairCodes(rows["source"].astype(np.uint16), rows["target"].astype(np.uint16), distances)
 
-    def _fill(
+    def _fill_missing(
         self, shards: Shards, items: list[tuple], quarantine: Quarantine | None
     ) -> tuple[Filled, list[bytes | None]]:
         before, keys, computed = len(quarantine or ()), [], 0
         by_shard: dict[str, dict[bytes, tuple]] = defaultdict(dict)
         for item in items:
-            keys.append(None)
+            keys.append(None)  # stays where the item's image cannot be read
             with _set_aside(item, quarantine):
-                keys[-1] = self._key(item)
-                by_shard[_shard(keys[-1])][keys[-1]] = item
+                keys[-1] = self._make_key(item)
+                by_shard[_name_shard(keys[-1])][keys[-1]] = item
         waiting = [shard for shard, wanted in by_shard.items() if not wanted.keys() <= shards.read(shard).keys()]
         total = len(waiting)
         for wait in (False, True):  # shards that another process holds come last
@@ -212,10 +213,11 @@ class CodeCache:
                         busy.append(shard)
             waiting = busy
         failed = len(quarantine or ()) - before
+        # An item without a key failed before it was looked up; one with a key failed while it was computed.
         unread = failed - keys.count(None)  # of those that have a key
         return Filled(len(set(keys) - {None}) - computed - unread, computed, failed), keys
 
-    def _key(self, item: tuple) -> bytes:
+    def _make_key(self, item: tuple) -> bytes:
         keys = [image_key(ref, self.identity) for ref in item]
         if len(keys) == 1:
             return keys[0]
@@ -227,55 +229,58 @@ class CodeCache:
         missing = [(key, item) for key, item in wanted.items() if key not in present]
         for start in range(0, len(missing), self.batch_size):
             loaded, batch = {}, missing[start : start + self.batch_size]
-            for (key, item), images in zip(batch, self._loaded([item for _, item in batch]), strict=True):
+            for (key, item), images in zip(batch, self._load_items([item for _, item in batch]), strict=True):
                 with _set_aside(item, quarantine):
                     if isinstance(images, ImageError):
                         raise images
                     loaded[key] = images
             if loaded:
-                shards.append(shard, zip(loaded, self._payloads(list(loaded.values())), strict=True))
+                shards.append(shard, zip(loaded, self._encode_items(list(loaded.values())), strict=True))
             computed += len(loaded)
         return computed
 
-    def _loaded(self, items: list[tuple]) -> list:
+    def _load_items(self, items: list[tuple]) -> list:
         """Return the images of each item, or the error of the first that cannot be read."""
         if self.threads == 1:
-            return [self._load(item) for item in items]
+            return [self._load_item(item) for item in items]
         with ThreadPoolExecutor(self.threads) as pool:  # decoding and resizing let other threads run
-            return list(pool.map(self._load, items))
+            return list(pool.map(self._load_item, items))
 
-    def _load(self, item: tuple) -> list[np.ndarray] | ImageError:
+    def _load_item(self, item: tuple) -> list[np.ndarray] | ImageError:
         try:
             return [self.encoder.load(ref) for ref in item]
         except ImageError as error:
             return error
 
-    def _payloads(self, items: list[list[np.ndarray]]) -> list[bytes]:
+    def _encode_items(self, items: list[list[np.ndarray]]) -> list[bytes]:
         """Encode images or pairs, each distinct image once."""
         distinct = {image.tobytes(): image for images in items for image in images}
         row_of = {pixels: row for row, pixels in enumerate(distinct)}
+        # For each end (source, target) the rows of `features` that the items take: a source of many pairs is one row.
         ends = [[row_of[images[end].tobytes()] for images in items] for end in range(len(items[0]))]
-        features = self.encoder.features(list(distinct.values()))
-        codes = self._checked(self.encoder.codes(features)).astype("<u2")
+        features = self.encoder.features(list(distinct.values()))  # (distinct, C, h, w)
+        codes = self._check_codes(self.encoder.codes(features)).astype("<u2")
         if len(ends) == 1:
             return [codes[row].tobytes() for row in ends[0]]
+        # (N, h * w)
         distances = np.asarray(self.encoder.distances(features[ends[0]], features[ends[1]]), np.float32)
         if not np.isfinite(distances).all():
             raise ValueError("the tokenizer's features are not finite: its weights or the images are damaged")
         records = np.zeros(len(items), self._pair)
         records["source"], records["target"], records["scale"] = codes[ends[0]], codes[ends[1]], distances.max(1)
+        # float16 of the ratio to the largest: its relative error then does not depend on the features' scale.
         records["distances"] = distances / np.maximum(distances.max(1, keepdims=True), np.finfo(np.float32).tiny)
         return [record.tobytes() for record in records]
 
-    def _checked(self, codes: np.ndarray) -> np.ndarray:
+    def _check_codes(self, codes: np.ndarray) -> np.ndarray:
         grid, limit = tuple(self.encoder.grid), self.encoder.num_codes
         if codes.shape[1:] != grid or codes.min() < 0 or codes.max() >= limit:
             raise ValueError(f"codes of shape {codes.shape[1:]} up to {codes.max()} from an encoder of {grid}, {limit}")
         return codes
 
-    def _read(self, shards: Shards, keys: list[bytes]) -> bytes:
+    def _read_records(self, shards: Shards, keys: list[bytes]) -> bytes:
         records: dict[bytes, bytes] = {}
-        for shard in {_shard(key) for key in keys}:
+        for shard in {_name_shard(key) for key in keys}:
             records |= shards.read(shard)
         return b"".join(records[key] for key in keys)
 
@@ -298,7 +303,7 @@ def image_key(ref: ImageRef, identity: str = "content") -> bytes:
     return digest.digest()
 
 
-def _shard(key: bytes) -> str:
+def _name_shard(key: bytes) -> str:
     return f"{key[0]:02x}"
 
 
@@ -313,7 +318,7 @@ def _set_aside(item: tuple, quarantine: Quarantine | None) -> Iterator[None]:
         quarantine.add(" -> ".join(named), str(error))
 
 
-def _folder(root: Path, encoder) -> Path:
+def _open_folder(root: Path, encoder) -> Path:
     names = ("tokenizer", "preprocessing", "num_codes")
     settings = {"layout": LAYOUT, "grid": list(encoder.grid)} | {name: getattr(encoder, name) for name in names}
     text = json.dumps(settings, indent=2, sort_keys=True) + "\n"

@@ -42,7 +42,7 @@ class Shards:
             damage = Damage(str(self.path(shard)), bad + bool(cut), " and ".join(reasons))
             self.damages.append(damage)
             warnings.warn(f"{damage.shard} had damaged records, {damage.reason}; they are computed again", stacklevel=6)
-            write_through(self.path(shard), b"".join(packed(*item) for item in records.items()))
+            write_through(self.path(shard), b"".join(pack_record(*item) for item in records.items()))
         return records
 
     def places(self, shard: str) -> dict[bytes, int]:
@@ -52,7 +52,7 @@ class Shards:
     def append(self, shard: str, records: Iterable[tuple[bytes, bytes]]) -> None:
         """Write records through to the disk; the caller holds the lock and has mended the shard."""
         with open(self.path(shard), "ab") as file:
-            file.write(b"".join(packed(*item) for item in records))
+            file.write(b"".join(pack_record(*item) for item in records))
             file.flush()
             os.fsync(file.fileno())
 
@@ -85,10 +85,10 @@ class Shards:
 
     @staticmethod
     def _is_valid(row: bytes) -> bool:
-        return packed(row[:KEY_BYTES], row[KEY_BYTES:-CHECKSUM_BYTES]) == row
+        return pack_record(row[:KEY_BYTES], row[KEY_BYTES:-CHECKSUM_BYTES]) == row
 
 
-def packed(key: bytes, payload: bytes) -> bytes:
+def pack_record(key: bytes, payload: bytes) -> bytes:
     return key + payload + zlib.crc32(key + payload).to_bytes(CHECKSUM_BYTES, "little")
 
 
