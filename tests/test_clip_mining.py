@@ -66,7 +66,7 @@ def test_processes_give_the_rows_of_one_process(root, tmp_path):
     assert spread.lengths.equals(plain.lengths)
     assert list(spread.quarantine) == list(bad)
     assert _contents(tmp_path / "spread") == _contents(tmp_path / "plain")
-    assert "12 of 12 clips (100%)" in (tmp_path / "log").read_text()
+    assert "clips: 12 of 12" in (tmp_path / "log").read_text()
     assert "1 unusable" in (tmp_path / "log").read_text()
 
 

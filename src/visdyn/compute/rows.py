@@ -7,12 +7,12 @@ worked on. One process writes; what computes the rows (`visdyn.compute.workers`,
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visdyn.compute.progress import Progress
 from visdyn.compute.store import Store, import_lines, to_json
 from visdyn.compute.workers import Lost, Task, each
 from visdyn.paths import digest_of
@@ -76,7 +76,7 @@ def compute_rows(
     store = _open_store(Path(folder), settings)
     rows = {identity: json.loads(row) for identity, row in store.get_many(identities).items()}
     waiting = [index for index, identity in enumerate(identities) if identity not in rows]
-    progress = Progress(name, len(items), len(items) - len(waiting), execution.tell, execution.log_seconds)
+    progress = Progress(name, len(items), execution.log_seconds, len(items) - len(waiting), execution.tell)
     for place, result in _computed(task, [items[index] for index in waiting], execution):
         identity = identities[waiting[place]]
         if isinstance(result, Lost):
@@ -85,7 +85,7 @@ def compute_rows(
             value = to_json(result)
             store.put(identity, value)
             rows[identity] = json.loads(value)  # as a run that finds it kept reads it
-        progress.step("error" in rows[identity])
+        progress.add(bad="error" in rows[identity])
     progress.end()
     store.close()
     if lacking := [identity for identity in identities if identity not in rows]:
@@ -124,44 +124,3 @@ def _computed(task: Task, items: Sequence, execution: Execution) -> Iterator[tup
     from visdyn.compute.ray import each_on_ray
 
     return each_on_ray(task, items, execution.timeout, execution.gpus)
-
-
-class Progress:
-    """One line every few seconds: how many, how fast, how long yet, how many unusable.
-
-    Args:
-        found: items that an earlier run has done.
-        tell: gets the lines.
-    """
-
-    def __init__(self, name: str, total: int, found: int, tell: Callable[[str], None], seconds: float = 5.0) -> None:
-        self.name, self.total, self.found, self.tell, self.seconds = name, total, found, tell, seconds
-        self.done = self.bad = 0
-        self.began = self.told = time.monotonic()
-        if found:
-            tell(f"{found} of {total} {name} were done by an earlier run")
-
-    def step(self, bad: bool) -> None:
-        """Count one more item."""
-        self.done, self.bad = self.done + 1, self.bad + bad
-        if time.monotonic() - self.told >= self.seconds:
-            self.told = time.monotonic()
-            self.tell(self._line())
-
-    def end(self) -> None:
-        """Tell the last count, where anything was done."""
-        if self.done:
-            self.tell(self._line())
-
-    def _line(self) -> str:
-        rate = self.done / max(time.monotonic() - self.began, 1e-9)
-        done = self.found + self.done
-        left = (self.total - done) / rate
-        share = 100 * done / self.total
-        text = f"{done} of {self.total} {self.name} ({share:.0f}%), {rate:.1f} a second, {_duration(left)} left"
-        return f"{text}, {self.bad} unusable"
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

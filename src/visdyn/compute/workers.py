@@ -2,6 +2,11 @@
 
 `visdyn.compute.pool` serves computations of the kit's own, whose failure should end the stage. Here the items come from
 outside: tens of thousands of video files, among which some hang the decoder or bring the process down.
+
+`pebble.ProcessPool` (5.2.3) was tried in place of `_Pool`. It ends an item at its time-out, replaces a dead process and
+loses one item with it, too. It knows no place of a process (which GPU is its own; a replacement takes the dead one's),
+a setup that fails reaches the caller as `All workers expired` without its reason, and a process goes on when the one
+that asked was killed. `tests/test_workers.py` demands these three.
 """
 
 from __future__ import annotations

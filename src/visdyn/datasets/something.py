@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from visdyn.compute.rows import Progress
+from visdyn.compute.progress import Progress
 from visdyn.compute.workers import Lost, Task, each
 from visdyn.datasets.bad_items import DatasetError
 from visdyn.quarantine import Quarantine
@@ -128,12 +128,12 @@ def extract_all(
         timeout: seconds for one video.
     """
     waiting = [one for one in work if not one.done]
-    progress = Progress("videos", len(work), len(work) - len(waiting), tell)
+    progress = Progress("videos", len(work), 5.0, len(work) - len(waiting), tell)
     for index, result in each(Task(extract), waiting, processes, timeout):
         reason = result.reason if isinstance(result, Lost) else result.get("error")
         if reason:
             quarantine.add(waiting[index].video, reason)
-        progress.step(bool(reason))
+        progress.add(bad=bool(reason))
     progress.end()
     return sum(one.done for one in work)
 

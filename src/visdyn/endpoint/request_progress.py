@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 
+from visdyn.compute.progress import Progress
 from visdyn.endpoint.replies import Reply
 
 
@@ -17,34 +18,35 @@ class Prices:
     currency: str = "USD"
 
 
-@dataclass
-class Progress:
+class RequestProgress(Progress):
     """Counts of one run: requests wanted, replies kept from before, new ones, failures, and tokens of new ones."""
 
-    total: int
-    kept: int
-    prices: Prices | None = None
-    answered: int = 0
-    failed: int = 0
-    uncounted: int = 0  # replies for which the endpoint states no tokens
-    tokens: tuple[int, int] = (0, 0)
-    started: float = field(default_factory=time.monotonic)
+    def __init__(
+        self,
+        total: int,
+        kept: int,
+        prices: Prices | None = None,
+        every: float = 10.0,
+        report: Callable[[str], object] = print,
+    ) -> None:
+        super().__init__("judge", total, every, kept, report)
+        self.prices, self.tokens = prices, (0, 0)
+        self.uncounted = 0  # replies for which the endpoint states no tokens
 
-    def add(self, reply: Reply | None) -> None:
+    def add_reply(self, reply: Reply | None) -> None:
         """Count a reply; None is a request that got none."""
-        self.answered, self.failed = self.answered + (reply is not None), self.failed + (reply is None)
         usage = reply and reply.usage
         self.uncounted += reply is not None and usage is None
         self.tokens = tuple(ours + new for ours, new in zip(self.tokens, usage or (0, 0), strict=True))
+        self.add(bad=reply is None)
 
     def line(self) -> str:
         """Return one line: replies, failures, tokens and cost of this run, time left."""
-        new, (into, out) = self.answered + self.failed, self.tokens
-        left = self.total - self.kept - new
-        line = f"judge: {self.total - left}/{self.total} ({self.kept} kept from before, {self.failed} failed)"
+        into, out = self.tokens
+        line = f"judge: {self.found + self.done}/{self.total} ({self.found} kept from before, {self.bad} failed)"
         line += f", {into:,} tokens in, {out:,} out"
         if self.prices:
             cost = (into * self.prices.prompt + out * self.prices.completion) / 1e6
             line += f", {cost:.4f} {self.prices.currency}"
         line += f", tokens of {self.uncounted} replies not stated" if self.uncounted else ""
-        return line + (f", {(time.monotonic() - self.started) / new * left:.0f} s left" if new and left else "")
+        return line + (f", {self.seconds_left:.0f} s left" if self.seconds_left else "")

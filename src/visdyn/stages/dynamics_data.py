@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from visdyn.compute.pool import cores
-from visdyn.compute.progress import say
+from visdyn.compute.progress import Interval, say
 from visdyn.compute.seeds import named_seeds
 from visdyn.datasets.aurora import load_train
 from visdyn.datasets.epic_kitchens import load_trajectories
@@ -106,11 +105,10 @@ class DynamicsData:
 
     def _progress(self) -> Callable[[int, int], None]:
         """Return a function that writes a line to the stage's log every few seconds."""
-        every, last = self.stage.settings.runtime.log_seconds, [time.monotonic()]
+        interval = Interval(self.stage.settings.runtime.log_seconds)
 
         def report(done: int, total: int) -> None:
-            if time.monotonic() - last[0] > every:
-                last[0] = time.monotonic()
+            if interval.is_due():
                 say(f"encoding images: {done} of {total} shards")
 
         return report

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import pandas as pd
 
 from visdyn.endpoint.client import Endpoint, EndpointError, EndpointStoppedError
 from visdyn.endpoint.replies import Question, Reply, ReplyStore, reply_key
-from visdyn.endpoint.request_progress import Prices, Progress
+from visdyn.endpoint.request_progress import Prices, RequestProgress
 from visdyn.evaluation.judges import EDIT_PROMPT, EDIT_PROMPT_STATUS, Verdict
 from visdyn.evaluation.judges.judge_answers import MAX_SCORE, Scores, read_answer
 from visdyn.images import ImageError, ImageRef
@@ -196,18 +195,16 @@ def ask_all(
         asked = [one for many in pool.map(partial(_asked, endpoint, repeats), questions) for one in many]
         wanted = {one.key: one for one in asked if one.problem is None}
         missing = [one for key, one in wanted.items() if store.get(key) is None]
-        progress, reasons, said = Progress(len(wanted), len(wanted) - len(missing), prices), {}, time.monotonic()
+        progress = RequestProgress(len(wanted), len(wanted) - len(missing), prices, every_s, report)
+        reasons = {}
         futures = {pool.submit(_ask_one, endpoint, store, one): one.key for one in missing}
         try:
             for future in as_completed(futures):
                 reply, reasons[futures[future]] = future.result()
-                progress.add(reply)
-                if not (progress.answered or progress.kept) and progress.failed >= give_up_after:
+                progress.add_reply(reply)
+                if progress.bad == progress.done >= give_up_after and not progress.found:
                     reason = reasons[futures[future]]
-                    raise EndpointStoppedError(f"the first {progress.failed} requests all failed; last: {reason}")
-                if time.monotonic() - said >= every_s:
-                    report(progress.line())
-                    said = time.monotonic()
+                    raise EndpointStoppedError(f"the first {progress.bad} requests all failed; last: {reason}")
         except BaseException as error:
             endpoint.stop(str(error))
             pool.shutdown(wait=True, cancel_futures=True)

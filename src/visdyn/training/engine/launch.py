@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from visdyn.compute.pool import cores
-from visdyn.compute.progress import say
+from visdyn.compute.progress import Interval, say
 from visdyn.paths import repository_root
 from visdyn.training.engine.worker import Worker, fork_worker, launch_worker
 
@@ -188,7 +188,7 @@ def _next_ready(waiting: list[Job], running: dict) -> Job | None:
 
 def _reap(running: dict, seconds: dict, scratch: Path, every: float) -> None:
     """Wait until a job ends, printing progress now and then."""
-    said = time.monotonic()
+    interval = Interval(every)
     while running:
         for name, (job, process, started) in list(running.items()):
             if process.poll() is None:
@@ -201,8 +201,7 @@ def _reap(running: dict, seconds: dict, scratch: Path, every: float) -> None:
             _promote(job, scratch)
             say(f"{name}: trained in {seconds[name]:.0f} s")
             return
-        if time.monotonic() - said > every:
-            said = time.monotonic()
+        if interval.is_due():
             say(" | ".join(f"{name}: {_tail(_log(scratch, job), 1)}" for name, (job, _, _) in running.items()))
         time.sleep(0.2)
 
