@@ -172,7 +172,7 @@ def shrink(values: dict, places: dict[str, str], data: Path) -> dict:
     for stage in ("idm", "fdm"):
         values[stage]["training"] |= {"steps": 3, "epochs": 0, "warmup_steps": 1, "batch_size": 4, "precision": "fp32"}
         values[stage]["limits"] |= {"kubric": 3}
-    values["idm"]["bert_score"] = ""
+    values["idm_evaluation"]["bert_score"] = ""
     values["doundo"]["training"] |= {"steps": 2, "warmup_steps": 1, "batch_size": 4, "precision": "fp32"}
     # What a tiny random VLM answers cannot be read: every pair would fail the filter.
     values["mining"] |= {"min_interval": 4, "curator": "annotations", "filter_model": "", "expansion_model": ""}

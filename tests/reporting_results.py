@@ -28,11 +28,11 @@ def write(profile: Path, seed: int = 0) -> Path:
     rng = np.random.default_rng(seed)
     tables = {
         "probing/likelihoods.csv": _likelihoods(rng, {"tiny-a": 0.05, "tiny-b": 0.2}),
-        "idm/likelihoods.csv": _likelihoods(rng, {"zero_shot": 0.05, "idm": 1.0}),
+        "idm_evaluation/likelihoods.csv": _likelihoods(rng, {"zero_shot": 0.05, "idm": 1.0}),
         "mining/keyframes.csv": _keyframes(rng),
         "mining/segments.csv": _segments(rng),
         "mining/prompts.csv": _prompts(rng),
-        "idm/text_metrics.csv": _text_metrics(),
+        "idm_evaluation/text_metrics.csv": _text_metrics(),
         "annotation/pairs.csv": _pairs(rng),
         "annotation/summary.csv": _summary(),
         "fdm/training.csv": _training(rng, "arm", ("supervised", "synthetic_weighted"), ["loss"]),
@@ -41,10 +41,10 @@ def write(profile: Path, seed: int = 0) -> Path:
         "verification/candidates.csv": candidates(rng),
         "evaluation/fdm_scores.csv": _fdm_scores(rng),
         "evaluation/doundo_scores.csv": _doundo_scores(rng),
-        "base_models/encoders.csv": pd.DataFrame(
+        "base_measures/encoders.csv": pd.DataFrame(
             [("clip", "caption recall at 1", 0.61, 64)], columns=["encoder", "measure", "value", "n"]
         ),
-        "base_models/tokenizer.csv": pd.DataFrame([("ceiling score", 7.9, 64)], columns=["measure", "value", "n"]),
+        "base_measures/tokenizer.csv": pd.DataFrame([("ceiling score", 7.9, 64)], columns=["measure", "value", "n"]),
     }
     tables |= reporting_extra.frames(rng)
     write_external(profile)

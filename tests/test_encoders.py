@@ -14,7 +14,7 @@ from PIL import Image
 
 from visdyn.models.encoder_preprocess import CLIP_PRESETS, DINO_PRESETS, IMAGENET_MEAN, IMAGENET_STD
 from visdyn.models.encoders import ImageEncoder, ImageTextEncoder
-from visdyn.stages.encoder_checks import clip_measures, dino_measures
+from visdyn.stages.base_measures import clip_measures, dino_measures
 from visdyn.training.tiny.encoder_recipe import (
     ViewSettings,
     build_caption_tokenizer,

@@ -13,8 +13,7 @@ from visdyn.datasets.inventory import ANNOTATIONS, take_inventory, write_invento
 from visdyn.paths import UnsetVariableError
 from visdyn.pipeline import open_stage
 from visdyn.pipeline.errors import StageError
-from visdyn.stages.base_models import base_jobs, link_references, training_curves
-from visdyn.stages.references import write_reference
+from visdyn.stages.base_models import base_jobs, link_references, training_curves, write_reference
 from visdyn.stages.world import make_world
 
 

@@ -43,7 +43,7 @@ def test_heatmaps_print_the_percentages(results):
 
 
 def test_plotting_leaves_its_input_alone(results):
-    pairs = summaries.preference_pairs(results.read("idm/likelihoods.csv"))
+    pairs = summaries.preference_pairs(results.read("idm_evaluation/likelihoods.csv"))
     before = pairs.copy()
     figure = figures_bootstrapping.likelihood_scatter(pairs, "idm")
     pd.testing.assert_frame_equal(pairs, before)

@@ -117,7 +117,7 @@ def test_an_item_of_optional_files_needs_one_of_them(tmp_path, item_map):
 
 
 def test_a_result_outside_the_map_cannot_be_read(tmp_path, item_map):
-    view = Results(tmp_path, frozenset(["idm/text_metrics.csv"]))
+    view = Results(tmp_path, frozenset(["idm_evaluation/text_metrics.csv"]))
     with pytest.raises(KeyError, match="declare it there"):
         view.read("evaluation/fdm_scores.csv")
 

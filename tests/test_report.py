@@ -103,7 +103,7 @@ def test_an_empty_profile_gives_a_page_and_reasons(tmp_path):
     assert set(status["status"]) == {"not run"}
     assert status["reason"].str.len().min() > 5
     assert (
-        "reports/results/idm/text_metrics.csv is missing; run stage idm"
+        "reports/results/idm_evaluation/text_metrics.csv is missing; run stage idm_evaluation"
         in status.set_index("id").loc["b_table1", "reason"]
     )
     page = (tmp_path / "reports" / "index.html").read_text()
@@ -113,7 +113,7 @@ def test_an_empty_profile_gives_a_page_and_reasons(tmp_path):
 
 def test_second_run_writes_the_same_bytes_and_removes_the_stale(tmp_path):
     folder = reporting_results.write(tmp_path)
-    for name in ("verification", "mining", "fdm", "doundo", "probing", "idm", "evaluation"):
+    for name in ("verification", "mining", "fdm", "doundo", "probing", "idm_evaluation", "evaluation"):
         shutil.rmtree(folder / "reports" / "results" / name)  # keeps the test short
     shutil.rmtree(folder / "data")
     repository = reporting_results.repository(tmp_path / "repository")
@@ -130,7 +130,7 @@ def test_second_run_writes_the_same_bytes_and_removes_the_stale(tmp_path):
 
 
 def test_a_broken_result_does_not_break_the_page(tmp_path):
-    path = tmp_path / "reports" / "results" / "base_models" / "encoders.csv"
+    path = tmp_path / "reports" / "results" / "base_measures" / "encoders.csv"
     path.parent.mkdir(parents=True)
     path.write_text("encoder,measure\nclip,recall\n")
     repository = reporting_results.repository(tmp_path / "repository")

@@ -203,9 +203,9 @@ def test_bert_score_takes_the_column_of_the_papers_where_it_was_measured(results
     small = cell(built(results, "b_table1"), row="Chameleon IDM", column="BS")
     assert (small["value"], small["published"]) == (0.6, 0.45)
     assert "not BERTScore" in small["note"]
-    path = tmp_path / "reports/results/idm/text_metrics.csv"
+    path = tmp_path / "reports/results/idm_evaluation/text_metrics.csv"
     path.parent.mkdir(parents=True)
-    metrics = results.read("idm/text_metrics.csv")
+    metrics = results.read("idm_evaluation/text_metrics.csv")
     true = metrics[metrics["metric"] == "embedding"].assign(metric="bert_score", value=0.42)
     pd.concat([metrics, true]).to_csv(path, index=False)
     frame = built(Results(tmp_path), "b_table1")
@@ -288,7 +288,7 @@ def test_no_judge_scores_is_said(results, tmp_path):
 
 
 def test_bad_results_are_named(results, tmp_path):
-    path = tmp_path / "reports" / "results" / "idm" / "text_metrics.csv"
+    path = tmp_path / "reports" / "results" / "idm_evaluation" / "text_metrics.csv"
     path.parent.mkdir(parents=True)
     broken = Results(tmp_path)
     for text, message in [
@@ -299,7 +299,7 @@ def test_bad_results_are_named(results, tmp_path):
     ]:
         path.write_text(text)
         with pytest.raises(ResultError, match=message):
-            broken.read("idm/text_metrics.csv")
+            broken.read("idm_evaluation/text_metrics.csv")
     with pytest.raises(ResultError, match="run stage evaluation"):
         broken.read("evaluation/fdm_scores.csv")
 

@@ -34,8 +34,8 @@ _SEGMENTS: Columns = {"source": str, "verb": str, "noun": str, "count": int, "re
 
 TABLES: dict[str, Columns] = {
     "world/counts.csv": {"part": str, "count": int},
-    "base_models/encoders.csv": {"encoder": str, "measure": str, "value": float, "n": int},
-    "base_models/tokenizer.csv": {"measure": str, "value": float, "n": int},
+    "base_measures/encoders.csv": {"encoder": str, "measure": str, "value": float, "n": int},
+    "base_measures/tokenizer.csv": {"measure": str, "value": float, "n": int},
     "base_models/training.csv": {"model": str, "step": int, "loss": float},
     "probing/likelihoods.csv": _LIKELIHOODS,
     "probing/missing.csv": {"model": str, "reason": str},
@@ -51,9 +51,11 @@ TABLES: dict[str, Columns] = {
         "source": str, "split": str, "direction": str, "length": str, "num_words": int, "count": int,
     },
     "mining/quarantine.csv": _QUARANTINE,
-    "idm/likelihoods.csv": _LIKELIHOODS,
-    "idm/predictions.csv": {"model": str, "subset": str, "id": str, "reference": str, "prediction": str},
-    "idm/text_metrics.csv": {"model": str, "metric": str, "value": float, "n": int, "low": float, "high": float},
+    "idm_evaluation/likelihoods.csv": _LIKELIHOODS,
+    "idm_evaluation/predictions.csv": {"model": str, "subset": str, "id": str, "reference": str, "prediction": str},
+    "idm_evaluation/text_metrics.csv": {
+        "model": str, "metric": str, "value": float, "n": int, "low": float, "high": float,
+    },
     "idm/data.csv": _USED,
     "idm/quarantine.csv": _QUARANTINE,
     "annotation/pairs.csv": {

@@ -197,10 +197,16 @@ class Idm:
     """Inverse-dynamics model."""
 
     base: str
-    bert_score: str
     lora: Lora
     limits: IdmLimits
     training: FineTuning
+
+
+@dataclass(frozen=True)
+class IdmEvaluation:
+    """Measures of the inverse-dynamics models."""
+
+    bert_score: str
 
 
 @dataclass(frozen=True)
@@ -282,6 +288,7 @@ class Params:
     probing: Probing
     mining: Mining
     idm: Idm
+    idm_evaluation: IdmEvaluation
     annotation: Annotation
     fdm: Fdm
     doundo: Doundo

@@ -179,7 +179,7 @@ def _parameter_problems(path: Path, stage: str | None, settings: Params | None) 
         yield "must have the parameter profile = '.'"
     if stage is None or settings is None:
         return
-    section = stage_values(path, getattr(settings, stage))
+    section = stage_values(path, getattr(settings, stage, None))
     for name in found.keys() - {"profile"}:
         if name not in section:
             yield f"has the parameter {name!r}, which is no key of section {stage!r} of params.yaml"

@@ -81,8 +81,8 @@ TABLES: dict[str, TableBuilder] = {
     "k_measures": lambda results, _, status: leaderboard.measures(results),
     "k_fdm_training": lambda results, _, status: _plain(results.read_or_none("fdm/arms.csv")),
     "k_keyframes": lambda results, _, status: keyframe_table(results.read("mining/keyframes.csv")),
-    "k_encoders": lambda results, _, status: results.read("base_models/encoders.csv"),
-    "k_tokenizer": lambda results, _, status: results.read("base_models/tokenizer.csv"),
+    "k_encoders": lambda results, _, status: results.read("base_measures/encoders.csv"),
+    "k_tokenizer": lambda results, _, status: results.read("base_measures/tokenizer.csv"),
 }
 
 
@@ -130,7 +130,7 @@ FIGURES: dict[str, FigureBuilder] = {
     "b_figure5": _strip("sequence"),
     "b_figure6": _strip("fdm_examples"),
     "b_figure7": _scatter("probing/likelihoods.csv", "chameleon-7b"),
-    "b_figure8": _scatter("idm/likelihoods.csv", "idm"),
+    "b_figure8": _scatter("idm_evaluation/likelihoods.csv", "idm"),
     "b_figure9": lambda results: figures_bootstrapping.score_distributions(results.read("annotation/pairs.csv")),
     "b_figure11": lambda results: figures_bootstrapping.judge_distributions(
         {name or "region judge": scores for name, scores in tables_bootstrapping.judges(results, "")}

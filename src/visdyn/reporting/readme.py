@@ -39,9 +39,9 @@ def rewritten(text: str, table: str) -> str:
 
 
 def _learned(results: Results) -> list[tuple[str, str]]:
-    tokenizer = results.read("base_models/tokenizer.csv").set_index("measure")
+    tokenizer = results.read("base_measures/tokenizer.csv").set_index("measure")
     ceiling = tokenizer.loc["ceiling_score"]
-    texts = results.read("idm/text_metrics.csv")
+    texts = results.read("idm_evaluation/text_metrics.csv")
     exact = texts[texts["metric"] == "exact"].set_index("model")
     n = int(exact["n"].iloc[0])
     values = " / ".join(f"{exact.loc[name, 'value']:.2f}" for name in ("zero_shot", "idm_same_labels", "idm"))

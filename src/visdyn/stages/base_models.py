@@ -1,16 +1,18 @@
-"""The training jobs of the embedded profile's base models."""
+"""Stage `base_models`: the tiny models that stand for public checkpoints are trained, or named."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict
+from pathlib import Path
 
 import pandas as pd
 
 from visdyn.kitchen.state import NOUNS
 from visdyn.kitchen.text import vocabulary
-from visdyn.pipeline.stage import Stage
-from visdyn.stages.references import write_reference
-from visdyn.training.engine.launch import Job
+from visdyn.pipeline.stage import REFERENCE, Stage
+from visdyn.training.engine.launch import Job, run_jobs
 from visdyn.training.tiny.generator import GeneratorData
 
 
@@ -20,6 +22,37 @@ def link_references(stage: Stage) -> dict[str, str]:
     for name, value in named.items():
         write_reference(stage.path(f"models/{name}"), value, stage.root)
     return named
+
+
+def write_reference(folder: str | Path, name_or_path: str, root: str | Path = ".") -> dict[str, str]:
+    """Write `<folder>/reference.json`, which `Stage.reference` follows, and return its content.
+
+    The digest of a local checkpoint's config.json is kept beside the name: DVC sees a checkpoint of another shape under
+    the same path. Weights are not hashed (tens of gigabytes); give a changed checkpoint another name.
+
+    Args:
+        name_or_path: hub id or local folder.
+        root: where a relative folder starts: the profile.
+
+    Raises:
+        FileNotFoundError: an absolute path that does not exist.
+    """
+    path = Path(root) / name_or_path
+    if Path(name_or_path).is_absolute() and not path.exists():
+        raise FileNotFoundError(f"base_models.references names {name_or_path}, which does not exist; fetch it first")
+    content = {"name_or_path": name_or_path}
+    configs = [path / name for name in ("config.json", "llm_config.json", "model_index.json")]
+    if found := [config for config in configs if config.is_file()]:
+        content["config_sha256"] = hashlib.sha256(b"".join(config.read_bytes() for config in found)).hexdigest()
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / REFERENCE).write_text(json.dumps(content, indent=1) + "\n")
+    return content
+
+
+def train(stage: Stage) -> dict[str, float]:
+    """Train every model that `base_models.references` does not name; return the seconds that each job took."""
+    return run_jobs(base_jobs(stage), stage.scratch("jobs"), stage.settings.runtime.hardware)
 
 
 def base_jobs(stage: Stage) -> list[Job]:

@@ -40,7 +40,7 @@ def figure2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFr
 
 def figure8(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Figure 8: percentage of items whose reference is preferred, before and after fine-tuning; rows are models."""
-    rates = summaries.preference_rates(results.read("idm/likelihoods.csv"))
+    rates = summaries.preference_rates(results.read("idm_evaluation/likelihoods.csv"))
     panels = {"idp": "Action prediction (IDP)", "fdp": "Next observation prediction (FDP)"}
     models = {"zero_shot": "Chameleon-7B zero-shot", "idm": "Chameleon IDM"}
     ours = rates.assign(
@@ -57,7 +57,7 @@ def table1(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
     `BS` is BERTScore where it was measured, else the similarity of a small text encoder, and the note says so.
     """
-    metrics = results.read("idm/text_metrics.csv")
+    metrics = results.read("idm_evaluation/text_metrics.csv")
     standing = "bert_score" if (metrics["metric"] == "bert_score").any() else "embedding"
     columns = {**names.TEXT_METRICS, standing: "BS"}
     kinds = {"embedding": "similarity of a small text encoder, not BERTScore"}

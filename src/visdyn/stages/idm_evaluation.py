@@ -1,0 +1,32 @@
+"""Stage `idm_evaluation`: what the IDMs predict on AURORA's test pairs, scored (Bootstrapping, Table 1, Figure 8)."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from visdyn.datasets.aurora import load_bench
+from visdyn.evaluation.benches.inverse import examine, text_table
+from visdyn.models.encoders import ImageTextEncoder
+from visdyn.pipeline.stage import Stage
+
+
+def predict(stage: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Predict the actions of all test pairs with the base model and with both IDMs, and score true and false actions.
+
+    Returns:
+        predictions: columns model (zero_shot, idm, idm_same_labels), subset, id, reference, prediction.
+        likelihoods: of the true action and of its negatives, as `inference.probing.probe` has them.
+    """
+    models = {"zero_shot": stage.reference(stage.settings.idm.base)}
+    models |= {name: stage.path(f"models/{name}") for name in ("idm", "idm_same_labels")}
+    return examine(models, load_bench(stage.data("aurora")), stage.seed, stage.device)
+
+
+def score_texts(stage: Stage, predictions: pd.DataFrame) -> pd.DataFrame:
+    """Score predictions by text metrics with bootstrap intervals: columns model, metric, value, n, low, high.
+
+    The text encoder of `models/clip` gives the metric `embedding`; BERTScore is added where `idm_evaluation.bert_score`
+    names its model.
+    """
+    encoder = ImageTextEncoder.from_pretrained(stage.reference("models/clip"), "embedded", stage.device)
+    return text_table(predictions, encoder, stage.seed, stage.params.bert_score, stage.device)
