@@ -13,7 +13,7 @@ from toy_bagel import words
 
 from visdyn.models.adapters import make_portable
 from visdyn.models.bagel import SamplerSettings
-from visdyn.models.editors import load_editor
+from visdyn.models.editors import EDITORS, load_editor
 from visdyn.models.editors.bagel_editor import BagelEditor
 from visdyn.training.bagel.recipe import apply_adapter
 
@@ -67,6 +67,29 @@ def test_a_pipeline_goes_to_the_diffusers_editor(tmp_path, monkeypatch):
     monkeypatch.setattr(DiffusersEditor, "from_pretrained", lambda folder, **options: asked.update(options) or folder)
     assert load_editor(tmp_path, device="cuda", dtype="float16", preset="flux-kontext", size="source") == tmp_path
     assert asked == {"device": "cuda", "dtype": torch.float16, "preset": "flux-kontext", "size": "source"}
+    with pytest.raises(ValueError, match="adapters are loaded into BAGEL only"):
+        load_editor(tmp_path, adapter="x")
+
+
+class Negative:
+    """An editor of a user: the negative of the source."""
+
+    @classmethod
+    def from_pretrained(cls, folder, device="cpu", dtype=None, strength=1.0):
+        negative = cls()
+        negative.given = (device, dtype, strength)
+        return negative
+
+    def edit(self, sources, prompts, seeds, steps=None, guidance=None):
+        return [255 - np.asarray(source) for source in sources]
+
+
+def test_an_editor_of_ones_own_is_one_class_and_one_entry(tmp_path, monkeypatch):
+    monkeypatch.setitem(EDITORS, "negative", f"{__name__}:Negative")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "negative"}))
+    editor = load_editor(tmp_path, device="cpu", dtype="float16", strength=0.5)
+    assert editor.given == ("cpu", torch.float16, 0.5)
+    np.testing.assert_array_equal(edited(editor), 255 - np.asarray(picture(24, 16)))
     with pytest.raises(ValueError, match="adapters are loaded into BAGEL only"):
         load_editor(tmp_path, adapter="x")
 

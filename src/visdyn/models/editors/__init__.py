@@ -1,8 +1,9 @@
-"""`load_editor`: detects BAGEL checkpoints, LoRA adapters of BAGEL and diffusers pipelines from their files."""
+"""`load_editor`, and the registry of editors that it reads."""
 
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -10,6 +11,13 @@ import torch
 from visdyn.models.adapters import SETTINGS, base_of
 from visdyn.models.editors.protocol import ImageEditor
 
+# Kind of editor -> an `ImageEditor` with `from_pretrained(folder, device=..., dtype=..., **options)`. The kind of a
+# folder is the model_type of its config.json; BAGEL's public folder and diffusers pipelines are known by their files.
+# An entry is all the registration a new editor needs.
+EDITORS = {
+    "bagel": "visdyn.models.editors.bagel_editor:BagelEditor",
+    "diffusers": "visdyn.models.editors.diffusers_editors:DiffusersEditor",
+}
 PIPELINE = "model_index.json"
 BAGEL_FILES = ("llm_config.json", "ema.safetensors")
 
@@ -26,7 +34,8 @@ def load_editor(
     Args:
         name_or_path: a folder or a hub id. A folder with `model_index.json` is a diffusers pipeline
             (`DiffusersEditor`); one with BAGEL's files is a `BagelEditor`; one with `adapter_config.json` is a LoRA of
-            BAGEL, whose base is looked for beside it and beside the folders above it, or is a hub id.
+            BAGEL, whose base is looked for beside it and beside the folders above it, or is a hub id; else the
+            `model_type` of its config.json names a class of `EDITORS`.
         adapter: a LoRA folder of `train_bagel`, merged into the BAGEL of `name_or_path`.
         device: `cpu`, `cuda` or `cuda:<n>`.
         dtype: of the weights, such as `bfloat16`; None keeps BAGEL's as stored, and takes a pipeline's as
@@ -38,24 +47,22 @@ def load_editor(
         ValueError: the folder holds something else, or an adapter was given for something that is no BAGEL.
     """
     kind = _detect_kind(name_or_path)
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
-    if kind == "diffusers":
-        if adapter is not None:
-            raise ValueError(f"{name_or_path} is a diffusers pipeline; adapters are loaded into BAGEL only")
-        from visdyn.models.editors.diffusers_editors import DiffusersEditor
-
-        return DiffusersEditor.from_pretrained(name_or_path, device=device, dtype=dtype, **options)
     if kind == "adapter":
         if adapter is not None:
             raise ValueError(f"{name_or_path} is an adapter itself; give its base first, or leave `adapter` out")
-        name_or_path, adapter = base_of(Path(name_or_path)), name_or_path
-    from visdyn.models.editors.bagel_editor import BagelEditor
-
-    return BagelEditor.from_pretrained(name_or_path, adapter, device, dtype, **options)
+        kind, name_or_path, adapter = "bagel", base_of(Path(name_or_path)), name_or_path
+    if adapter is not None:
+        if kind != "bagel":
+            raise ValueError(f"{name_or_path} is an editor of kind {kind!r}; adapters are loaded into BAGEL only")
+        options["adapter"] = adapter
+    module, name = EDITORS[kind].split(":")
+    editor = getattr(import_module(module), name)
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    return editor.from_pretrained(name_or_path, device=device, dtype=dtype, **options)
 
 
 def _detect_kind(name_or_path: str | Path) -> str:
-    """Detect what a folder, or a repository of the hub, holds: adapter, diffusers or bagel."""
+    """Detect what a folder, or a repository of the hub, holds: `adapter`, or a kind of `EDITORS`."""
     folder = Path(name_or_path)
     if not folder.is_dir():
         return _detect_kind_on_hub(str(name_or_path))
@@ -65,11 +72,13 @@ def _detect_kind(name_or_path: str | Path) -> str:
         return "diffusers"
     described = folder / "config.json"
     family = json.loads(described.read_text()).get("model_type") if described.is_file() else None
-    if family == "bagel" or any((folder / name).is_file() for name in BAGEL_FILES):
+    if family in EDITORS:
+        return family
+    if any((folder / name).is_file() for name in BAGEL_FILES):
         return "bagel"
     raise ValueError(
-        f"{folder} holds no editor: expected {PIPELINE} (diffusers), {SETTINGS} (a LoRA of BAGEL), or BAGEL's "
-        f"{' and '.join(BAGEL_FILES)}; found model type {family!r}"
+        f"{folder} holds no editor: expected {PIPELINE} (diffusers), {SETTINGS} (a LoRA of BAGEL), BAGEL's "
+        f"{' and '.join(BAGEL_FILES)}, or a model type of EDITORS ({', '.join(EDITORS)}); found {family!r}"
     )
 
 
