@@ -12,7 +12,6 @@ import threading
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -50,12 +49,15 @@ def systems():
     return {"aurora": (TRAJECTORIES, one), "doundo": (PAIRS, two)}
 
 
-def stage(root, url, **changes):
+def judges(url, **changes):
     entry = {"kind": "endpoint", "name": "tester", "model": "judge-1", "base_url": url, "key_variable": "JUDGE_KEY",
              "repeats": REPEATS, "concurrency": 3, "backoff_s": 0.01, "max_attempts": 3, "timeout_s": 1.0,
              "price_in": 1.0, "price_out": 2.0}  # fmt: skip
-    judges = (JudgeEntry("region"), JudgeEntry(**(entry | changes)))
-    return SimpleNamespace(params=SimpleNamespace(judges=judges), root=Path(root), device="cpu")
+    return (JudgeEntry("region"), JudgeEntry(**(entry | changes)))
+
+
+def ask(judges, benches, root):
+    return judge_all(judges, benches, Path(root) / "data/kept/replies")
 
 
 def editing(name, repeat):
@@ -86,7 +88,7 @@ def test_the_final_table_is_right_whatever_the_endpoint_does(serve, tmp_path, ca
         "12": lambda nth: (400, {}, '{"error": {"message": "too dark"}}'),  # refused
     }
     server = serve(lambda name, nth, repeat: troubles.get(name, lambda n: None)(nth) or answer(server, name, repeat))
-    scores, runs = judge_all(stage(tmp_path, server.url), systems())
+    scores, runs = ask(judges(server.url), systems(), tmp_path)
     over.set()
     assert list(scores.columns) == SCORES
     assert list(runs.columns) == RUNS
@@ -117,7 +119,7 @@ def test_the_final_table_is_right_whatever_the_endpoint_does(serve, tmp_path, ca
     assert server.seen["12", 0] == 1
 
     first = Counter(server.seen)
-    again, reruns = judge_all(stage(tmp_path, server.url), systems())
+    again, reruns = ask(judges(server.url), systems(), tmp_path)
     assert again.equals(scores)
     assert {name for name, _ in server.seen - first} == {"12"}  # only what got no reply
     assert reruns.set_index("paper")["reused"].to_dict() == {"B": 20, "D": 28}
@@ -140,7 +142,7 @@ def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(serve, tmp_path)
 
     server, replies = serve(script), tmp_path / "data/kept/replies/tester/replies.sqlite"
     code = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_judging as t; "
-    code += f"t.judge_all(t.stage({str(tmp_path)!r}, {server.url!r}, timeout_s=60.0), t.systems())"
+    code += f"t.ask(t.judges({server.url!r}, timeout_s=60.0), t.systems(), {str(tmp_path)!r})"
     child = subprocess.Popen([sys.executable, "-c", code])
     deadline = time.monotonic() + 120
     while not (len(Store(replies).keys()) == 12 and server.under_way == 3):
@@ -154,7 +156,7 @@ def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(serve, tmp_path)
         kept.append((re.search(r"item (\w+)", record["messages"][0]["content"][-1]["text"])[1], record["repeat"]))
     go_on.set()
 
-    scores, runs = judge_all(stage(tmp_path, server.url, timeout_s=60.0), systems())
+    scores, runs = ask(judges(server.url, timeout_s=60.0), systems(), tmp_path)
     b_names = [(str(n), r) for n in range(ITEMS) for r in range(REPEATS)] * 2
     d_names = [(f"1{n}", r) for n in range(ITEMS) for r in range(REPEATS)]
     d_names += [(f"2{n}", r) for n in range(ITEMS) for r in range(REPEATS)] * 2
@@ -168,7 +170,7 @@ def test_killed_in_the_middle_it_goes_on_and_asks_nothing_twice(serve, tmp_path)
 def test_a_judge_that_cannot_be_asked_leaves_a_note(serve, tmp_path, monkeypatch, capsys):
     server = serve(lambda name, nth, repeat: answer(server, name, repeat))
     monkeypatch.delenv("JUDGE_KEY")
-    scores, runs = judge_all(stage(tmp_path, server.url), systems())
+    scores, runs = ask(judges(server.url), systems(), tmp_path)
     assert scores.empty
     assert list(scores.columns) == SCORES
     assert runs["note"].str.contains("JUDGE_KEY with the endpoint's key is not set").all()
@@ -180,9 +182,9 @@ def test_kept_replies_count_when_the_judge_cannot_be_asked_any_more(serve, tmp_p
     server = serve(lambda name, nth, repeat: answer(server, name, repeat))
     benches = systems()
     old = {**benches, "aurora": (TRAJECTORIES, benches["aurora"][1][:1])}
-    before, paid = judge_all(stage(tmp_path, server.url), old)
+    before, paid = ask(judges(server.url), old, tmp_path)
     monkeypatch.delenv("JUDGE_KEY")  # and the second seed is new
-    after, runs = judge_all(stage(tmp_path, server.url), benches)
+    after, runs = ask(judges(server.url), benches, tmp_path)
     known = after[(after["paper"] == "D") | (after["seed"] == 0)].reset_index(drop=True)
     pd.testing.assert_frame_equal(known, before)
     new = after[(after["paper"] == "B") & (after["seed"] == 1)]
@@ -200,8 +202,8 @@ def test_requests_refused_for_good_do_not_end_a_later_run(serve, tmp_path):
     """Eleven are refused, more than end a run that gets no reply at all."""
     no = 400, {}, '{"error": {"message": "too dark"}}'
     server = serve(lambda name, nth, repeat: answer(server, name, repeat) if name == "0" else no)
-    first, _ = judge_all(stage(tmp_path, server.url, benches=("aurora",)), systems())
-    again, runs = judge_all(stage(tmp_path, server.url, benches=("aurora",)), systems())
+    first, _ = ask(judges(server.url, benches=("aurora",)), systems(), tmp_path)
+    again, runs = ask(judges(server.url, benches=("aurora",)), systems(), tmp_path)
     pd.testing.assert_frame_equal(first, again)
     assert again["value"].notna().sum() == 2 * REPEATS * 3
     assert runs["failed"].tolist() == [2 * REPEATS * (ITEMS - 1)]
@@ -211,7 +213,7 @@ def test_an_undone_image_without_its_done_one_is_left_out_and_counted(serve, tmp
     server = serve(lambda name, nth, repeat: answer(server, name, repeat))
     benches = systems()
     benches["doundo"][1][0].images["long", "forward", ""][2] = None
-    scores, runs = judge_all(stage(tmp_path, server.url, benches=("doundo",), repeats=1), benches)
+    scores, runs = ask(judges(server.url, benches=("doundo",), repeats=1), benches, tmp_path)
     chained = scores[(scores["reverse_from"] == "generated") & (scores["criterion"] == "instruction")]
     assert sorted(chained["id"]) == ["P01_0", "P01_1", "P01_3", "P01_4"]
     assert runs["note"].str.contains("1 undone images not shown").all()
@@ -219,10 +221,10 @@ def test_an_undone_image_without_its_done_one_is_left_out_and_counted(serve, tmp
 
 def test_systems_and_benches_are_chosen_by_the_entry(serve, tmp_path):
     server = serve(lambda name, nth, repeat: answer(server, name, repeat))
-    nobody = judge_all(stage(tmp_path, server.url, systems=("another",)), systems())
+    nobody = ask(judges(server.url, systems=("another",)), systems(), tmp_path)
     assert nobody[0].empty
     assert nobody[1].empty
-    scores, _ = judge_all(stage(tmp_path, server.url, benches=("doundo",), repeats=1), systems())
+    scores, _ = ask(judges(server.url, benches=("doundo",), repeats=1), systems(), tmp_path)
     assert set(scores["paper"]) == {"D"}
     chained = [p for p in server.payloads if "item 20" in p["messages"][0]["content"][-1]["text"]]
     # From the true end, and from the generated image: two different first images.
@@ -230,12 +232,10 @@ def test_systems_and_benches_are_chosen_by_the_entry(serve, tmp_path):
 
 
 def test_bad_entries_are_refused_and_without_judges_there_are_headers(tmp_path):
-    empty = SimpleNamespace(params=SimpleNamespace(judges=(JudgeEntry("region"),)), root=tmp_path, device="cpu")
-    scores, runs = judge_all(empty, systems())
+    scores, runs = ask((JudgeEntry("region"),), systems(), tmp_path)
     assert (list(scores.columns), list(runs.columns), len(scores), len(runs)) == (SCORES, RUNS, 0, 0)
     assert spread(scores).empty
-    for judges, reason in (([JudgeEntry("oracle", model="m")], "kind 'oracle'"),
+    for entries, reason in (([JudgeEntry("oracle", model="m")], "kind 'oracle'"),
                            ([JudgeEntry("endpoint", model="m")] * 2, "called 'm'")):  # fmt: skip
-        empty.params.judges = tuple(judges)
         with pytest.raises(ValueError, match=reason):
-            judge_all(empty, systems())
+            ask(entries, systems(), tmp_path)

@@ -21,7 +21,6 @@ from visdyn.evaluation.judges.ask import DOUNDO, EDITING, Criteria, JudgedItem, 
 from visdyn.evaluation.systems.outputs import Key, SystemImages, file_name
 from visdyn.images import ImageRef
 from visdyn.params.evaluation import JudgeEntry
-from visdyn.pipeline.stage import Stage
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 KINDS = ("region", "endpoint", "transformers")
@@ -34,14 +33,19 @@ _SEPARATOR = "\x1f"  # joins what tells images of one item apart; in no system's
 
 
 def judge_all(
-    stage: Stage,
+    judges: Sequence[JudgeEntry],
     benches: dict[str, tuple[Sequence, Sequence[SystemImages]]],
+    replies: Path,
+    device: str = "cpu",
     report: Callable[[str], object] = print,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Ask every judge that answers in words about every system it is meant for.
 
     Args:
+        judges: `evaluation.judges`; the region judge among them is asked nothing.
         benches: `aurora` -> (trajectories, systems), `doundo` -> (pairs, systems).
+        replies: folder in which each judge's replies are kept.
+        device: of a judge that runs on this machine.
         report: takes progress, cost, and why a judge was left out.
 
     Returns:
@@ -50,14 +54,14 @@ def judge_all(
     Raises:
         ValueError: a judge of an unknown kind, or two of one name.
     """
-    asked = [entry for entry in stage.params.judges if entry.kind != "region"]
+    asked = [entry for entry in judges if entry.kind != "region"]
     names = [judge_name(entry) for entry in asked]
     if unknown := {entry.kind for entry in asked} - set(KINDS):
         raise ValueError(f"evaluation.judges has kind {sorted(unknown)[0]!r}; one of {', '.join(KINDS)}")
     if len(set(names)) < len(names):
         raise ValueError(f"two of evaluation.judges are called {max(names, key=names.count)!r}; give one another name")
     found = [
-        judge_bench(entry, bench, *benches[bench], stage.root / "data/kept/replies", stage.device, report)
+        judge_bench(entry, bench, *benches[bench], replies, device, report)
         for entry in asked
         for bench in benches
         if bench in entry.benches

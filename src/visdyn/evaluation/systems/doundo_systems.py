@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import pandas as pd
@@ -16,9 +16,10 @@ import pandas as pd
 from visdyn.compute.pool import map_processes
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.systems import baselines
-from visdyn.evaluation.systems.editor_systems import UNAVAILABLE, editor_systems, located, outputs_root
+from visdyn.evaluation.systems.editor_systems import UNAVAILABLE, EditorSystem
 from visdyn.evaluation.systems.image_folder import ImageFolder
 from visdyn.evaluation.systems.outputs import (
+    Checkpoint,
     Key,
     OutputFolder,
     SystemImages,
@@ -31,8 +32,6 @@ from visdyn.images import ImageRef
 from visdyn.inference.do_undo import do_and_undo
 from visdyn.models.editors import load_editor
 from visdyn.models.editors.protocol import REVERSE_FROM, Edit, Request
-from visdyn.pipeline.stage import Stage
-from visdyn.training.runs import run_name, runs_in
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 BENCH = "doundo"
@@ -41,23 +40,6 @@ _CODE = ("models", "models/editors/protocol.py", "models/editors/bagel_editor.py
 _AT_ONCE = 32
 _SUFFIXES = {("forward", ""): "fwd", ("reverse", "gt"): "rev", ("reverse", "generated"): "rev_generated"}
 Images = dict[Key, list[ImageRef | None]]
-
-
-def doundo_systems(stage: Stage, evaluation: EditingEvaluation) -> list[SystemImages]:
-    """Return copy, oracle and shuffled, the base and its fine-tuned runs, the editors, and the imported folders."""
-    pairs, sources = evaluation.pairs, stage.params.reverse_from
-    systems = baseline_systems(pairs, sources, stage.seed, stage.params.prompts)
-    systems += _own(stage, pairs) if "doundo" in stage.params.trained else []
-    for editor in editor_systems(stage, BENCH):
-        images: Images = {}
-        for prompt in stage.params.prompts:
-            images |= images_of(pairs, prompt, sources, stage.seed, editor.images)
-        editor.release()
-        systems.append(SystemImages(BENCH, editor.name, 0, editor.origin, editor.model, images, editor.note))
-    imported = [entry for entry in stage.params.imported if entry.bench == BENCH]
-    return systems + [
-        from_folder(located(stage, one.folder), one.name, one.folder, pairs, one.prompt) for one in imported
-    ]
 
 
 def baseline_systems(
@@ -134,56 +116,63 @@ def _halves(name: str, pairs: Sequence[ReversiblePair], half: str, seed: int) ->
     return list(baselines.baseline(name, [getattr(pair, half)() for pair in pairs], seed))
 
 
-def _own(stage: Stage, pairs: Sequence[ReversiblePair]) -> list[SystemImages]:
-    """The base generator and every fine-tuned run, one job for each prompt length."""
-    doundo = stage.settings.doundo
-    runs = [("base", 0, located(stage, doundo.base), doundo.base)]
-    there = runs_in(stage.path("models/doundo"))
-    runs += [(name, seed, str(folder), f"models/doundo/{folder.name}") for name, seed, folder in there]
-    prompts = stage.params.prompts
+def edit_with_models(
+    pairs: Sequence[ReversiblePair],
+    checkpoints: Sequence[Checkpoint],
+    outputs: Path,
+    device: str,
+    prompts: Sequence[str],
+    sources: Sequence[str],
+    steps: int | None = None,
+) -> list[SystemImages]:
+    """Return every BAGEL's forward and reverse images, made or found again.
+
+    Args:
+        outputs: folder under which every system's images lie.
+        prompts: lengths, `long` and `short`.
+        sources: what is undone from, `gt` and `generated`.
+        steps: of the sampler; None is the model's own.
+    """
     # Processes share the prompt lengths; on a GPU, where there is one process, each checkpoint is loaded once.
-    shares = [prompts] if stage.device == "cuda" else [(prompt,) for prompt in prompts]
-    jobs = [(run, share) for run in runs for share in shares]
-    shared = (list(pairs), outputs_root(stage, BENCH), stage.device, stage.params.reverse_from,
-              stage.params.flow_steps or None, stage.seed)  # fmt: skip
+    shares = [prompts] if device == "cuda" else [(prompt,) for prompt in prompts]
+    jobs = [(checkpoint, share) for checkpoint in checkpoints for share in shares]
     systems: dict[tuple[str, int], SystemImages] = {}
-    for system in map_processes(_edited, jobs, shared):
+    for system in map_processes(_edit_with_model, jobs, (list(pairs), outputs, device, sources, steps)):
         key = system.name, system.seed
         old = systems.get(key)
         systems[key] = system if old is None else replace(old, images=old.images | system.images)
-    return [*systems.values(), *_absent(stage, {run[:2] for run in there})]
+    return list(systems.values())
 
 
-def _absent(stage: Stage, there: set[tuple[str, int]]) -> list[SystemImages]:
-    doundo = stage.settings.doundo
-    return [
-        SystemImages(BENCH, name, seed, "trained", f"models/doundo/{run_name(name, seed)}", {},
-                     f"not run: models/doundo/{run_name(name, seed)} does not exist; run stage doundo")
-        for name in doundo.variants for seed in doundo.seeds if (name, seed) not in there
-    ]  # fmt: skip
+def edit_pairs(
+    editor: EditorSystem, pairs: Sequence[ReversiblePair], prompts: Sequence[str], sources: Sequence[str], seed: int
+) -> SystemImages:
+    """Return an editor's forward and reverse images, made or found again; its memory is freed afterwards."""
+    images: Images = {}
+    for prompt in prompts:
+        images |= images_of(pairs, prompt, sources, seed, editor.images)
+    editor.release()
+    return SystemImages(BENCH, editor.name, 0, editor.origin, editor.model, images, editor.note)
 
 
-def _edited(shared: tuple, job: tuple) -> SystemImages:
-    """Do and undo, or find again, one run's images for some prompt lengths; a worker process runs this."""
-    (pairs, parent, device, sources, steps, base_seed), ((name, seed, reference, shown), prompts) = shared, job
-    noise = base_seed if name == "base" else seed
-    recipe = {"model": model_digest(reference), "code": code_digest(*_CODE), "steps": steps, "noise_seed": noise}
-    folder, loaded = OutputFolder.named(parent, name, seed, recipe), []
+def _edit_with_model(shared: tuple, job: tuple[Checkpoint, Sequence[str]]) -> SystemImages:
+    (pairs, outputs, device, sources, steps), (checkpoint, prompts) = shared, job
+    noise = checkpoint.noise_seed
+    recipe = {"model": model_digest(checkpoint.path), "code": code_digest(*_CODE), "steps": steps, "noise_seed": noise}
+    folder = OutputFolder.named(outputs, checkpoint.name, checkpoint.seed, recipe)
+    load = cache(lambda: load_editor(checkpoint.path, device=device))  # when the first image is missing
 
     def make(wanted: list[Wanted]) -> Sequence[ImageRef]:
-        if not loaded:
-            loaded.append(load_editor(reference, device=device))
         starts, texts = [one.source for one in wanted], [one.prompt for one in wanted]
-        return loaded[0].edit(starts, texts, [one.seed for one in wanted], steps)
+        return load().edit(starts, texts, [one.seed for one in wanted], steps)
 
     images: Images = {}
     try:
         for prompt in prompts:
-            found = partial(produce, folder, make=make, chunk=_AT_ONCE)
-            images |= images_of(pairs, prompt, sources, noise, found)
+            images |= images_of(pairs, prompt, sources, noise, partial(produce, folder, make=make, chunk=_AT_ONCE))
     except UNAVAILABLE as error:
-        return SystemImages(BENCH, name, seed, "trained", shown, {}, f"not run: {error}")
-    return SystemImages(BENCH, name, seed, "trained", shown, images)
+        return checkpoint.left_out(BENCH, f"not run: {error}")
+    return checkpoint.with_images(BENCH, images)
 
 
 def _wanted(edit: Edit) -> Wanted:

@@ -15,17 +15,10 @@ from visdyn.models.editors.diffusers_editors import DiffusersEditor
 from visdyn.models.editors.endpoint_editor import ApiEditor
 from visdyn.models.editors.protocol import ImageEditor
 from visdyn.params.evaluation import ApiEditorEntry, EditorEntry
-from visdyn.paths import expanded
-from visdyn.pipeline.stage import Stage
 
 # What a missing model, folder, package or network raises: the system is then left out, and systems.csv says why.
 UNAVAILABLE = (FileNotFoundError, ImportError, OSError, EndpointStoppedError)
 _CODE = ("models/editors/diffusers_editors.py", "models/editors/bagel_editor.py", "models/bagel")
-
-
-def outputs_root(stage: Stage, bench: str) -> Path:
-    """Return where all images of a benchmark lie, whichever run made them."""
-    return stage.root / "data/kept/outputs" / bench
 
 
 @dataclass
@@ -71,40 +64,41 @@ class EditorSystem:
     def _make(self, wanted: list[Wanted]) -> Sequence[np.ndarray | None]:
         if self._editor is None:
             self._editor = self.load()
+            if self.origin == "diffusers" and not isinstance(self._editor, DiffusersEditor):
+                self.origin = "baseline"  # a BAGEL: only loading tells
         sources, prompts = [one.source for one in wanted], [one.prompt for one in wanted]
         return self._editor.edit(sources, prompts, [one.seed for one in wanted], self.steps)
 
 
-def editor_systems(stage: Stage, bench: str) -> list[EditorSystem]:
-    """Return the editors that `evaluation.editors` and `evaluation.api_editors` name for a benchmark."""
-    local = [_local(stage, bench, entry) for entry in stage.params.editors if bench in entry.benches]
-    return local + [_remote(stage, bench, entry) for entry in stage.params.api_editors if bench in entry.benches]
+def local_editor(entry: EditorEntry, reference: str, outputs: Path, seed: int, device: str) -> EditorSystem:
+    """Return an editor that runs on this machine, not loaded yet.
 
-
-def _local(stage: Stage, bench: str, entry: EditorEntry) -> EditorSystem:
-    reference = located(stage, entry.model)
+    Args:
+        entry: of `evaluation.editors`.
+        reference: its model as a path or hub id.
+        outputs: folder under which every system's images lie.
+        seed: of the run.
+        device: `cpu` or `cuda`.
+    """
     settings = {name: getattr(entry, name) for name in ("preset", "steps", "size", "dtype", "call")}
     recipe = {"model": model_digest(reference), "code": code_digest(*_CODE), **settings}
-    folder = OutputFolder.named(outputs_root(stage, bench), entry.name, stage.seed, recipe)
+    folder = OutputFolder.named(outputs, entry.name, seed, recipe)
     given = {"preset": entry.preset, "size": entry.size, "offload": entry.offload, "call": entry.call}
     usual = {"preset": "", "size": "native", "offload": False, "call": {}}
     options = {name: value for name, value in given.items() if value != usual[name]}
 
     def load() -> ImageEditor:
-        editor = load_editor(reference, device=stage.device, dtype=entry.dtype or None, **options)
-        if not isinstance(editor, DiffusersEditor):
-            system.origin = "baseline"
-        return editor
+        return load_editor(reference, device=device, dtype=entry.dtype or None, **options)
 
     steps = entry.steps or None
-    system = EditorSystem(entry.name, "diffusers", entry.model, folder, entry.batch_size, load, steps)
-    return system
+    return EditorSystem(entry.name, "diffusers", entry.model, folder, entry.batch_size, load, steps)
 
 
-def _remote(stage: Stage, bench: str, entry: ApiEditorEntry) -> EditorSystem:
+def remote_editor(entry: ApiEditorEntry, outputs: Path, seed: int) -> EditorSystem:
+    """Return an editor behind an endpoint; the arguments are those of `local_editor`."""
     fields = entry.fields | ({"size": entry.size} if entry.size else {})
     recipe = {"model": entry.model, "base_url": entry.base_url, "fields": fields}
-    folder = OutputFolder.named(outputs_root(stage, bench), entry.name, stage.seed, recipe)
+    folder = OutputFolder.named(outputs, entry.name, seed, recipe)
 
     def load() -> ImageEditor:
         settings = EndpointSettings(
@@ -120,8 +114,3 @@ def _remote(stage: Stage, bench: str, entry: ApiEditorEntry) -> EditorSystem:
         return ApiEditor(settings, fields, entry.price_per_image, folder.root / "requests.jsonl")
 
     return EditorSystem(entry.name, "api", entry.model, folder, entry.concurrency, load)
-
-
-def located(stage: Stage, name: str) -> str:
-    """Return a model or folder of the parameters as a path: in the profile, or as it is, `$NAME` and `~` expanded."""
-    return stage.reference(expanded(name))

@@ -1,4 +1,4 @@
-"""AURORA-Bench: every system's image of every test item, from whatever the parameters name."""
+"""AURORA-Bench: every system's image of every test item, and their scores."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from visdyn.compute.pool import map_processes
 from visdyn.compute.seeds import item_seed
 from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
 from visdyn.evaluation.systems import baselines
-from visdyn.evaluation.systems.editor_systems import UNAVAILABLE, editor_systems, located, outputs_root
+from visdyn.evaluation.systems.editor_systems import UNAVAILABLE, EditorSystem
 from visdyn.evaluation.systems.image_folder import ImageFolder
 from visdyn.evaluation.systems.outputs import (
     FORWARD,
+    Checkpoint,
     OutputFolder,
     SystemImages,
     Wanted,
@@ -24,34 +25,12 @@ from visdyn.evaluation.systems.outputs import (
 )
 from visdyn.images import ImageRef
 from visdyn.inference.generation import generate
-from visdyn.inference.verification import chosen
 from visdyn.models import load_model
-from visdyn.pipeline.stage import Stage
-from visdyn.training.runs import requested_runs, run_name, runs_in
 from visdyn.trajectory import Trajectory
 
 BENCH = "aurora"
 _CODE = ("models", "inference/generation.py")
 _TOKENS_AT_ONCE = 16_384  # image tokens sampled between two times of writing: 256 small images, 16 of 512 pixels
-
-
-def forward_systems(stage: Stage, evaluation: ForwardEvaluation) -> list[SystemImages]:
-    """Return copy, oracle and shuffled, the kit's own systems, the editors, and the imported folders, in this order.
-
-    A system whose model, folder or endpoint is not there has no images and a note that says why.
-    """
-    items = evaluation.trajectories
-    systems = baseline_systems(items, stage.seed)
-    systems += _own(stage, items)
-    wanted = [
-        Wanted(_file(item), item.source, item.action, item_seed(stage.seed, item.subset, item.id)) for item in items
-    ]
-    for editor in editor_systems(stage, BENCH):
-        images = {FORWARD: editor.images(wanted)}
-        editor.release()
-        systems.append(SystemImages(BENCH, editor.name, 0, editor.origin, editor.model, images, editor.note))
-    imported = [entry for entry in stage.params.imported if entry.bench == BENCH]
-    return systems + [from_folder(located(stage, one.folder), one.name, one.folder, items) for one in imported]
 
 
 def baseline_systems(items: Sequence[Trajectory], seed: int) -> list[SystemImages]:
@@ -72,22 +51,6 @@ def score_forward(evaluation: ForwardEvaluation, systems: Sequence[SystemImages]
     return pd.concat(parts, ignore_index=True)[["system", "seed", "subset", "id", "metric", "value"]]
 
 
-def best_of_scores(stage: Stage) -> pd.DataFrame:
-    """Add the verified systems `<arm>_best_of_<K>` from the judged candidates of stage `verification`, where asked."""
-    columns = ["system", "seed", "subset", "id", "metric", "value"]
-    if "best_of" not in stage.params.trained:
-        return pd.DataFrame(columns=columns)
-    table = stage.read_table("verification/candidates.csv").astype({"id": str})
-    metrics = ["editing_success", "minimal_editing", "score", "success"]
-    parts = []
-    for k in stage.settings.verification.candidates[1:]:
-        if len(table):
-            best = chosen(table, k, "idm_log_likelihood")
-            named = best.assign(system=best["arm"] + f"_best_of_{k}")
-            parts.append(named.melt(["system", "seed", "subset", "id"], metrics, "metric", "value"))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
-
-
 def _baseline(name: str, items: Sequence[Trajectory], seed: int) -> SystemImages:
     """Copy, oracle or shuffled; an item without a target has no oracle and is nobody's shuffled target."""
     known = [item for item in items if item.target is not None]
@@ -104,41 +67,33 @@ def _baseline(name: str, items: Sequence[Trajectory], seed: int) -> SystemImages
     return SystemImages(BENCH, name, 0, "baseline", "", {FORWARD: images}, note)
 
 
-def _own(stage: Stage, items: Sequence[Trajectory]) -> list[SystemImages]:
-    """The tokenizer's ceiling, the zero-shot base and every FDM run, as far as `evaluation.trained` names them."""
-    base, wanted = stage.settings.fdm.base, stage.params.trained
-    jobs: list[tuple] = []
-    if "tokenizer_ceiling" in wanted:
-        jobs.append(("tokenizer_ceiling", 0, located(stage, base), base))
-    if "zero_shot" in wanted:
-        jobs.append(("zero_shot", 0, located(stage, base), base))
-    if "fdm" in wanted:
-        jobs += [(arm, seed, str(folder), f"models/fdm/{folder.name}") for arm, seed, folder in _runs(stage)]
-    shared = (list(items), outputs_root(stage, BENCH), stage.device, stage.seed)
-    found = map_processes(_sampled, jobs, shared)
-    return found + (_absent(stage) if "fdm" in wanted else [])
+def sample_models(
+    items: Sequence[Trajectory], checkpoints: Sequence[Checkpoint], outputs: Path, device: str
+) -> list[SystemImages]:
+    """Return every model's image of every item, sampled or found again; one model a worker process.
+
+    The system `tokenizer_ceiling` decodes the codes of the target instead: no model of these codes can do better.
+
+    Args:
+        outputs: folder under which every system's images lie.
+    """
+    return map_processes(_sample_model, checkpoints, (list(items), outputs, device))
 
 
-def _runs(stage: Stage) -> list[tuple[str, int, Path]]:
-    return runs_in(stage.path("models/fdm"))
+def edit_items(editor: EditorSystem, items: Sequence[Trajectory], seed: int) -> SystemImages:
+    """Return an editor's image of every item, made or found again; its memory is freed afterwards."""
+    wanted = [Wanted(_file(item), item.source, item.action, item_seed(seed, item.subset, item.id)) for item in items]
+    images = {FORWARD: editor.images(wanted)}
+    editor.release()
+    return SystemImages(BENCH, editor.name, 0, editor.origin, editor.model, images, editor.note)
 
 
-def _absent(stage: Stage) -> list[SystemImages]:
-    there = {run[:2] for run in _runs(stage)}
-    return [
-        SystemImages(BENCH, arm, seed, "trained", f"models/fdm/{run_name(arm, seed)}", {},
-                     f"not run: models/fdm/{run_name(arm, seed)} does not exist; run stage fdm")
-        for arm, seed in requested_runs(stage.settings.fdm) if (arm, seed) not in there
-    ]  # fmt: skip
-
-
-def _sampled(shared: tuple, job: tuple[str, int, str, str]) -> SystemImages:
-    """Sample, or find again, one model's images; a worker process runs this."""
-    (items, parent, device, seed), (name, run_seed, reference, shown) = shared, job
-    seed = run_seed if shown.startswith("models/fdm/") else seed
+def _sample_model(shared: tuple, checkpoint: Checkpoint) -> SystemImages:
+    items, outputs, device = shared
+    seed, reference = checkpoint.noise_seed, checkpoint.path
     recipe = {"model": model_digest(reference), "code": code_digest(*_CODE), "sample_seed": seed}
-    folder = OutputFolder.named(parent, name, run_seed, recipe)
-    ceiling = name == "tokenizer_ceiling"
+    folder = OutputFolder.named(outputs, checkpoint.name, checkpoint.seed, recipe)
+    ceiling = checkpoint.name == "tokenizer_ceiling"
     usable = [item for item in items if not ceiling or item.target is not None]
     by_file = {_file(item): item for item in usable}
     wanted = [Wanted(_file(item), item.target if ceiling else item.source, item.action, seed) for item in usable]
@@ -148,9 +103,9 @@ def _sampled(shared: tuple, job: tuple[str, int, str, str]) -> SystemImages:
         else:
             paths = _made(folder, wanted, by_file, reference, device, seed, ceiling)
     except UNAVAILABLE as error:
-        return SystemImages(BENCH, name, run_seed, "trained", shown, {}, f"not run: {error}")
+        return checkpoint.left_out(BENCH, f"not run: {error}")
     places = dict(zip(by_file, paths, strict=True))
-    return SystemImages(BENCH, name, run_seed, "trained", shown, {FORWARD: [places.get(_file(item)) for item in items]})
+    return checkpoint.with_images(BENCH, {FORWARD: [places.get(_file(item)) for item in items]})
 
 
 def _made(folder, wanted, by_file, reference: str, device: str, seed: int, ceiling: bool) -> list[Path | None]:

@@ -55,6 +55,32 @@ class SystemImages:
 
 
 @dataclass(frozen=True)
+class Checkpoint:
+    """A trained model that makes images: a system before it has any.
+
+    Attributes:
+        name, seed: of the system.
+        path: folder or hub id.
+        model: the same as the parameters name it, for systems.csv.
+        noise_seed: of the noise it samples with.
+    """
+
+    name: str
+    seed: int
+    path: str
+    model: str
+    noise_seed: int
+
+    def with_images(self, bench: str, images: dict[Key, list[ImageRef | None]]) -> SystemImages:
+        """Return the system with its images."""
+        return SystemImages(bench, self.name, self.seed, "trained", self.model, images)
+
+    def left_out(self, bench: str, note: str) -> SystemImages:
+        """Return the system without images, and why."""
+        return SystemImages(bench, self.name, self.seed, "trained", self.model, {}, note)
+
+
+@dataclass(frozen=True)
 class Wanted:
     """One image to be made: its file within the folder, what it starts from, the prompt, and its own seed."""
 
