@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from transformers import DynamicCache
 
 from visdyn.models.token.scoring import Scores, check_inside_block
 from visdyn.models.token.sequences import TokenSequence
-from visdyn.models.token.unified import UnifiedModel
+
+if TYPE_CHECKING:
+    from visdyn.models.token.unified import UnifiedModel
 
 MIN_SHARED = 16  # a shorter common stretch costs a pass of its own and saves next to nothing
 _POSITIONS_AT_ONCE = 1024  # fp32 logits of 1,024 positions over 65,536 tokens take 256 MiB

@@ -16,6 +16,7 @@ from visdyn.models.checkpoints import Checkpoint, locate
 from visdyn.models.token.decoding import generate_text, sample_images, uniforms
 from visdyn.models.token.scoring import Scores, score_completions
 from visdyn.models.token.sequences import SequenceBuilder, TokenSequence
+from visdyn.models.token.shared_prefix import score_shared
 from visdyn.models.token.tokens import TokenLayout
 from visdyn.models.vqgan import VQGAN
 from visdyn.models.vqgan.preprocess import centre_crop
@@ -177,11 +178,7 @@ class UnifiedModel:
         it.
         """
         arguments = self.lm, sequences, scored, self.layout.pad, self.batch_size, restrict_to
-        if self.shared_prefixes:
-            from visdyn.models.token.shared_prefix import score_shared
-
-            return score_shared(*arguments)
-        return score_completions(*arguments)
+        return score_shared(*arguments) if self.shared_prefixes else score_completions(*arguments)
 
     @property
     def inverse_dynamics(self) -> TokenInverseDynamics:
