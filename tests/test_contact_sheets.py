@@ -130,6 +130,16 @@ def test_a_generator_shows_what_it_does_and_undoes(stage, monkeypatch):
     assert sheets.done_and_undone(stage).width > 100
 
 
+def test_a_gallery_of_the_evaluation_is_shown_where_there_is_one(stage, scenes):
+    assert sheets.evaluated_examples(stage, "fdm_examples") is None
+    folder = stage.path("data/generated/evaluation")
+    folder.mkdir(parents=True)
+    captions, weights = np.array(["one", "two"]), np.zeros((2, 4, 4))
+    arrays = {"source": scenes[:2], "zero_shot": scenes[2:4], "captions": captions, "weights": weights}
+    np.savez(folder / "fdm_examples.npz", **arrays)
+    assert sheets.evaluated_examples(stage, "fdm_examples").width > 100
+
+
 def test_pictures_are_no_dependency_of_a_stage(tmp_path):
     import nbformat
 

@@ -217,5 +217,20 @@ def verified_candidates(stage: Stage, count: int = 3) -> Image.Image:
     return contact_sheet(columns, [item.action for item in items], notes)
 
 
+def evaluated_examples(stage: Stage, name: str, count: int = 5) -> Image.Image | None:
+    """Show examples of a gallery that the evaluation has written; None where it was left out.
+
+    Args:
+        name: file of `data/generated/evaluation`, such as `fdm_examples` or `doundo_examples`.
+    """
+    path = stage.path(f"data/generated/evaluation/{name}.npz")
+    if not path.is_file():
+        return None
+    with np.load(path) as arrays:
+        places = spread(range(len(arrays["captions"])), count)
+        columns = {key.replace("_", "\n"): list(arrays[key][places]) for key in arrays.files if arrays[key].ndim == 4}
+        return contact_sheet(columns, [str(caption) for caption in arrays["captions"][places]])
+
+
 def _reversible_pairs(stage: Stage, split: str) -> list[ReversiblePair]:
     return load_pairs(stage.path(f"data/mined/doundo_{split}.json"), stage.data("epic") / "frames")
