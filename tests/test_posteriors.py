@@ -90,6 +90,7 @@ def test_ranks_share_a_folder_and_encode_each_image_once(model, limits, tmp_path
         monkeypatch.setenv("RANK", rank)
         counts.append(PosteriorCache(model.vae, limits, tmp_path).fill(model.vae, images))
     assert counts == [4, 0]
+    assert not list(tmp_path.rglob("*.draft"))
 
 
 def test_the_cache_takes_no_weights_to_other_processes(model, limits):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from visdyn.compute.progress import Progress, say
 from visdyn.inference.probing import COLUMNS, probe, supported_definitions
 from visdyn.models import load_model
 from visdyn.models.token.unified import UnifiedModel
+from visdyn.paths import write_atomically
 from visdyn.pipeline.stage import Stage
 from visdyn.trajectory import Trajectory
 
@@ -58,9 +58,7 @@ def labels(names: Sequence[str]) -> dict[str, str]:
 def write_rows(table: pd.DataFrame, path: Path) -> None:
     """Write rows that `read_rows` gives back bit for bit; a file is there wholly or not at all."""
     floats = {name: table[name].astype(float) for name in table.select_dtypes("float").columns}
-    partial = path.with_suffix(".partial")
-    table.assign(**floats).to_csv(partial, index=False)
-    os.replace(partial, path)
+    write_atomically(path, table.assign(**floats).to_csv(index=False).encode())
 
 
 def read_rows(path: Path) -> pd.DataFrame:

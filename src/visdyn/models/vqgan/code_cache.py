@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 
 from visdyn.images import ImageError, ImageRef
-from visdyn.models.vqgan.code_shards import KEY_BYTES, Damage, Shards, write_through
+from visdyn.models.vqgan.code_shards import KEY_BYTES, Damage, Shards
+from visdyn.paths import write_atomically
 from visdyn.quarantine import Quarantine
 
 LAYOUT = 1  # of the files; another number makes another fingerprint
@@ -324,5 +325,5 @@ def _open_folder(root: Path, encoder) -> Path:
     text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    write_through(folder / "settings.json", text.encode())
+    write_atomically(folder / "settings.json", text.encode())
     return folder

@@ -6,7 +6,6 @@ environment variable VISDYN_HARDWARE, so that moving to other machines never inv
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
@@ -21,7 +20,7 @@ import yaml
 
 from visdyn.compute.pool import cores
 from visdyn.compute.progress import Interval, say
-from visdyn.paths import repository_root
+from visdyn.paths import digest_of, repository_root
 from visdyn.training.engine.worker import Worker, fork_worker, launch_worker
 
 
@@ -241,7 +240,7 @@ def _tail(path: Path, lines: int) -> str:
 
 
 def _digest(job: Job) -> str:
-    return hashlib.sha256(json.dumps([job.function, job.arguments], sort_keys=True).encode()).hexdigest()
+    return digest_of([job.function, job.arguments])
 
 
 def _is_complete(job: Job, scratch: Path) -> bool:
