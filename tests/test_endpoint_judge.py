@@ -24,7 +24,6 @@ from visdyn.endpoint.request_progress import Prices
 from visdyn.evaluation.judges.ask import (
     DOUNDO,
     EDITING,
-    EndpointJudge,
     JudgedItem,
     judge_items,
     read_doundo,
@@ -195,24 +194,6 @@ def test_repeats_have_a_spread_and_a_bad_reply_is_no_zero(serve, tmp_path):
         for wrong in bad:
             with pytest.raises(ValueError, match=r"twice|instruction|direction"):
                 judge_items(wrong, DOUNDO, one, ReplyStore(tmp_path), **QUIET)
-
-
-def test_judge_behind_the_protocol(serve, tmp_path):
-    scripts = {"1": completion('{"score": [8, 6]}'), "2": completion("Nice."), "3": (400, {}, "{}")}
-    server = serve(lambda name, nth, repeat: scripts[name])
-    with endpoint(server) as one:
-        judge = EndpointJudge(one, ReplyStore(tmp_path))
-        first, second, third = (judge.score(picture(1), picture(2), None, f"open item {name}") for name in "123")
-        again = judge.score(picture(1), picture(2), None, "open item 1")
-        table = judge_items(items("1"), EDITING, one, ReplyStore(tmp_path), **QUIET)
-    assert (first.scores, first.score, first.answer) == ((8, 6), 6, '{"score": [8, 6]}')
-    assert again == first
-    assert (second.scores, second.answer) == (None, "Nice.")
-    assert "no score field" in second.reason
-    assert "400" in third.reason
-    assert server.seen["1", 0] == 2  # the table's images differ
-    assert dict(zip(table["metric"], table["value"], strict=True)) == {
-        "editing_success": 8, "minimal_editing": 6, "score": 6}  # fmt: skip
 
 
 FOUR = '{"instruction": 8, "identity": 9, "temporal_coherence": 10, "object_consistency": 7'

@@ -1,21 +1,13 @@
-"""Reading scores out of free text, and judges behind one protocol."""
+"""Reading scores out of free text."""
 
 import re
 
-import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from visdyn.evaluation.judges import (
-    EDIT_PROMPT,
-    EDIT_PROMPT_STATUS,
-    AnswerJudge,
-    RegionJudge,
-    Scores,
-    parse_scores,
-    read_answer,
-)
+from visdyn.evaluation.judges import Scores, parse_scores, read_answer
+from visdyn.evaluation.judges.ask import EDIT_PROMPT, EDIT_PROMPT_STATUS
 
 READ = {
     "plain dictionary": '{"score": [8, 7], "reasoning": "ok"}',
@@ -177,47 +169,3 @@ def test_prompt_is_marked_and_asks_for_what_the_parser_reads():
     assert "open the {red} drawer" in prompt
     assert parse_scores(prompt) is None
     assert parse_scores(prompt + '\n{"score": [8, 7]}') == (8, 7)
-
-
-def _images():
-    source = np.zeros((32, 32, 3), np.uint8)
-    target = source.copy()
-    target[8:20, 8:20] = 255
-    return source, target
-
-
-def test_region_judge_behind_the_protocol():
-    source, target = _images()
-    verdict = RegionJudge().score(source, target, target, "turn on the lamp")
-    assert (verdict.score, verdict.success, verdict.copied, verdict.reason) == (10, True, False, None)
-    assert RegionJudge().score(source, source, target, "turn on the lamp").score == 0
-    assert not RegionJudge().score(source, target, target, candidates=[target]).copied
-
-
-def test_region_judge_refuses_in_words():
-    source, target = _images()
-    assert RegionJudge().score(source, target, None, "x").reason == "the region judge needs the target image"
-    assert "no change" in RegionJudge().score(source, target, source, "x").reason
-
-
-def test_answer_judge_shows_two_images_and_keeps_the_words():
-    seen = []
-
-    def ask(images, prompt):
-        seen.append((images, prompt))
-        return answers.pop(0)
-
-    answers = ['{"score": [9, 4], "reasoning": "fine"}', "I cannot tell.", None]
-    source, target = _images()
-    judge = AnswerJudge(ask)
-    verdict = judge.score(source, target, None, "open it")
-    assert (verdict.scores, verdict.score) == ((9, 4), 4)
-    assert verdict.answer.startswith('{"score"')
-    assert len(seen[0][0]) == 2
-    assert "open it" in seen[0][1]
-    refused = judge.score(source, target, None, "open it")
-    assert (refused.scores, refused.score, refused.answer) == (None, None, "I cannot tell.")
-    assert "no score field" in refused.reason
-    assert judge.score(source, target, None, "open it").reason == "the answer is empty"
-    with pytest.raises(ValueError, match="instruction"):
-        judge.score(source, target, None, " ")

@@ -18,13 +18,33 @@ from functools import partial
 
 import pandas as pd
 
-from visdyn.endpoint.client import Endpoint, EndpointError, EndpointStoppedError
+from visdyn.endpoint.client import Endpoint, EndpointError, EndpointSettings, EndpointStoppedError
+from visdyn.endpoint.local_server import LocalSettings
 from visdyn.endpoint.replies import Question, Reply, ReplyStore, reply_key
 from visdyn.endpoint.request_progress import Prices, RequestProgress
-from visdyn.evaluation.judges import EDIT_PROMPT, EDIT_PROMPT_STATUS, Verdict
-from visdyn.evaluation.judges.judge_answers import MAX_SCORE, Scores, read_answer
+from visdyn.evaluation.judges.judge_answers import MAX_SCORE, read_answer
 from visdyn.images import ImageError, ImageRef
 
+EDIT_PROMPT_STATUS = "reconstructed"
+# Same role, images, criteria, scales and answer format as Bootstrapping, Figure 10, in the kit's own words: scores
+# obtained with it are not those of the printed prompt. The judge sees source and prediction, never the target.
+EDIT_PROMPT = """\
+You are an experienced digital artist who assesses image edits made by a generative model.
+
+You are shown two images: first the image before the edit, then the edited image. Judge how well the second image
+carries out the editing instruction given below. The two may look the same: then the edit has failed.
+
+Give two scores, each from 0 to 10.
+- score1, editing success. 0: the edited scene does not follow the instruction at all. 10: it follows the instruction
+  perfectly. If what the instruction speaks of is not in the first image, score1 is 0.
+- score2, minimal editing. 0: the edited scene has nothing in common with the first image. 10: the edited image is
+  recognisably the first one, changed as little as the instruction allows, and the change has its effect.
+
+Editing instruction: {instruction}
+
+Answer with a Python dictionary and nothing else; keep the reasoning to one or two sentences:
+{{"score": [score1, score2], "reasoning": "..."}}
+"""
 DOUNDO_PROMPT = """\
 You assess images that a generative model made of a person's hands acting on things in a kitchen.
 
@@ -192,7 +212,7 @@ def ask_all(
     """
     with store.session(), ThreadPoolExecutor(endpoint.settings.concurrency) as pool:
         endpoint.resume()
-        asked = [one for many in pool.map(partial(_asked, endpoint, repeats), questions) for one in many]
+        asked = [one for many in pool.map(partial(_describe, endpoint.settings, repeats), questions) for one in many]
         wanted = {one.key: one for one in asked if one.problem is None}
         missing = [one for key, one in wanted.items() if store.get(key) is None]
         progress = RequestProgress(len(wanted), len(wanted) - len(missing), prices, every_s, report)
@@ -214,8 +234,20 @@ def ask_all(
         return [(one, store.get(one.key), one.problem or reasons.get(one.key)) for one in asked]
 
 
-def _asked(endpoint: Endpoint, repeats: int, question: Question) -> list[Asked]:
-    settings = endpoint.settings
+def kept_replies(
+    questions: Sequence[Question],
+    settings: EndpointSettings | LocalSettings,
+    store: ReplyStore,
+    repeats: int,
+    reason: str,
+) -> list[tuple[Asked, Reply | None, str | None]]:
+    """Return what `ask_all` would, from the store alone: a judge that cannot be asked any more, for `reason`."""
+    with store.session():
+        asked = [one for question in questions for one in _describe(settings, repeats, question)]
+        return [(one, store.get(one.key), one.problem or reason) for one in asked]
+
+
+def _describe(settings: EndpointSettings | LocalSettings, repeats: int, question: Question) -> list[Asked]:
     try:
         messages, problem = question.described(settings.max_side), None
     except ImageError as error:
@@ -259,13 +291,34 @@ def judge_items(
         ValueError: an empty instruction, an unknown direction, an item given twice; nothing is asked then.
         EndpointStoppedError: as `ask_all`.
     """
+    answers = ask_all(_questions(items, criteria), endpoint, store, repeats, **options)
+    return _table(items, criteria, answers, repeats).assign(judge=endpoint.settings.model)
+
+
+def judge_from_store(
+    items: Sequence[JudgedItem],
+    criteria: Criteria,
+    settings: EndpointSettings | LocalSettings,
+    store: ReplyStore,
+    repeats: int,
+    reason: str,
+) -> pd.DataFrame:
+    """Return what `judge_items` returns, from replies kept before; all else has failed, for `reason`."""
+    answers = kept_replies(_questions(items, criteria), settings, store, repeats, reason)
+    return _table(items, criteria, answers, repeats).assign(judge=settings.model)
+
+
+def _questions(items: Sequence[JudgedItem], criteria: Criteria) -> list[Question]:
     questions = [_question(item, criteria) for item in items]
     if len({item.name for item in items}) < len(items):
         raise ValueError("an item is given twice; system, subset, id and direction together must differ")
-    answers = ask_all(questions, endpoint, store, repeats, **options)
+    return questions
+
+
+def _table(items: Sequence[JudgedItem], criteria: Criteria, answers: Sequence[tuple], repeats: int) -> pd.DataFrame:
     owners = [item for item in items for _ in range(repeats)]
     rows = [_rows(item, criteria, *answer) for item, answer in zip(owners, answers, strict=True)]
-    return pd.DataFrame([row for many in rows for row in many]).assign(judge=endpoint.settings.model)
+    return pd.DataFrame([row for many in rows for row in many])
 
 
 def _question(item: JudgedItem, criteria: Criteria) -> Question:
@@ -317,25 +370,3 @@ def _summary(group: pd.DataFrame) -> dict[str, float]:
     per_repeat = group.groupby("repeat")["value"].mean()
     means = {"mean": per_item.mean(), "sd_items": per_item.std(), "sd_repeats": per_repeat.std()}
     return {"n_items": len(per_item), "n_repeats": len(per_repeat), "n_asked": len(group), **counts, **means}
-
-
-class EndpointJudge:
-    """Bootstrapping's criteria behind `visdyn.evaluation.judges.Judge`; one question at a time, kept as all are."""
-
-    def __init__(self, endpoint: Endpoint, store: ReplyStore):
-        self.endpoint, self.store = endpoint, store
-
-    def score(self, source: ImageRef, prediction: ImageRef, target: ImageRef | None, instruction: str) -> Verdict:
-        """Return the verdict; the target is not shown. Without a reply, or one with scores, it carries the reason.
-
-        Raises:
-            ValueError: the instruction is empty.
-            EndpointStoppedError: no request can succeed.
-        """
-        question = _question(JudgedItem("", "", source, prediction, instruction), EDITING)
-        [(_, reply, reason)] = ask_all([question], self.endpoint, self.store, report=lambda line: None)
-        if reply is None:
-            return Verdict(None, reason)
-        scores, reason = read_scores(reply, EDITING)
-        found = scores and Scores(scores["editing_success"], scores["minimal_editing"])
-        return Verdict(found, reason, reply.text)

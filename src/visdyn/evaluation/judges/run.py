@@ -8,16 +8,15 @@ stays on disk, is counted, and gives an empty value. The region judge asks nobod
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
-from visdyn.endpoint.client import Endpoint, EndpointSettings, EndpointStoppedError, RequestFailedError
+from visdyn.endpoint.client import Endpoint, EndpointSettings, EndpointStoppedError
 from visdyn.endpoint.local_server import LocalEndpoint, LocalSettings
-from visdyn.endpoint.replies import Question, Reply, ReplyStore
+from visdyn.endpoint.replies import ReplyStore
 from visdyn.endpoint.request_progress import Prices
-from visdyn.evaluation.judges.ask import DOUNDO, EDITING, Criteria, JudgedItem, judge_items
+from visdyn.evaluation.judges.ask import DOUNDO, EDITING, Criteria, JudgedItem, judge_from_store, judge_items
 from visdyn.evaluation.systems.outputs import Key, SystemImages, file_name
 from visdyn.images import ImageRef
 from visdyn.params.evaluation import JudgeEntry
@@ -94,15 +93,22 @@ def judge_bench(
     if not judged:
         return pd.DataFrame(columns=SCORES), pd.DataFrame(columns=RUNS)
     before, settings, stopped = store.keys(), _settings(entry, device), ""
-    ask = partial(judge_items, judged, CRITERIA[bench], store=store, repeats=entry.repeats)
     prices = Prices(entry.price_in, entry.price_out) if entry.price_in or entry.price_out else None
     try:
         with _endpoint(settings) as endpoint:
-            table = ask(endpoint, prices=prices, report=lambda line: report(f"{name}, {bench}: {line}"))
+            table = judge_items(
+                judged,
+                CRITERIA[bench],
+                endpoint,
+                store,
+                entry.repeats,
+                prices=prices,
+                report=lambda line: report(f"{name}, {bench}: {line}"),
+            )
     except (EndpointStoppedError, FileNotFoundError, OSError, ImportError) as error:
         stopped = f"not run: {error}"
         report(f"{name}, {bench}: {stopped}")
-        table = ask(_Closed(settings, str(error)), report=lambda _: None, give_up_after=len(judged) * entry.repeats + 1)
+        table = judge_from_store(judged, CRITERIA[bench], settings, store, entry.repeats, str(error))
         if not (table["outcome"] != "failed").any():
             rows = [[name, PAPERS[bench], one.name, 0, 0, 0, 0, 0.0, stopped] for one in chosen if one.images]
             return pd.DataFrame(columns=SCORES), pd.DataFrame(rows, columns=RUNS).drop_duplicates("system")
@@ -111,23 +117,6 @@ def judge_bench(
     told = [(stopped, notes.get(system, ""), note) for system, note in zip(runs["system"], runs["note"], strict=True)]
     runs["note"] = ["; ".join(filter(None, parts)) for parts in told]
     return table.rename(columns={"metric": "criterion"})[SCORES], runs
-
-
-class _Closed:
-    """Stands for a judge that cannot be asked: what it answered before is in the store, all else has a reason."""
-
-    def __init__(self, settings: EndpointSettings | LocalSettings, reason: str) -> None:
-        self.settings, self.reason = settings, reason
-
-    def resume(self) -> None:
-        """Nothing opens it again."""
-
-    def stop(self, reason: str = "") -> None:
-        """It is."""
-
-    def ask(self, question: Question, repeat: int = 0) -> Reply:
-        """Raise RequestFailedError, always."""
-        raise RequestFailedError(self.reason)
 
 
 def judge_name(entry: JudgeEntry) -> str:
