@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from visdyn.evaluation.benches.bench import AURORA_BENCH
 from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.metrics.region_judge import judge
 from visdyn.evaluation.metrics.region_verdicts import region_verdicts
 from visdyn.evaluation.metrics.registry import AURORA, metrics
 from visdyn.evaluation.metrics.similarity import l1
-from visdyn.evaluation.systems.forward_systems import baseline_systems
+from visdyn.evaluation.systems.baselines import baseline_systems
 from visdyn.evaluation.systems.outputs import FORWARD
 from visdyn.trajectory import ReversiblePair, Trajectory
 
@@ -117,14 +118,14 @@ def test_baselines_of_items_without_targets(items):
         *items,
         *(Trajectory(picture(9 + n, (9, 9)), "x", picture(20 + n, (9, 9)), "ag", f"{9 + n}") for n in range(2)),
     ]
-    copy, oracle, shuffled = baseline_systems(twice, seed=0)
+    copy, oracle, shuffled = baseline_systems(AURORA_BENCH, twice, AURORA_BENCH.requests(), seed=0)
     assert all(image is not None for image in copy.images[FORWARD])
     assert [image is None for image in oracle.images[FORWARD]] == [item.target is None for item in twice]
     assert "1 items have no published target" in oracle.note
     own = zip(shuffled.images[FORWARD], twice, strict=True)
     assert all(image is None or image is not item.target for image, item in own)
-    lonely = baseline_systems(items[:1], 0)[2]
-    assert lonely.images[FORWARD] == [None]
+    lonely = baseline_systems(AURORA_BENCH, items[:1], AURORA_BENCH.requests(), 0)[2]
+    assert lonely.images == {}
     assert "cannot be exchanged" in lonely.note
 
 

@@ -19,8 +19,10 @@ import pytest
 from fake_endpoint import KEY, completion
 
 from visdyn.compute.store import Store
+from visdyn.evaluation.benches.bench import DOUNDO_BENCH
 from visdyn.evaluation.judges.run import RUNS, SCORES, judge_all, spread
 from visdyn.evaluation.systems.outputs import FORWARD, SystemImages
+from visdyn.models.editors.protocol import Request
 from visdyn.params.evaluation import JudgeEntry
 from visdyn.trajectory import ReversiblePair, Trajectory
 
@@ -44,7 +46,7 @@ def shade(base):
 def systems():
     one = [SystemImages("aurora", "ours", seed, "trained", "m", {FORWARD: shade(100 + 10 * seed)}) for seed in (0, 1)]
     one.append(SystemImages("aurora", "absent", 0, "imported", "x", {}, "not run: no folder"))
-    keys = [("long", "forward", ""), ("long", "reverse", "gt"), ("long", "reverse", "generated")]
+    keys = DOUNDO_BENCH.requests(["long"], ["gt", "generated"])
     two = [SystemImages("doundo", "ours", 0, "trained", "m", {key: shade(50 + 9 * n) for n, key in enumerate(keys)})]
     return {"aurora": (TRAJECTORIES, one), "doundo": (PAIRS, two)}
 
@@ -212,7 +214,7 @@ def test_requests_refused_for_good_do_not_end_a_later_run(serve, tmp_path):
 def test_an_undone_image_without_its_done_one_is_left_out_and_counted(serve, tmp_path):
     server = serve(lambda name, nth, repeat: answer(server, name, repeat))
     benches = systems()
-    benches["doundo"][1][0].images["long", "forward", ""][2] = None
+    benches["doundo"][1][0].images[Request("long")][2] = None
     scores, runs = ask(judges(server.url, benches=("doundo",), repeats=1), benches, tmp_path)
     chained = scores[(scores["reverse_from"] == "generated") & (scores["criterion"] == "instruction")]
     assert sorted(chained["id"]) == ["P01_0", "P01_1", "P01_3", "P01_4"]

@@ -19,6 +19,7 @@ import pandas as pd
 
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.aurora import load_bench
+from visdyn.evaluation.benches.bench import AURORA_BENCH, BENCHES, DOUNDO_BENCH
 from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.judges.run import judge_bench, spread
@@ -26,6 +27,7 @@ from visdyn.evaluation.leaderboard import leaderboard
 from visdyn.evaluation.metrics.captions import Captioner, captions_of, read_captions
 from visdyn.evaluation.metrics.optical_flow_backends import NamedFlow, resolved
 from visdyn.evaluation.systems import doundo_systems, forward_systems
+from visdyn.evaluation.systems.baselines import baseline_systems
 from visdyn.evaluation.systems.outputs import SystemImages
 from visdyn.mining.reversible import with_short_prompts
 from visdyn.models.editors.protocol import REVERSE_FROM
@@ -46,14 +48,12 @@ def score_folder(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
         The tables that were written to `--out`: scores, leaderboard, judge_scores, judge_runs.
     """
     quarantine, out = Quarantine(), Path(options.out or f"{options.folder.rstrip('/')}-scores")
-    load = _aurora if options.bench == "aurora" else _doundo
-    items, systems, scores = load(options, quarantine)
-    names = () if options.bench == "aurora" else ("direction", "reverse_from", "prompt")
-    paper = "B" if options.bench == "aurora" else "D"
-    tables = {"scores": scores, "leaderboard": leaderboard(scores, paper, systems[-1].name, 0, names)}
+    bench = BENCHES[options.bench]
+    items, systems, scores = {"aurora": _aurora, "doundo": _doundo}[bench.name](options, quarantine)
+    board = leaderboard(scores, bench.paper, systems[-1].name, 0, bench.label_columns)
+    tables = {"scores": scores, "leaderboard": board}
     judged = [
-        judge_bench(entry, options.bench, items, systems[-1:], out / "replies", options.device)
-        for entry in _judges(options)
+        judge_bench(entry, bench, items, systems[-1:], out / "replies", options.device) for entry in _judges(options)
     ]
     for place, name in enumerate(("judge_scores", "judge_runs")):
         if judged:
@@ -69,7 +69,7 @@ def parser() -> argparse.ArgumentParser:
     """Return the command line."""
     one = argparse.ArgumentParser(prog="visdyn.evaluation.score", description="Score a folder of generated images.")
     one.add_argument("folder", help="the images")
-    one.add_argument("--bench", required=True, choices=("aurora", "doundo"))
+    one.add_argument("--bench", required=True, choices=tuple(BENCHES))
     one.add_argument("--root", required=True, help="folder of AURORA's test.json, or of the EPIC-KITCHENS frames")
     one.add_argument("--annotations", help="Do-Undo's annotations_test.json")
     one.add_argument("--prompt", default="long", choices=("long", "short"), help="prompts the images were made with")
@@ -114,7 +114,7 @@ def _aurora(options: argparse.Namespace, quarantine: Quarantine) -> tuple[list, 
     captions = captions_of("target", keys, [item.target for item in items], known, model)
     evaluation = ForwardEvaluation(items, captions, None, *_encoders(options), True, model)
     own = forward_systems.from_folder(options.folder, _name(options), options.folder, items)
-    systems = [*forward_systems.baseline_systems(items, 0), own]
+    systems = [*baseline_systems(AURORA_BENCH, items, AURORA_BENCH.requests(), 0), own]
     return items, systems, forward_systems.score_forward(evaluation, systems)
 
 
@@ -132,7 +132,8 @@ def _doundo(options: argparse.Namespace, quarantine: Quarantine) -> tuple[list, 
         pairs, captions, None, *_encoders(options), options.flow_size or None, flow, prompts=True, edited_captions=model
     )
     own = doundo_systems.from_folder(options.folder, _name(options), options.folder, pairs, options.prompt)
-    systems = [*doundo_systems.baseline_systems(pairs, REVERSE_FROM, 0, [options.prompt]), own]
+    requests = DOUNDO_BENCH.requests([options.prompt], REVERSE_FROM)
+    systems = [*baseline_systems(DOUNDO_BENCH, pairs, requests, 0), own]
     return pairs, systems, doundo_systems.score_doundo(evaluation, systems)
 
 

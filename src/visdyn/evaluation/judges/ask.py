@@ -167,11 +167,14 @@ class JudgedItem:
     instruction: str
     subset: str = ""
     direction: str = "forward"
+    seed: int = 0
+    length: str = ""
+    reverse_from: str = ""
 
     @property
-    def name(self) -> tuple[str, str, str, str]:
-        """What tells items apart."""
-        return self.system, self.subset, self.id, self.direction
+    def name(self) -> tuple[str, str, str, str, int, str, str]:
+        """What tells predictions apart; seed is the system's, length and reverse_from as in `Request`."""
+        return self.system, self.subset, self.id, self.direction, self.seed, self.length, self.reverse_from
 
 
 @dataclass(frozen=True)
@@ -283,9 +286,9 @@ def judge_items(
     """Judge every item `repeats` times; `options` go to `ask_all`.
 
     Returns:
-        a row for each item, repeat and metric: system, subset, id, direction, repeat, metric, value (0 to 10; NaN where
-        there is none), outcome (answered, unparsable, failed), reason, judge (model), prompt (`Criteria.version`), key
-        (of the reply in the store).
+        a row for each item, repeat and metric: system, subset, id, direction, seed, length, reverse_from, repeat,
+        metric, value (0 to 10; NaN where there is none), outcome (answered, unparsable, failed), reason, judge (model),
+        prompt (`Criteria.version`), key (of the reply in the store).
 
     Raises:
         ValueError: an empty instruction, an unknown direction, an item given twice; nothing is asked then.
@@ -335,8 +338,8 @@ def _rows(item: JudgedItem, criteria: Criteria, asked: Asked, reply: Reply | Non
     if reply is not None:
         scores, reason = read_scores(reply, criteria)
         outcome = "unparsable" if scores is None else "answered"
-    system, subset, name, direction = item.name
-    row = {"system": system, "subset": subset, "id": name, "direction": direction, "repeat": asked.repeat}
+    row = {"system": item.system, "subset": item.subset, "id": item.id, "direction": item.direction}
+    row |= {"seed": item.seed, "length": item.length, "reverse_from": item.reverse_from, "repeat": asked.repeat}
     rest = {"outcome": outcome, "reason": reason or "", "prompt": criteria.version, "key": asked.key}
     values = dict.fromkeys(criteria.metrics, math.nan) | (scores or {})
     return [{**row, "metric": metric, "value": value, **rest} for metric, value in values.items()]

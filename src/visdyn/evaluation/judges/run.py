@@ -8,6 +8,7 @@ stays on disk, is counted, and gives an empty value. The region judge asks nobod
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,19 +17,15 @@ from visdyn.endpoint.client import Endpoint, EndpointSettings, EndpointStoppedEr
 from visdyn.endpoint.local_server import LocalEndpoint, LocalSettings
 from visdyn.endpoint.replies import ReplyStore
 from visdyn.endpoint.request_progress import Prices
-from visdyn.evaluation.judges.ask import DOUNDO, EDITING, Criteria, JudgedItem, judge_from_store, judge_items
-from visdyn.evaluation.systems.outputs import Key, SystemImages, file_name
-from visdyn.images import ImageRef
+from visdyn.evaluation.benches.bench import BENCHES, Bench
+from visdyn.evaluation.judges.ask import Criteria, JudgedItem, judge_from_store, judge_items
+from visdyn.evaluation.systems.outputs import SystemImages, file_name
 from visdyn.params.evaluation import JudgeEntry
-from visdyn.trajectory import ReversiblePair, Trajectory
 
 KINDS = ("region", "endpoint", "transformers")
-PAPERS = {"aurora": "B", "doundo": "D"}
 SCORES = ["judge", "paper", "system", "seed", "subset", "id", "direction", "reverse_from", "prompt", "repeat",
           "criterion", "value"]  # fmt: skip
 RUNS = ["judge", "paper", "system", "asked", "reused", "invalid", "failed", "cost_usd", "note"]
-CRITERIA = {"aurora": EDITING, "doundo": DOUNDO}
-_SEPARATOR = "\x1f"  # joins what tells images of one item apart; in no system's name
 
 
 def judge_all(
@@ -60,7 +57,7 @@ def judge_all(
     if len(set(names)) < len(names):
         raise ValueError(f"two of evaluation.judges are called {max(names, key=names.count)!r}; give one another name")
     found = [
-        judge_bench(entry, bench, *benches[bench], replies, device, report)
+        judge_bench(entry, BENCHES[bench], *benches[bench], replies, device, report)
         for entry in asked
         for bench in benches
         if bench in entry.benches
@@ -71,7 +68,7 @@ def judge_all(
 
 def judge_bench(
     entry: JudgeEntry,
-    bench: str,
+    bench: Bench,
     items: Sequence,
     systems: Sequence[SystemImages],
     replies: Path,
@@ -98,22 +95,22 @@ def judge_bench(
         with _endpoint(settings) as endpoint:
             table = judge_items(
                 judged,
-                CRITERIA[bench],
+                bench.criteria,
                 endpoint,
                 store,
                 entry.repeats,
                 prices=prices,
-                report=lambda line: report(f"{name}, {bench}: {line}"),
+                report=lambda line: report(f"{name}, {bench.name}: {line}"),
             )
     except (EndpointStoppedError, FileNotFoundError, OSError, ImportError) as error:
         stopped = f"not run: {error}"
-        report(f"{name}, {bench}: {stopped}")
-        table = judge_from_store(judged, CRITERIA[bench], settings, store, entry.repeats, str(error))
+        report(f"{name}, {bench.name}: {stopped}")
+        table = judge_from_store(judged, bench.criteria, settings, store, entry.repeats, str(error))
         if not (table["outcome"] != "failed").any():
-            rows = [[name, PAPERS[bench], one.name, 0, 0, 0, 0, 0.0, stopped] for one in chosen if one.images]
+            rows = [[name, bench.paper, one.name, 0, 0, 0, 0, 0.0, stopped] for one in chosen if one.images]
             return pd.DataFrame(columns=SCORES), pd.DataFrame(rows, columns=RUNS).drop_duplicates("system")
-    table = _named(table, name, bench)
-    runs = _runs(table, CRITERIA[bench], store, before, entry)
+    table = table.assign(judge=name, paper=bench.paper, prompt=table["length"])
+    runs = _runs(table, bench.criteria, store, before, entry)
     told = [(stopped, notes.get(system, ""), note) for system, note in zip(runs["system"], runs["note"], strict=True)]
     runs["note"] = ["; ".join(filter(None, parts)) for parts in told]
     return table.rename(columns={"metric": "criterion"})[SCORES], runs
@@ -166,43 +163,36 @@ def _endpoint(settings: EndpointSettings | LocalSettings) -> Endpoint | LocalEnd
     return LocalEndpoint(settings) if isinstance(settings, LocalSettings) else Endpoint(settings)
 
 
-def _items(bench: str, items: Sequence, system: SystemImages) -> tuple[list[JudgedItem], int]:
+def _items(bench: Bench, items: Sequence, system: SystemImages) -> tuple[list[JudgedItem], int]:
     """Return what is shown of a system, and how many undone images are not: the one they start from is missing."""
     found, skipped = [], 0
-    for key, refs in system.images.items():
-        owner = _SEPARATOR.join((system.name, str(system.seed), key[0], key[2]))
+    for request, refs in system.images.items():
+        before = None  # a chain starts from the system's own forward images
+        if request.reverse_from == "generated":
+            before = system.images[replace(request, direction="forward", reverse_from="")]
         for row, (item, image) in enumerate(zip(items, refs, strict=True)):
-            if image is not None:
-                source, text, subset = _shown(bench, item, key, system, row)
-                if source is None:
-                    skipped += 1
-                else:
-                    found.append(JudgedItem(owner, item.id, source, image, text, subset, key[1]))
+            if image is None:
+                continue
+            half = bench.transition(item, request)
+            source = half.source if before is None else before[row]
+            if source is None:
+                skipped += 1
+                continue
+            found.append(
+                JudgedItem(
+                    system.name,
+                    item.id,
+                    source,
+                    image,
+                    half.action,
+                    bench.subset(item),
+                    request.direction,
+                    system.seed,
+                    request.prompt,
+                    request.reverse_from,
+                )
+            )
     return found, skipped
-
-
-def _shown(bench: str, item, key: Key, system: SystemImages, row: int) -> tuple[ImageRef | None, str, str]:
-    """Return the image before (None: it is missing), the instruction, and the subset."""
-    if bench == "aurora":
-        trajectory: Trajectory = item
-        return trajectory.source, trajectory.action, trajectory.subset
-    pair: ReversiblePair = item
-    prompt, direction, reverse_from = key
-    half = pair.forward(prompt) if direction == "forward" else pair.reverse(prompt)
-    chained = reverse_from == "generated"
-    return (system.images[prompt, "forward", ""][row] if chained else half.source), half.action, pair.verb
-
-
-def _named(table: pd.DataFrame, judge: str, bench: str) -> pd.DataFrame:
-    parts = table["system"].str.split(_SEPARATOR, expand=True)
-    return table.assign(
-        judge=judge,
-        paper=PAPERS[bench],
-        system=parts[0],
-        seed=parts[1].astype(int),
-        prompt=parts[2],
-        reverse_from=parts[3],
-    )
 
 
 def _runs(

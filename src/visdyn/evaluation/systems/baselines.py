@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from visdyn.evaluation.benches.bench import Bench
+from visdyn.evaluation.systems.outputs import Images, SystemImages
 from visdyn.images import ImageRef
+from visdyn.models.editors.protocol import Request
 from visdyn.trajectory import Trajectory
 
 BASELINES = ("copy", "oracle", "shuffled")
@@ -56,6 +60,33 @@ def baseline(name: str, trajectories: Sequence[Trajectory], seed: int) -> list[I
     if name not in BASELINES:
         raise ValueError(f"unknown baseline {name!r}; one of {', '.join(BASELINES)}")
     return copy(trajectories) if name == "copy" else oracle(trajectories)
+
+
+def baseline_systems(bench: Bench, items: Sequence, requests: Sequence[Request], seed: int) -> list[SystemImages]:
+    """Return copy, oracle and shuffled as systems of a benchmark, each with an image for every request.
+
+    An item without a target has no oracle and is nobody's shuffled target. Where targets cannot be exchanged, shuffled
+    has no images and a note that says why.
+    """
+    return [_baseline_system(name, bench, items, requests, seed) for name in BASELINES]
+
+
+def _baseline_system(name: str, bench: Bench, items: Sequence, requests: Sequence[Request], seed: int) -> SystemImages:
+    images: Images = {}
+    for request in requests:
+        if name == "copy" and request.reverse_from == "generated":  # copying the copy gives the start back
+            images[request] = images[replace(request, direction="forward", reverse_from="")]
+            continue
+        halves = [bench.transition(item, request) for item in items]
+        known = [half for half in halves if name == "copy" or half.target is not None]
+        try:
+            found = iter(baseline(name, known, seed))
+        except ValueError as error:  # too few items to exchange targets
+            return SystemImages(bench.name, name, 0, "baseline", "", {}, str(error))
+        images[request] = [next(found) if name == "copy" or half.target is not None else None for half in halves]
+    missing = sum(image is None for image in next(iter(images.values()), []))
+    note = f"{missing} items have no published target" if missing else ""
+    return SystemImages(bench.name, name, 0, "baseline", "", images, note)
 
 
 def _derangement(keys: Sequence[object], subset: str, seed: int) -> np.ndarray:

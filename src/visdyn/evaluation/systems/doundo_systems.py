@@ -1,8 +1,4 @@
-"""Do-Undo: every system's forward and reverse images of every pair, in the authors' file layout.
-
-`<prompt>/<id>_fwd.png`, `<id>_rev.png` (undone from the true end image, as the authors' code does) and
-`<id>_rev_generated.png` (undone from the generated image, as the paper's prose says).
-"""
+"""Do-Undo: every system's forward and reverse images of every pair, and their scores."""
 
 from __future__ import annotations
 
@@ -14,13 +10,13 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.compute.pool import map_processes
+from visdyn.evaluation.benches.bench import DOUNDO_BENCH
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
-from visdyn.evaluation.systems import baselines
 from visdyn.evaluation.systems.editor_systems import UNAVAILABLE, EditorSystem
 from visdyn.evaluation.systems.image_folder import ImageFolder
 from visdyn.evaluation.systems.outputs import (
     Checkpoint,
-    Key,
+    Images,
     OutputFolder,
     SystemImages,
     Wanted,
@@ -34,24 +30,10 @@ from visdyn.models.editors import load_editor
 from visdyn.models.editors.protocol import REVERSE_FROM, Edit, Request
 from visdyn.trajectory import ReversiblePair, Trajectory
 
-BENCH = "doundo"
+BENCH = DOUNDO_BENCH.name
 COLUMNS = ["system", "seed", "direction", "reverse_from", "prompt", "verb", "id", "metric", "value"]
 _CODE = ("models", "models/editors/protocol.py", "models/editors/bagel_editor.py", "models/editors/__init__.py")
 _AT_ONCE = 32
-_SUFFIXES = {("forward", ""): "fwd", ("reverse", "gt"): "rev", ("reverse", "generated"): "rev_generated"}
-Images = dict[Key, list[ImageRef | None]]
-
-
-def baseline_systems(
-    pairs: Sequence[ReversiblePair], sources: Sequence[str], seed: int, prompts: Sequence[str] = ("long",)
-) -> list[SystemImages]:
-    """Return copy, oracle and shuffled: the same images for every prompt length, beside the systems of that length."""
-    return [_baseline(name, pairs, sources, seed, prompts) for name in baselines.BASELINES]
-
-
-def names(pairs: Sequence[ReversiblePair], keys: Sequence[Key]) -> dict[Key, list[str]]:
-    """Return the files' names below a system's folder, for each key in the order of the pairs."""
-    return {key: [_file(Request(*key, pair.id)) for pair in pairs] for key in keys}
 
 
 def images_of(
@@ -61,25 +43,31 @@ def images_of(
     seed: int,
     images: Callable[[Sequence[Wanted]], Sequence[ImageRef | None]],
 ) -> Images:
-    """Do and undo every pair (`visdyn.inference.do_undo.do_and_undo`) from each of `sources`, by key.
+    """Do and undo every pair (`visdyn.inference.do_undo.do_and_undo`) from each of `sources`, by request.
 
     Args:
         images: makes or finds the wanted images; None for one that cannot be had.
     """
-    done, undone = do_and_undo(lambda edits: images([_wanted(edit) for edit in edits]), pairs, prompt, sources, seed)
-    return {(prompt, "forward", ""): done} | {(prompt, "reverse", source): refs for source, refs in undone.items()}
+    by_id = {pair.id: pair for pair in pairs}
+
+    def make(edits: Sequence[Edit]) -> Sequence[ImageRef | None]:
+        files = [DOUNDO_BENCH.file(by_id[edit.request.item], edit.request) for edit in edits]
+        return images([Wanted(file, e.source, e.prompt, e.seed) for file, e in zip(files, edits, strict=True)])
+
+    done, undone = do_and_undo(make, pairs, prompt, sources, seed)
+    return {Request(prompt): done} | {Request(prompt, "reverse", source): refs for source, refs in undone.items()}
 
 
 def score_doundo(evaluation: EditingEvaluation, systems: Sequence[SystemImages]) -> pd.DataFrame:
     """Score every system with images: the columns of evaluation/doundo_scores.csv. A forward image is scored once."""
     calls, owners = [], []
     for system in systems:
-        for prompt in dict.fromkeys(key[0] for key in system.images):
-            forward = system.images[prompt, "forward", ""]
+        for prompt in dict.fromkeys(request.prompt for request in system.images):
+            forward = system.images[Request(prompt)]
             reverse = {
-                source: system.images[prompt, "reverse", source]
+                source: system.images[Request(prompt, "reverse", source)]
                 for source in REVERSE_FROM
-                if (prompt, "reverse", source) in system.images
+                if Request(prompt, "reverse", source) in system.images
             }
             if any(image is not None for refs in (forward, *reverse.values()) for image in refs):
                 calls.append((forward, reverse, prompt))
@@ -94,26 +82,6 @@ def score_doundo(evaluation: EditingEvaluation, systems: Sequence[SystemImages])
 
 def _scored(evaluation: EditingEvaluation, call: tuple) -> pd.DataFrame:
     return evaluation.score(*call)
-
-
-def _baseline(
-    name: str, pairs: Sequence[ReversiblePair], sources: Sequence[str], seed: int, prompts: Sequence[str]
-) -> SystemImages:
-    images: Images = {}
-    try:
-        forward, reverse = (_halves(name, pairs, half, seed) for half in ("forward", "reverse"))
-    except ValueError as error:  # too few pairs to exchange targets
-        return SystemImages(BENCH, name, 0, "baseline", "", {}, str(error))
-    for prompt in prompts:
-        images[prompt, "forward", ""] = forward
-        for source in sources:
-            # Copying the generated image gives the start back; the others do not depend on what they start from.
-            images[prompt, "reverse", source] = forward if (name, source) == ("copy", "generated") else reverse
-    return SystemImages(BENCH, name, 0, "baseline", "", images)
-
-
-def _halves(name: str, pairs: Sequence[ReversiblePair], half: str, seed: int) -> list[ImageRef]:
-    return list(baselines.baseline(name, [getattr(pair, half)() for pair in pairs], seed))
 
 
 def edit_with_models(
@@ -175,14 +143,6 @@ def _edit_with_model(shared: tuple, job: tuple[Checkpoint, Sequence[str]]) -> Sy
     return checkpoint.with_images(BENCH, images)
 
 
-def _wanted(edit: Edit) -> Wanted:
-    return Wanted(_file(edit.request), edit.source, edit.prompt, edit.seed)
-
-
-def _file(request: Request) -> str:
-    return f"{request.prompt}/{request.item}_{_SUFFIXES[request.direction, request.reverse_from]}.png"
-
-
 def from_folder(
     folder: str | Path, name: str, shown: str, pairs: Sequence[ReversiblePair], prompt: str = "long"
 ) -> SystemImages:
@@ -194,23 +154,23 @@ def from_folder(
         shown: the folder as the parameters name it.
         prompt: length of the prompts that it was made with.
     """
-    keys: list[Key] = [(prompt, *kind) for kind in _SUFFIXES]
+    requests = DOUNDO_BENCH.requests([prompt], REVERSE_FROM)
     # The layout has no subset and one prompt length: the folder's own files are `<id>_fwd.png` and so on.
-    items = [_as_item(pair, key) for key in keys for pair in pairs]
+    items = [_as_item(pair, request) for request in requests for pair in pairs]
     try:
         report = ImageFolder(folder, name).find(items)
     except (FileNotFoundError, ValueError) as error:
         return SystemImages(BENCH, name, 0, "imported", shown, {}, f"not run: {error}")
     found = report.images()
-    images = {key: found[place * len(pairs) : (place + 1) * len(pairs)] for place, key in enumerate(keys)}
-    if not any(images[keys[-1]]):
-        del images[keys[-1]]
+    images = {key: found[place * len(pairs) : (place + 1) * len(pairs)] for place, key in enumerate(requests)}
+    if not any(images[requests[-1]]):
+        del images[requests[-1]]
     missing = sum(image is None for refs in images.values() for image in refs)
     note = f"{missing} of {len(pairs) * len(images)} images missing" if missing else ""
     print(f"{name}: {note or 'all images found'}")
     return SystemImages(BENCH, name, 0, "imported", shown, images, note)
 
 
-def _as_item(pair: ReversiblePair, key: Key) -> Trajectory:
-    name = _file(Request(*key, pair.id)).partition("/")[2].removesuffix(".png")
+def _as_item(pair: ReversiblePair, request: Request) -> Trajectory:
+    name = DOUNDO_BENCH.file(pair, request).partition("/")[2].removesuffix(".png")
     return Trajectory(pair.start, pair.forward_prompt, pair.end, "", name)

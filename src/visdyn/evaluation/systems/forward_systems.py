@@ -9,8 +9,8 @@ import pandas as pd
 
 from visdyn.compute.pool import map_processes
 from visdyn.compute.seeds import item_seed
+from visdyn.evaluation.benches.bench import AURORA_BENCH
 from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
-from visdyn.evaluation.systems import baselines
 from visdyn.evaluation.systems.editor_systems import UNAVAILABLE, EditorSystem
 from visdyn.evaluation.systems.image_folder import ImageFolder
 from visdyn.evaluation.systems.outputs import (
@@ -28,19 +28,9 @@ from visdyn.inference.generation import generate
 from visdyn.models import load_model
 from visdyn.trajectory import Trajectory
 
-BENCH = "aurora"
+BENCH = AURORA_BENCH.name
 _CODE = ("models", "inference/generation.py")
 _TOKENS_AT_ONCE = 16_384  # image tokens sampled between two times of writing: 256 small images, 16 of 512 pixels
-
-
-def baseline_systems(items: Sequence[Trajectory], seed: int) -> list[SystemImages]:
-    """Return copy, oracle and shuffled."""
-    return [_baseline(name, items, seed) for name in baselines.BASELINES]
-
-
-def names(items: Sequence[Trajectory]) -> list[str]:
-    """Return the files' names below a system's folder, in the order of the items."""
-    return [_file(item) for item in items]
 
 
 def score_forward(evaluation: ForwardEvaluation, systems: Sequence[SystemImages]) -> pd.DataFrame:
@@ -49,22 +39,6 @@ def score_forward(evaluation: ForwardEvaluation, systems: Sequence[SystemImages]
     tables = map_processes(ForwardEvaluation.score, [system.images[FORWARD] for system in filled], evaluation)
     parts = [table.assign(system=one.name, seed=one.seed) for one, table in zip(filled, tables, strict=True)]
     return pd.concat(parts, ignore_index=True)[["system", "seed", "subset", "id", "metric", "value"]]
-
-
-def _baseline(name: str, items: Sequence[Trajectory], seed: int) -> SystemImages:
-    """Copy, oracle or shuffled; an item without a target has no oracle and is nobody's shuffled target."""
-    known = [item for item in items if item.target is not None]
-    note = "" if len(known) == len(items) else f"{len(items) - len(known)} items have no published target"
-    images: list[ImageRef | None] = [None] * len(items)
-    try:
-        found = baselines.baseline(name, items if name == "copy" else known, seed)
-    except ValueError as error:  # too few items to exchange targets
-        return SystemImages(BENCH, name, 0, "baseline", "", {FORWARD: images}, str(error))
-    if name == "copy":
-        return SystemImages(BENCH, name, 0, "baseline", "", {FORWARD: list(found)})
-    places = iter(found)
-    images = [None if item.target is None else next(places) for item in items]
-    return SystemImages(BENCH, name, 0, "baseline", "", {FORWARD: images}, note)
 
 
 def sample_models(
@@ -150,4 +124,4 @@ def from_folder(folder: str | Path, name: str, shown: str, items: Sequence[Traje
 
 
 def _file(item: Trajectory) -> str:
-    return f"{item.subset}/{item.id}.png"
+    return AURORA_BENCH.file(item, FORWARD)

@@ -20,16 +20,16 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from visdyn.images import ImageRef, load
+from visdyn.models.editors.protocol import Request
 from visdyn.paths import repository_root
 
 ORIGINS = ("trained", "baseline", "diffusers", "api", "imported")
 LARGE_FILE = 64 * 2**20  # bytes; larger files of a model are told apart by size and time
 _MADE_OF = "visdyn-made-of"
 
-# (prompt length, direction, reverse_from) -> one image for each item, None where there is none.
-# Of AURORA-Bench there is only `FORWARD`.
-Key = tuple[str, str, str]
-FORWARD: Key = ("", "forward", "")
+# One image for each item, None where there is none, by request. Of AURORA-Bench there is only `FORWARD`.
+Images = dict[Request, list[ImageRef | None]]
+FORWARD = Request()
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class SystemImages:
     seed: int
     origin: str
     model: str
-    images: dict[Key, list[ImageRef | None]] = field(default_factory=dict)
+    images: Images = field(default_factory=dict)
     note: str = ""
 
 
@@ -71,7 +71,7 @@ class Checkpoint:
     model: str
     noise_seed: int
 
-    def with_images(self, bench: str, images: dict[Key, list[ImageRef | None]]) -> SystemImages:
+    def with_images(self, bench: str, images: Images) -> SystemImages:
         """Return the system with its images."""
         return SystemImages(bench, self.name, self.seed, "trained", self.model, images)
 
@@ -172,7 +172,7 @@ def made_of(wanted: Wanted) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def keep(images: SystemImages, names: dict[Key, Sequence[str]], folder: Path) -> int:
+def keep(images: SystemImages, names: dict[Request, Sequence[str]], folder: Path) -> int:
     """Copy a system's images to `<folder>/<bench>/<system>/<name>` (links where the disk can), and return how many.
 
     Args:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from visdyn.evaluation.benches.bench import BENCHES
 from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
 from visdyn.evaluation.benches.bench_doundo import PROMPT_METRIC, EditingEvaluation
 from visdyn.evaluation.metrics.optical_flow_backends import resolved
@@ -34,13 +35,13 @@ def systems_table(
         benches: items and systems of `aurora` and of `doundo`.
         scores: fdm_scores, which also has the verified systems of stage `verification`.
     """
-    kinds = {"aurora": 1, "doundo": len(stage.params.prompts) * (1 + len(stage.params.reverse_from))}
     known = {system.name for system in benches["aurora"][1]}
     rows = [_verified(name, group) for name, group in scores.groupby("system") if name not in known]
     for bench, (items, systems) in benches.items():
+        asked = len(BENCHES[bench].requests(stage.params.prompts, stage.params.reverse_from))
         for name in dict.fromkeys(system.name for system in systems):
             own = [system for system in systems if system.name == name]
-            expected = sum(len(items) * (len(system.images) or kinds[bench]) for system in own)
+            expected = sum(len(items) * (len(system.images) or asked) for system in own)
             found = sum(image is not None for system in own for refs in system.images.values() for image in refs)
             notes = dict.fromkeys(system.note for system in own if system.note)
             note = "; ".join(notes).replace(f"{stage.root}/", "").replace("\n", " ")
@@ -75,7 +76,7 @@ def measures_table(
             measured, status, note = _described(stage, metric(name, bench), evaluation)
             if empty == len(values):
                 status, note = "not measured", _why_empty(stage, metric(name, bench))
-            elif empty and bench == "aurora":
+            elif empty and BENCHES[bench].lacks_targets:
                 note = "; ".join(filter(None, (note, "items without a published target have no value")))
             rows.append([PAPERS[bench], name, measured, status, len(values) - empty, empty, note])
         rows += [[PAPERS[bench], *row] for row in _absent(stage, names)]

@@ -16,6 +16,7 @@ from visdyn.images import ImageRef, from_pixels, load, to_array, to_pixels
 from visdyn.inference.rollout import roll_out
 from visdyn.kitchen.truth import Truth, open_truth
 from visdyn.models import load_model
+from visdyn.models.editors.protocol import Request
 from visdyn.pipeline.stage import Stage
 from visdyn.training.losses import recognition_weights
 
@@ -135,7 +136,7 @@ def _shown_editors(stage: Stage, systems: Sequence[SystemImages]) -> dict[tuple[
     for key in [*own, *others]:
         images = by_name[key].images if key in by_name else {}
         for prompt, source in ((p, s) for p in stage.params.prompts for s in ("generated", "gt")):
-            done, undone = images.get((prompt, "forward", "")), images.get((prompt, "reverse", source))
+            done, undone = images.get(Request(prompt)), images.get(Request(prompt, "reverse", source))
             if done and undone and any(done) and any(undone):
                 shown[*key, prompt, source] = done, undone
                 break

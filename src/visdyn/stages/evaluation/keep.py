@@ -6,8 +6,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from visdyn.evaluation.systems import doundo_systems, forward_systems
-from visdyn.evaluation.systems.outputs import FORWARD, SystemImages, keep
+from visdyn.evaluation.benches.bench import BENCHES
+from visdyn.evaluation.systems.outputs import SystemImages, keep
 
 
 def keep_all(folder: Path, names: Sequence[str], bench: str, systems: Sequence[SystemImages], items: Sequence) -> int:
@@ -25,5 +25,8 @@ def keep_all(folder: Path, names: Sequence[str], bench: str, systems: Sequence[S
     shutil.rmtree(folder / bench, ignore_errors=True)
     (folder / bench).mkdir(parents=True)
     first = {one.name: one for one in sorted(systems, key=lambda one: -one.seed) if one.images and one.name in names}
-    files = {FORWARD: forward_systems.names(items)} if bench == "aurora" else None
-    return sum(keep(one, files or doundo_systems.names(items, list(one.images)), folder) for one in first.values())
+    count = 0
+    for one in first.values():
+        files = {request: [BENCHES[bench].file(item, request) for item in items] for request in one.images}
+        count += keep(one, files, folder)
+    return count

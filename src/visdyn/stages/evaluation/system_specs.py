@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from visdyn.evaluation.benches.bench import AURORA_BENCH, DOUNDO_BENCH
 from visdyn.evaluation.systems import doundo_systems as doundo
 from visdyn.evaluation.systems import forward_systems as aurora
+from visdyn.evaluation.systems.baselines import baseline_systems
 from visdyn.evaluation.systems.editor_systems import EditorSystem, local_editor, remote_editor
 from visdyn.evaluation.systems.outputs import Checkpoint, SystemImages
 from visdyn.inference.verification import chosen
@@ -24,7 +26,7 @@ def aurora_systems(stage: Stage, items: Sequence[Trajectory]) -> list[SystemImag
     A system whose model, folder or endpoint is not there has no images and a note that says why.
     """
     checkpoints, absent = _aurora_checkpoints(stage)
-    systems = aurora.baseline_systems(items, stage.seed)
+    systems = baseline_systems(AURORA_BENCH, items, AURORA_BENCH.requests(), stage.seed)
     systems += aurora.sample_models(items, checkpoints, _outputs(stage, "aurora"), stage.device)
     systems += [run.left_out("aurora", f"not run: {run.model} does not exist; run stage fdm") for run in absent]
     systems += [aurora.edit_items(editor, items, stage.seed) for editor in _editors(stage, "aurora")]
@@ -35,7 +37,7 @@ def aurora_systems(stage: Stage, items: Sequence[Trajectory]) -> list[SystemImag
 def doundo_systems(stage: Stage, pairs: Sequence[ReversiblePair]) -> list[SystemImages]:
     """Return copy, oracle and shuffled, the base and its fine-tuned runs, the editors, and the imported folders."""
     prompts, sources = stage.params.prompts, stage.params.reverse_from
-    systems = doundo.baseline_systems(pairs, sources, stage.seed, prompts)
+    systems = baseline_systems(DOUNDO_BENCH, pairs, DOUNDO_BENCH.requests(prompts, sources), stage.seed)
     if "doundo" in stage.params.trained:
         checkpoints, absent = _doundo_checkpoints(stage)
         systems += doundo.edit_with_models(
