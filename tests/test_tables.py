@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from itertools import combinations
 
@@ -17,7 +18,7 @@ from visdyn.reporting import rendering as outputs
 from visdyn.reporting.results import ResultError, Results
 from visdyn.reporting.tables import segments
 
-PANEL = "Forward-dynamics Prediction (GPT4o score)"
+PANEL = "Forward-dynamics Prediction (region judge [GPT4o score])"
 
 
 @pytest.fixture(scope="module")
@@ -121,9 +122,9 @@ def test_table2_keeps_the_papers_layout_and_adds_the_baselines(results):
         "AURORA-BENCH Avg.",
     ]
     assert {"Copy", "Oracle (target)", "Shuffled target", "C-FT, best of 8"} <= set(laid.columns)
-    mine = cell(frame, row="AG", column="C-FDM", panel="Forward-dynamics Prediction (GPT4o score)")
+    mine = cell(frame, row="AG", column="C-FDM", panel=PANEL)
     assert (mine["published"], mine["seeds"], mine["n"], mine["status"]) == (3.64, 3, 4, "smaller scale")
-    theirs = cell(frame, row="AG", column="GoT", panel="Forward-dynamics Prediction (GPT4o score)")
+    theirs = cell(frame, row="AG", column="GoT", panel=PANEL)
     assert np.isnan(theirs["value"])
     assert theirs["status"] == "not run"
 
@@ -138,7 +139,7 @@ def test_table4_differences_have_the_papers_sign(results):
     scores = results.read("evaluation/fdm_scores.csv")
     means = scores[scores["metric"] == "score"].groupby(["system", "subset"])["value"].mean()
     expected = (means["synthetic"] - means["synthetic_weighted"]).mean()
-    assert cell(frame, row="All", column="w/o LW", panel="region judge")["value"] == pytest.approx(expected)
+    assert cell(frame, row="All", column="w/o LW", panel="region judge [GPT4o]")["value"] == pytest.approx(expected)
     assert {"Copy", "Oracle (target)", "Shuffled target"} <= set(frame["column"])
 
 
@@ -151,7 +152,7 @@ def test_only_copy_on_the_benchmark_itself_is_reproduced(results):
     assert (
         cell(frame, panel="Kubric", row="L1", column="Copy")["status"] == "interpretation"
     )  # measured 0.0150, printed 0.011
-    assert cell(frame, panel="AG", row="DINO", column="Copy (kitchen)")["status"] == "smaller scale"
+    assert cell(frame, panel="AG", row="DINO, by models/dino", column="Copy (kitchen)")["status"] == "smaller scale"
 
 
 def test_a_table_of_public_data_alone_is_not_of_smaller_scale():
@@ -200,7 +201,7 @@ def test_segments_of_a_split(results, tmp_path):
 
 
 def test_bert_score_takes_the_column_of_the_papers_where_it_was_measured(results, tmp_path):
-    small = cell(built(results, "b_table1"), row="Chameleon IDM", column="BS")
+    small = cell(built(results, "b_table1"), row="Chameleon IDM", column="BS, by a small text encoder")
     assert (small["value"], small["published"]) == (0.6, 0.45)
     assert "not BERTScore" in small["note"]
     path = tmp_path / "reports/results/idm_evaluation/text_metrics.csv"
@@ -246,10 +247,10 @@ def test_a_mean_over_fewer_subsets_says_so(results, tmp_path):
 def test_the_flow_error_beside_the_papers_is_a_share_and_pixels_have_their_own_column(results):
     for name, column in (("d_table1", "EPE (OF)"), ("d_table5", "EPE")):
         frame = built(results, name)
-        share = cell(frame, row="Do-Undo", column=column)
+        share = cell(frame, row="Do-Undo", column=f"{column}, by farneback")
         assert share["value"] == pytest.approx(0.1)
         assert "share of the longer side" in share["note"]
-        pixels = cell(frame, row="Do-Undo", column=f"{column}, px")
+        pixels = cell(frame, row="Do-Undo", column=f"{column}, px, by farneback")
         assert pixels["value"] == pytest.approx(6.4)
         assert pixels["note"] == ""
         assert pd.isna(pixels["published"])
@@ -263,19 +264,54 @@ def test_every_order_of_bleu_is_named(results):
 
 def test_doundo_tables_split_prompts_and_chaining(results):
     long, short = built(results, "d_table1"), built(results, "d_table2")
-    assert cell(long, row="Do-Undo", column="DINO-R")["published"] == 0.807
-    assert cell(short, row="BAGEL", column="DINO-R")["value"] != cell(long, row="Bagel", column="DINO-R")["value"]
-    assert cell(long, row="Do-Undo", column="DINO-R, from generated")["n"] == len(reporting_results.VERBS)
+    assert cell(long, row="Do-Undo", column="DINO-R, by models/dino")["published"] == 0.807
+    assert (
+        cell(short, row="BAGEL", column="DINO-R, by models/dino")["value"]
+        != cell(long, row="Bagel", column="DINO-R, by models/dino")["value"]
+    )
+    assert cell(long, row="Do-Undo", column="DINO-R, from generated, by models/dino")["n"] == len(
+        reporting_results.VERBS
+    )
     for frame in (long, short):
         assert {"Copy", "Oracle (ground truth)", "Shuffled ground truth"} <= set(frame["row"])
 
 
 def test_judge_tables_hold_our_judge_as_interpretation(results):
     frame = built(results, "d_table3")
-    mine = cell(frame, row="Do-Undo", column="Instruction (IF)", panel="region judge")
+    mine = cell(frame, row="Do-Undo", column="Instruction (IF)", panel="region judge [Gemini]")
     assert (mine["status"], mine["published"]) == ("interpretation", 8.05)
     assert "open" in set(built(results, "d_table4")["column"])
-    assert np.isfinite(cell(built(results, "d_table6"), row="Copy", column="IF-F", panel="region judge")["value"])
+    assert np.isfinite(
+        cell(built(results, "d_table6"), row="Copy", column="IF-F", panel="region judge [Gemini]")["value"]
+    )
+
+
+def test_no_value_of_ours_stands_under_the_name_of_the_papers_instrument(results, tmp_path):
+    for name in ("b_table1", "b_table2", "b_table3", "b_table4", "b_table6", *(f"d_table{n}" for n in range(1, 7))):
+        frame = built(results, name)
+        ours = frame[frame["value"].notna() & ~frame["panel"].str.startswith("judge ")]
+        heads = set(ours["panel"]) | set(ours["row"] if name in ("b_table6", "d_table4") else ours["column"])
+        papers = r"GPT|Gemini|DINO|CLIP|EPE|OF-F|^BS|^IF$|^IDP$"
+        wrong = [head for head in heads if re.search(papers, head) and not re.search(r"judge|, by ", head)]
+        assert set(wrong) <= {"GPT-4o"}, name  # a row of Table 6 that only the paper's own judge fills
+    text = tables.write(built(results, "b_table2"), "b_table2", tmp_path)
+    assert all("region judge [GPT4o score]" in path.read_text() for path in text)
+
+
+def test_the_papers_table_holds_its_systems_and_the_kits_the_others(results):
+    item, numbers = items.load()["b_table2"], published.load("b_table2")
+    paper, kit = outputs._split_systems(built(results, "b_table2"), item, numbers)
+    baselines = {"Copy", "Oracle (target)", "Shuffled target"}
+    assert set(paper["column"]) == set(numbers["column"]) | baselines
+    assert baselines < set(kit["column"])
+    assert "C-FT, best of 8" in set(kit["column"])
+    assert not set(kit["column"]) & set(numbers["column"])
+    assert kit["published"].isna().all()
+    assert "Forward-dynamics Prediction (region judge)" in set(kit["panel"])
+    item, numbers = items.load()["b_table3"], published.load("b_table3")
+    paper, kit = outputs._split_systems(built(results, "b_table3"), item, numbers)
+    assert "Weighted score" in set(paper["column"])  # the paper's row GPT4o
+    assert kit is None
 
 
 def test_no_judge_scores_is_said(results, tmp_path):

@@ -32,6 +32,7 @@ class Item:
         published: name of the CSV of printed numbers, "" where none are printed.
         systems: where its table lists systems (`row`, `column` or `panel`), "" where it lists none.
         table, figure: names of our outputs, "" where there is none.
+        kit_table: name of the table of the kit's systems that the paper's table does not list, "" where it has none.
         status: what ours is worth once its results are there (never `reproduced`, that is earned cell by cell).
         comparison: what is compared with the paper, in one sentence.
         instrument: the judge, encoders or estimator that our values come from.
@@ -51,6 +52,7 @@ class Item:
     published: str = ""
     systems: str = ""
     table: str = ""
+    kit_table: str = ""
     figure: str = ""
     comparison: str = ""
     instrument: str = ""

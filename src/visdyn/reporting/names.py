@@ -28,6 +28,8 @@ FDM_SYSTEMS = {
     "synthetic_weighted_true": "C-FDM, true labels",
 }
 
+BASELINES = ("Copy", "Oracle", "Shuffled")  # how the heads of copy, oracle and shuffled begin in every table
+
 DOUNDO_SYSTEMS = {
     "base": "Bagel",
     "doundo": "Do-Undo",
@@ -52,18 +54,6 @@ SEGMENT_SOURCES = {
     "epic-100-validation": "EPIC-100, validation",
     "epic-100-train": "EPIC-100, training",
     "epic-100-test": "EPIC-100, test",
-}
-
-TEXT_METRICS = {
-    "bert_score": "BERTScore",
-    "embedding": "Text similarity",
-    "rouge1": "R-1",
-    "rougeL": "R-L",
-    "bleu": "BLEU",  # BLEU-4; the paper does not say which order it prints
-    "bleu1": "BLEU-1",
-    "bleu2": "BLEU-2",
-    "bleu3": "BLEU-3",
-    "exact": "Exact match",
 }
 
 IDM_MODELS = {"zero_shot": "Chameleon ZS", "idm": "Chameleon IDM", "idm_same_labels": "IDM on as few labels as the FDM"}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from visdyn.reporting import provenance, published, roster, tables
+from visdyn.reporting import names, provenance, published, roster, tables
 from visdyn.reporting.builders import FIGURES, SCHEMATICS, TABLES
 from visdyn.reporting.figures import style
 from visdyn.reporting.items import Item, ItemMap
@@ -23,7 +23,9 @@ class Outcome:
         item: the item.
         status: one of `items.STATUSES`; `not run` where results are missing.
         reason: why it was not run, or "".
-        table: the comparison or plain frame, None where there is none.
+        table: the comparison or plain frame, None where there is none; of the systems that the paper lists, and of the
+            baselines.
+        kit: the same for the kit's further systems (and the baselines), None where there are none.
         roster: what became of every system that the paper's table lists (`roster.of_table`), None where it lists none.
         files: what was written.
         n, seeds: range of items a cell and of seeds, as text, "" where unknown.
@@ -34,6 +36,7 @@ class Outcome:
     status: str
     reason: str = ""
     table: pd.DataFrame | None = None
+    kit: pd.DataFrame | None = None
     roster: pd.DataFrame | None = None
     files: list[Path] = field(default_factory=list)
     n: str = ""
@@ -72,7 +75,7 @@ def build_items(profile: str | Path, item_map: ItemMap, repository: str | Path, 
     reports = profile / "reports"
     for folder in ("tables", "figures"):
         (reports / folder).mkdir(parents=True, exist_ok=True)
-    results = Results(profile, repository=repository, family=roster.family_of(profile))
+    results = Results(profile, repository=repository, family=roster.family_of(profile, repository))
     outcomes = [build_item(item, results, reports, repository, strict) for item in item_map]
     _remove_stale(outcomes, item_map, reports)
     return outcomes
@@ -108,16 +111,37 @@ def _write_table(
     if frame is None:
         return
     frame = _listed(outcome, frame, numbers, view, repository)
-    outcome.table = frame
-    outcome.files += tables.write(frame, item.table, reports / "tables", outcome.roster)
+    outcome.table, outcome.kit = _split_systems(frame, item, numbers)
+    outcome.files += tables.write(outcome.table, item.table, reports / "tables", outcome.roster)
     inputs = [path for path in _inputs(item, view, repository) if path.is_file()]
     hashes = provenance.input_hashes(inputs, view.profile, repository)
     outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.table}.json", hashes))
+    if outcome.kit is not None:
+        outcome.files += tables.write(outcome.kit, item.kit_table, reports / "tables")
+        outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.kit_table}.json", hashes))
     if "status" in frame.columns and "value" in frame.columns:
         mine = frame[frame["value"].notna()]
         outcome.n, outcome.seeds = _range(mine["n"]) or outcome.n, _range(mine["seeds"]) or outcome.seeds
         outcome.reproduced = int((mine["status"] == "reproduced").sum())
         outcome.status = _worth(frame, item.status)
+
+
+def _split_systems(
+    frame: pd.DataFrame, item: Item, numbers: pd.DataFrame | None
+) -> tuple[pd.DataFrame, pd.DataFrame | None]:
+    """Return the paper's systems, and the kit's further ones or None; copy, oracle and shuffled stand in both."""
+    if not item.kit_table or numbers is None:
+        return frame, None
+    labels = frame[item.systems]
+    printed = labels.isin(numbers[item.systems]) | labels.isin(labels[frame["published"].notna()])
+    baseline = labels.str.startswith(names.BASELINES)
+    if (printed | baseline).all():
+        return frame, None
+    kit = frame[~printed]
+    measured = kit.groupby(["panel", "row"])["value"].transform("count") > 0
+    # No value of the paper stands there, so no head in brackets either.
+    kit = kit[measured].assign(panel=kit["panel"].str.replace(r" \[.*\]", "", regex=True))
+    return frame[printed | baseline], kit
 
 
 def _worth(frame: pd.DataFrame, planned: str) -> str:
@@ -168,7 +192,8 @@ def _not_run(
 def _remove_stale(outcomes: list[Outcome], item_map: ItemMap, reports: Path) -> None:
     current = {path for outcome in outcomes for path in outcome.files}
     for item in item_map:
-        ours = [reports / "tables" / f"{item.table}.{suffix}" for suffix in ("csv", "md", "tex", "json") if item.table]
+        ours = [reports / "tables" / f"{name}.{suffix}" for name in (item.table, item.kit_table)
+                for suffix in ("csv", "md", "tex", "json") if name]  # fmt: skip
         ours += [reports / "figures" / f"{item.figure}.{suffix}" for suffix in ("png", "pdf", "json") if item.figure]
         for path in set(ours) - current:
             path.unlink(missing_ok=True)

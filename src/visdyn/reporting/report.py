@@ -130,18 +130,18 @@ def _entry(outcome: Outcome, profile: Path, repository: Path) -> dict:
     png = next((path for path in outcome.files if path.suffix == ".png"), None)
     frame = outcome.table
     comparison = frame is not None and set(tables.COLUMNS) <= set(frame.columns)
-    grid = tables.grid(frame) if comparison else None
+    frames = [part for part in (frame, outcome.kit) if part is not None] if comparison else []
+    grids = [vars(tables.grid(part)) | {"footnote": tables.footnote(part)} for part in frames]
     return {
         "item": item,
         "outcome": outcome,
         "notebook": page.relative_to(reports).as_posix() if page.is_file() else None,
         "image": _embedded(png) if png else None,
-        "grid": grid,
-        "wide": grid is not None and len(grid.columns) > PORTRAIT_COLUMNS,
+        "grids": grids,
+        "wide": any(len(grid["columns"]) > PORTRAIT_COLUMNS for grid in grids),
         "roster": None if outcome.roster is None else outcome.roster.to_dict("records"),
         "plain": None if comparison or frame is None else _plain_table(frame),
-        "footnote": tables.footnote(frame) if comparison else "",
-        "notes": _notes(frame) if comparison else [],
+        "notes": [note for part in frames for note in _notes(part)],
         "printed": _printed(outcome, repository),
         "downloads": [path.relative_to(reports).as_posix() for path in outcome.files if path.suffix != ".json"],
     }

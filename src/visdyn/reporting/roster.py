@@ -21,6 +21,7 @@ from visdyn.reporting.results import Results
 SYSTEMS = "evaluation/systems.csv"
 COLUMNS = ["system", "status", "cells", "how", "needs"]
 NOT_RUN = "not run, needs "
+DEFAULT_FAMILY = "chameleon"
 _ORIGINS = {
     "trained": "by this kit",
     "baseline": "by this kit",
@@ -32,12 +33,14 @@ _ORIGINS = {
 
 @dataclass(frozen=True)
 class System:
-    """A system of a paper: its spellings in the tables, its names in results, and what a run of it takes."""
+    """A system of a paper: an entry of systems.yaml, whose head explains the fields."""
 
     paper: str
     spellings: tuple[str, ...]
     kit: tuple[str, ...]
     needs: str
+    family: str = DEFAULT_FAMILY
+    bases: tuple[str, ...] = ()
 
 
 @lru_cache(maxsize=4)
@@ -45,7 +48,14 @@ def load(repository: str | Path | None = None) -> tuple[System, ...]:
     """Return the systems of both papers (default: of the checkout that this package runs from)."""
     content = yaml.safe_load((published.folder(repository) / "systems.yaml").read_text())
     return tuple(
-        System(paper, tuple(entry["spellings"]), tuple(entry["kit"]), entry["needs"])
+        System(
+            paper=paper,
+            spellings=tuple(entry["spellings"]),
+            kit=tuple(entry["kit"]),
+            needs=entry["needs"],
+            family=entry.get("family", DEFAULT_FAMILY),
+            bases=tuple(entry.get("bases", ())),
+        )
         for paper, entries in content.items()
         for entry in entries
     )
@@ -63,27 +73,32 @@ def named(label: str, paper: str, systems: Sequence[System]) -> System | None:
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
-def printed(name: str, paper: str, labels: Iterable[str], fallback: str, family: str = "chameleon") -> str:
+def printed(name: str, paper: str, labels: Iterable[str], fallback: str, family: str = DEFAULT_FAMILY) -> str:
     """Return how a table that has `labels` prints the system that results call `name`; `fallback` where it does not.
 
     Args:
-        family: of the profile's arms; those of `liquid` are `liquid_<arm>` in systems.yaml, and a fallback begins L-.
+        family: of the profile's unified model; a model of it is `liquid_<name>` in systems.yaml, and a fallback of
+            Chameleon's (`C-FT`, `Chameleon ZS`) is spelled with its own name (`L-FT`, `Liquid ZS`).
     """
     labels = set(labels)
-    if family != "chameleon" and (fallback.startswith("C-") or name == "idm"):
-        name, fallback = f"{family}_{name}", re.sub("^C-", f"{family[0].upper()}-", fallback)
+    if family != DEFAULT_FAMILY and fallback.startswith(("C-", "Chameleon")):
+        name = f"{family}_{name}"
+        fallback = re.sub("^C-", f"{family[0].upper()}-", fallback).replace("Chameleon", family.capitalize())
     for system in load():
         if system.paper == paper and _plain(name) in map(_plain, system.kit):
             return next((spelling for spelling in system.spellings if spelling in labels), fallback)
     return fallback
 
 
-def family_of(profile: str | Path) -> str:
-    """Return the family of a profile's unified model: `liquid` where the base it names is one, else `chameleon`."""
+def family_of(profile: str | Path, repository: str | Path | None = None) -> str:
+    """Return the family of a profile's unified model: that of the system whose base its parameters name.
+
+    Any other base (the embedded one, a checkpoint of one's own) is taken for Chameleon's.
+    """
     path = Path(profile) / "params.yaml"
     content = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
-    base = (content.get("base_models", {}).get("references") or {}).get("base", "")
-    return "liquid" if "liquid" in base.lower() else "chameleon"
+    base = Path((content.get("base_models", {}).get("references") or {}).get("base") or "").name
+    return next((system.family for system in load(repository) if base in system.bases), DEFAULT_FAMILY)
 
 
 def of_table(

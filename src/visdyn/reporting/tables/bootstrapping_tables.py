@@ -8,21 +8,18 @@ from __future__ import annotations
 
 import pandas as pd
 
+from visdyn.evaluation.metrics import registry
 from visdyn.reporting import names, roster, summaries
 from visdyn.reporting.results import ResultError, Results
-from visdyn.reporting.tables import compare, rows
-from visdyn.reporting.tables import judge_tables as tables_judges
-from visdyn.reporting.tables import spatial_tables as tables_spatial
+from visdyn.reporting.tables import compare, judge_tables, rows, spatial_tables
+from visdyn.reporting.tables.instruments import measured_with, name_instruments
 
 BASELINES = ("copy", "oracle", "shuffled")
 SCORES = "evaluation/fdm_scores.csv"
 COPY = "external/aurora_copy.csv"
 L1_TOLERANCE = 0.0005 + 1e-9  # the paper prints three decimals
+TABLE3_METRICS = ("editing_success", "minimal_editing")
 PAPERS_ROW = "GPT-4o"  # of Table 6: the paper's judge, and no other's
-TABLE6_METRICS = {
-    "l1_paper": "L1", "clip_i": "CLIP-I", "clip_t": "CLIP-T", "dino": "DINO", "score": "Region judge",
-    "l1_matched": "L1, matched crop", "success": "Success", "copied": "Copied",
-}  # fmt: skip
 
 
 def figure2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -57,42 +54,40 @@ def table1(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
     `BS` is BERTScore where it was measured, else the similarity of a small text encoder, and the note says so.
     """
-    metrics = results.read("idm_evaluation/text_metrics.csv")
-    standing = "bert_score" if (metrics["metric"] == "bert_score").any() else "embedding"
-    columns = {**names.TEXT_METRICS, standing: "BS"}
-    kinds = {"embedding": "similarity of a small text encoder, not BERTScore"}
-    notes = [(kinds.get(entry.metric, ""), _interval(entry)) for entry in metrics.itertuples()]
-    ours = metrics.assign(
-        row=[_idm(model, published["row"], results.family) for model in metrics["model"]],
-        column=metrics["metric"].map(columns).fillna(metrics["metric"]),
-        note=["; ".join(filter(None, parts)) for parts in notes],
+    measured = results.read("idm_evaluation/text_metrics.csv")
+    columns = {entry.name: entry.printed_as for entry in registry.metrics(registry.LABELS)}
+    notes = {entry.name: entry.note for entry in registry.metrics(registry.LABELS)}
+    bert_score = (measured["metric"] == "bert_score").any()
+    if bert_score:
+        columns["embedding"] = "Text similarity"
+    ours = measured.assign(
+        row=[
+            roster.printed(model, "B", published["row"], names.IDM_MODELS.get(model, model), results.family)
+            for model in measured["model"]
+        ],
+        column=measured["metric"].map(columns).fillna(measured["metric"]),
+        note=["; ".join(filter(None, (notes.get(entry.metric), _interval(entry)))) for entry in measured.itertuples()],
     )
-    return compare(ours, published, status)
-
-
-def _idm(model: str, labels: pd.Series, family: str) -> str:
-    label = names.IDM_MODELS.get(model, model)
-    return (
-        label
-        if family == "chameleon"
-        else roster.printed(model, "B", labels, label.replace("Chameleon", "Liquid"), family)
-    )
+    frame = compare(ours, published, status)
+    return frame if bert_score else name_instruments(frame, "column", {"BS": "a small text encoder"})
 
 
 def table2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 2: judge score by subset and system, the mean over subsets, and spatial reasoning.
 
-    The region judge stands in the paper's panel; judges that answer in words have panels of their own.
+    The region judge stands beside the paper's judge, and the panel's head names both; judges that answer in words have
+    panels of their own.
     """
     panel, labels, average = published["panel"].iloc[0], published["column"], "AURORA-BENCH Avg."
     parts = [
         _by_subset(scores[scores["metric"] == "score"], average, labels, results.family).assign(panel=name)
         for name, scores in judges(results, panel)
     ]
-    numbers = tables_judges.beside(published, _asked(results), "B", panel)
-    spatial = tables_spatial.cells(results, published)
+    numbers = judge_tables.beside(published, _asked(results), "B", panel)
+    spatial = spatial_tables.cells(results, published)
     frame = compare(_concat([*parts, spatial], SCORES, "a judge's score"), numbers, status)
-    return tables_spatial.with_digits(frame)
+    frame = frame.assign(panel=frame["panel"].replace({panel: judge_tables.region_panel(panel, "B")}))
+    return spatial_tables.with_digits(frame)
 
 
 def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -105,13 +100,15 @@ def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     published = published.assign(
         row=published["row"].mask(moved, "Avg."), column=published["column"].mask(moved, published["column"] + " score")
     )
-    numbers = tables_judges.beside(published, _asked(results), "B", "")
-    return tables_judges.with_names(compare(_concat(parts, SCORES, "the systems of Table 3"), numbers, status))
+    numbers = judge_tables.beside(published, _asked(results), "B", "")
+    return judge_tables.name_region_judge(
+        compare(_concat(parts, SCORES, "the systems of Table 3"), numbers, status), "B"
+    )
 
 
 def _losses(scores: pd.DataFrame) -> list[pd.DataFrame]:
     """Return Table 3's cells of one judge: a column for each loss (and baseline) and each of its scores."""
-    columns = {"editing_success": "ES", "minimal_editing": "ME", "score": "score"}
+    columns = {name: registry.metric(name, registry.AURORA).printed_as for name in TABLE3_METRICS} | {"score": "score"}
     systems = {
         "synthetic_weighted": "Weighted",
         "synthetic": "Standard",
@@ -138,8 +135,10 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
         for name, scores in judges(results, "")
         for cells in _ablation(scores[scores["metric"] == "score"])
     ]
-    numbers = tables_judges.beside(published, _asked(results), "B", "")
-    return tables_judges.with_names(compare(_concat(parts, SCORES, "the arm synthetic_weighted"), numbers, status))
+    numbers = judge_tables.beside(published, _asked(results), "B", "")
+    return judge_tables.name_region_judge(
+        compare(_concat(parts, SCORES, "the arm synthetic_weighted"), numbers, status), "B"
+    )
 
 
 def _ablation(scores: pd.DataFrame) -> list[pd.DataFrame]:
@@ -164,15 +163,23 @@ def _ablation(scores: pd.DataFrame) -> list[pd.DataFrame]:
 def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 6: all metrics by subset. The Copy row's L1 on AURORA-Bench itself is compared on the same data."""
     parts = [_copy_cells(results), _metric_cells(results, published["column"])]
-    asked = tables_judges.of_paper(results, "B")
+    asked = judge_tables.of_paper(results, "B")
     if asked is not None:
         for judge, scores in asked[asked["metric"] == "score"].groupby("judge", sort=True):
-            row = PAPERS_ROW if tables_judges.is_papers(judge, "B") else tables_judges.panel(judge)
+            row = PAPERS_ROW if judge_tables.is_papers(judge, "B") else judge_tables.panel(judge)
             parts.append(_laid_out(scores, {"score": row}, published["column"], results.family))
     ours = _concat(
         [part for part in parts if part is not None], SCORES, f"neither it nor {COPY} holds a metric of Table 6"
     )
-    return compare(ours, published, status)
+    heads, instruments = _table6_heads(), measured_with(results, "B")
+    by_head = {heads[name]: instrument for name, instrument in instruments.items() if name in heads}
+    return name_instruments(compare(ours, published, status), "row", by_head)
+
+
+def _table6_heads() -> dict[str, str]:
+    """Metric -> its row of Table 6: the paper's, then the kit's, without the parts of the judge's score (Table 3)."""
+    return {entry.name: entry.printed_as for entry in registry.metrics(registry.AURORA)
+            if entry.name not in TABLE3_METRICS}  # fmt: skip
 
 
 def table7(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -215,14 +222,14 @@ def _definition(rates: pd.DataFrame) -> pd.Series:
 def judges(results: Results, region: str) -> list[tuple[str, pd.DataFrame]]:
     """Return (panel, scores) of the region judge (in panel `region`), then of each judge that answers in words."""
     found = [(region, results.read(SCORES).dropna(subset=["value"]))]
-    asked = tables_judges.of_paper(results, "B")
+    asked = judge_tables.of_paper(results, "B")
     if asked is not None:
-        found += [(tables_judges.panel(judge), scores) for judge, scores in asked.groupby("judge", sort=True)]
+        found += [(judge_tables.panel(judge), scores) for judge, scores in asked.groupby("judge", sort=True)]
     return found
 
 
 def _asked(results: Results) -> list[str]:
-    asked = tables_judges.of_paper(results, "B")
+    asked = judge_tables.of_paper(results, "B")
     return [] if asked is None else sorted(set(asked["judge"]))
 
 
@@ -288,7 +295,7 @@ def _copy_note(paper: bool, same: bool, n: float) -> str:
 
 def _metric_cells(results: Results, labels: pd.Series) -> pd.DataFrame | None:
     scores = results.read_or_none(SCORES)
-    return None if scores is None else _laid_out(scores, TABLE6_METRICS, labels, results.family)
+    return None if scores is None else _laid_out(scores, _table6_heads(), labels, results.family)
 
 
 def _laid_out(scores: pd.DataFrame, metrics: dict[str, str], labels: pd.Series, family: str) -> pd.DataFrame:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
+from visdyn.evaluation.metrics import registry
 from visdyn.reporting import names, roster, summaries
 from visdyn.reporting.results import ResultError, Results
-from visdyn.reporting.tables import compare
-from visdyn.reporting.tables import judge_tables as tables_judges
+from visdyn.reporting.tables import compare, judge_tables
+from visdyn.reporting.tables.instruments import measured_with, name_instruments
 
 SCORES = "evaluation/doundo_scores.csv"
 CHAINED = "from generated"
@@ -42,7 +43,7 @@ def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
         .assign(panel=panel)
         for panel, scores in _judges(results)
     ]  # fmt: skip
-    return tables_judges.with_names(compare(pd.concat(parts), _beside(results, published), status))
+    return judge_tables.name_region_judge(compare(pd.concat(parts), _beside(results, published), status), "D")
 
 
 def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -56,9 +57,10 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     cells = pd.concat(parts)
     if cells.empty:
         raise ResultError(f"{SCORES} has no instruction or identity scores; run stage evaluation")
-    asked = [judge for judge, _ in _judges(results)[1:] if tables_judges.is_papers(judge, "D")]
+    asked = [judge for judge, _ in _judges(results)[1:] if judge_tables.is_papers(judge, "D")]
     copies = [published.assign(row=published["row"] + f", {judge}") for judge in asked]
-    return compare(cells, pd.concat([published, *copies], ignore_index=True), status)
+    frame = compare(cells, pd.concat([published, *copies], ignore_index=True), status)
+    return name_instruments(frame, "row", dict.fromkeys(["IF", "IDP"], registry.REGION))
 
 
 def table5(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -74,7 +76,7 @@ def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     for panel, scores in _judges(results):
         column = scores["criterion"] + "-" + scores["direction"].str[0].str.upper()
         parts.append(_cells(scores.assign(column=column), ["column"], order, published).assign(panel=panel))
-    return tables_judges.with_names(compare(pd.concat(parts), _beside(results, published), status))
+    return judge_tables.name_region_judge(compare(pd.concat(parts), _beside(results, published), status), "D")
 
 
 def _similarity(
@@ -86,33 +88,38 @@ def _similarity(
     renamed_rows: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
     scores = _scores(results, lambda frame: frame["prompt"].isin([prompt, ""]), f"prompts of length {prompt}")
-    columns = {
-        "reverse dino": "DINO-R", "forward dino": "DINO-F", "reverse clip_t": "CLIP-T-R", "forward clip_t": "CLIP-T-F",
-        "any epe_norm": "EPE (OF)", "any epe": "EPE (OF), px", "forward of_f": "OF-F",
-        "reverse l1": "L1-R", "forward l1": "L1-F", "any returned": "Returned", "any joint": "Did and returned",
-    }  # fmt: skip
-    columns.update(renamed_columns)
-    direction = scores["direction"].where(~scores["metric"].isin(["epe", "epe_norm", "returned", "joint"]), "any")
-    column = (direction + " " + scores["metric"]).map(columns)
+    columns = {}  # "<direction> <metric>" -> head
+    for entry in registry.metrics(registry.DOUNDO):
+        if entry.each_direction and entry.measured_with == registry.REGION:
+            continue  # these stand in the judge's own tables
+        for direction in ("reverse", "forward") if entry.each_direction else ("any",):
+            columns[f"{direction} {entry.name}"] = entry.heading(direction)
+    columns |= renamed_columns
+    undirected = scores["metric"].isin([key.removeprefix("any ") for key in columns if key.startswith("any ")])
+    column = (scores["direction"].mask(undirected, "any") + " " + scores["metric"]).map(columns)
     chained = scores["reverse_from"] == "generated"
     column = column.where(~chained, column + f", {CHAINED}")
     order = [*columns.values(), *(f"{name}, {CHAINED}" for name in columns.values())]
     cells = _cells(scores.assign(column=column).dropna(subset=["column"]), ["column"], order, published, renamed_rows)
-    shares = [name for name in order if name.startswith("EPE") and not name.startswith(columns["any epe"])]
+    shares = [columns["any epe_norm"], f"{columns['any epe_norm']}, {CHAINED}"]
     cells["note"] = cells["column"].map(
         lambda name: "share of the longer side; the paper's normalisation is unknown" if name in shares else ""
     )
-    return compare(cells, published, status)
+    instruments = measured_with(results, "D")
+    by_head = {head: instruments[key.partition(" ")[2]] for key, head in columns.items()
+               if key.partition(" ")[2] in instruments}  # fmt: skip
+    by_head |= {f"{head}, {CHAINED}": instrument for head, instrument in by_head.items()}
+    return name_instruments(compare(cells, published, status), "column", by_head)
 
 
 def _judges(results: Results) -> list[tuple[str, pd.DataFrame]]:
     """Return (panel, scores) of the region judge (no panel), then of each judge that answers in words."""
     own = _scores(results, _long_from_truth, "long prompts")
-    asked = tables_judges.of_paper(results, "D")
+    asked = judge_tables.of_paper(results, "D")
     found = [("", own)]
     if asked is not None:
         asked = asked[_long_from_truth(asked)]
-        found += [(tables_judges.panel(judge), scores) for judge, scores in asked.groupby("judge", sort=True)]
+        found += [(judge_tables.panel(judge), scores) for judge, scores in asked.groupby("judge", sort=True)]
     found = [
         (panel, scores.assign(criterion=scores["metric"].map(names.judge_criterion)).dropna(subset=["criterion"]))
         for panel, scores in found
@@ -127,8 +134,8 @@ def _long_from_truth(frame: pd.DataFrame) -> pd.Series:
 
 
 def _beside(results: Results, published: pd.DataFrame) -> pd.DataFrame:
-    asked = tables_judges.of_paper(results, "D")
-    return published if asked is None else tables_judges.beside(published, sorted(set(asked["judge"])), "D", "")
+    asked = judge_tables.of_paper(results, "D")
+    return published if asked is None else judge_tables.beside(published, sorted(set(asked["judge"])), "D", "")
 
 
 def _scores(results: Results, chosen: Callable[[pd.DataFrame], pd.Series], what: str) -> pd.DataFrame:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import pandas as pd
 
+from visdyn.evaluation.metrics.registry import REGION
 from visdyn.reporting.results import Results
 
 SCORES = "evaluation/judge_scores.csv"
 PAPERS_JUDGE = {"B": "gpt4o", "D": "gemini"}
+PAPERS_JUDGE_PRINTED = {"B": "GPT4o", "D": "Gemini"}
 
 
 def of_paper(results: Results, paper: str) -> pd.DataFrame | None:
@@ -25,8 +27,8 @@ def of_paper(results: Results, paper: str) -> pd.DataFrame | None:
     scores = scores[(scores["paper"] == paper) & scores["value"].notna()]
     if scores.empty:
         return None
-    prompt = scores["prompt"] if "prompt" in scores.columns else ""
-    return scores.assign(metric=scores["criterion"], verb=scores["subset"], seed=_runs(scores), prompt=prompt)
+    runs = scores["seed"].astype(str) + "." + scores["repeat"].astype(str)
+    return scores.assign(metric=scores["criterion"], verb=scores["subset"], seed=runs)
 
 
 def panel(judge: str) -> str:
@@ -46,11 +48,20 @@ def beside(published: pd.DataFrame, judges: list[str], paper: str, source: str) 
     return pd.concat([published, *copies], ignore_index=True)
 
 
-def _runs(scores: pd.DataFrame) -> pd.Series:
-    return scores["seed"].astype(str) + "." + scores["repeat"].astype(str)
+def name_region_judge(frame: pd.DataFrame, paper: str) -> pd.DataFrame:
+    """Return a comparison frame whose nameless panel is called by its judge, the paper's own in brackets as its values.
+
+    The values of ours there are the region judge's, whatever the paper's head says.
+    """
+    return frame.assign(panel=frame["panel"].mask(frame["panel"] == "", region_panel("", paper)))
 
 
-def with_names(frame: pd.DataFrame) -> pd.DataFrame:
-    """Return a comparison frame whose nameless panel is called the region judge's where other judges are beside it."""
-    several = frame["panel"].str.startswith("judge ").any()
-    return frame.assign(panel=frame["panel"].mask(frame["panel"] == "", "region judge")) if several else frame
+def region_panel(printed: str, paper: str) -> str:
+    """Return the head over the region judge's values where the paper prints `printed` over its own judge's.
+
+    `Forward-dynamics Prediction (GPT4o score)` becomes `Forward-dynamics Prediction (region judge [GPT4o score])`.
+    """
+    name, bracket, inside = printed.partition(" (")
+    papers = inside.removesuffix(")") if bracket else PAPERS_JUDGE_PRINTED[paper]
+    head = f"{REGION} [{papers}]"
+    return f"{name} ({head})" if printed else head

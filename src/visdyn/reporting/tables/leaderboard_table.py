@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from visdyn.evaluation.metrics.registry import bench_of, metric
 from visdyn.reporting import names
 from visdyn.reporting.results import ResultError, Results
 
@@ -19,7 +20,10 @@ SHOWN = {
 
 
 def table(results: Results) -> pd.DataFrame:
-    """Return the deciding metrics: paper, metric, system, mean, 95 % interval, n, seeds, difference, p."""
+    """Return the deciding metrics: paper, metric, system, mean, 95 % interval, n, seeds, difference, p.
+
+    An arrow at each metric says which way is better.
+    """
     board = results.read(BOARD)
     wanted = pd.concat([board[(board["paper"] == paper) & (board["metric"] == metric)]
                         for paper, metrics in SHOWN.items() for metric in metrics])  # fmt: skip
@@ -29,7 +33,7 @@ def table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "paper": wanted["paper"],
-            "metric": wanted["metric"],
+            "metric": [_directed(*pair) for pair in wanted[["paper", "metric"]].to_numpy()],
             "system": [_system(*pair) for pair in wanted[["paper", "system"]].to_numpy()],
             "mean": wanted["mean"],
             "95 % interval": [f"{low:.3g} to {high:.3g}" for low, high in bounds],
@@ -50,6 +54,12 @@ def judges(results: Results) -> pd.DataFrame:
 def measures(results: Results) -> pd.DataFrame:
     """Return what each metric was measured with, and how many rows have no value and why."""
     return results.read(MEASURES)
+
+
+def _directed(paper: str, name: str) -> str:
+    """Return a metric with an arrow that says which way is better; Do-Undo's names go on with direction and prompt."""
+    entry = metric(name.partition(" ")[0], bench_of(paper))
+    return f"{name} {'↑' if entry.higher_is_better else '↓'}"
 
 
 def _system(paper: str, name: str) -> str:
