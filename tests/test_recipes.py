@@ -84,7 +84,8 @@ def test_an_editor_is_one_file_and_one_entry(monkeypatch, tmp_path, scenes):
 
 def test_a_metric_is_one_file_and_one_entry(monkeypatch, scenes):
     module, entry = install(monkeypatch, "A metric")
-    monkeypatch.setattr(registry, "_METRICS", dict(registry._METRICS))
+    others = {key: entry for key, entry in registry._METRICS.items() if key[1] != "rmse"}  # whoever followed it has one
+    monkeypatch.setattr(registry, "_METRICS", others)
     (added,) = eval(f"({entry})", {**vars(registry), "rmse": module.rmse})
     registry.register(added)
     items = [Trajectory(scenes[row], "open", scenes[row + 6], "ag", str(row)) for row in range(6)]
