@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from visdyn.models import load_model
-from visdyn.stages.arms import ARMS, arm, fdm_jobs
+from visdyn.training.arms import ARMS, arm, fdm_jobs
 from visdyn.training.tiny.base_model import base_mixture, train_base
 
 CAPTIONS = ["the red cup", "the blue lamp", "open the drawer"]

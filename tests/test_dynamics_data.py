@@ -16,8 +16,11 @@ from visdyn.models.vqgan.cached_pairs import CachedTriplets, write_triplets
 from visdyn.models.vqgan.code_cache import CodeCache, ModelEncoder
 from visdyn.params import load_params
 from visdyn.quarantine import Quarantine
-from visdyn.stages.dynamics import _synthetic, arms_table, steps_of
-from visdyn.stages.dynamics_data import DynamicsData, sample
+from visdyn.stages.dynamics_settings import open_data
+from visdyn.stages.fdm import read_synthetic
+from visdyn.training.arms import arms_table
+from visdyn.training.dynamics_data import sample
+from visdyn.training.engine.fit import count_steps
 from visdyn.training.losses import recognition_weights
 from visdyn.training.triplets import dynamics_dataset, load_triplets, save_triplets
 from visdyn.trajectory import Trajectory
@@ -139,8 +142,8 @@ def stage(tiny_folder, trajectories, tmp_path):
 
 def test_counts_say_what_was_there_and_what_was_used(stage, trajectories):
     trajectories[0].target.write_bytes(b"no image")
-    data = DynamicsData(stage)
-    part = data.encoded(data.aurora(), "aurora")
+    data = open_data(stage)
+    part = data.encode(data.read_aurora(stage.data("aurora")), "aurora")
     table = data.table({"idm": [part]})
     assert table.values.tolist() == [
         ["idm", "ag", 4, 3],
@@ -149,15 +152,16 @@ def test_counts_say_what_was_there_and_what_was_used(stage, trajectories):
     ]
     assert part.used["kubric"] <= 2
     assert len(part) == len(CachedTriplets(part.path)) == sum(table["used"])
-    assert (stage.results() / "quarantine.csv").read_text().count("cannot be decoded") == 1  # one pair, in all subsets
+    reasons = [entry.reason for entry in data.quarantine]
+    assert sum("cannot be decoded" in reason for reason in reasons) == 1  # one pair, in all subsets
 
 
 def test_without_a_cache_the_file_holds_the_same_codes(stage, tiny):
-    data = DynamicsData(stage)
-    cached = CachedTriplets(data.encoded(data.aurora(), "aurora").path)
+    data = open_data(stage)
+    cached = CachedTriplets(data.encode(data.read_aurora(stage.data("aurora")), "aurora").path)
     object.__setattr__(stage.settings.runtime, "codes", "")
     (stage.root / "scratch/triplets").mkdir(parents=True, exist_ok=True)
-    part = DynamicsData(stage).encoded(data.aurora(), "again")
+    part = open_data(stage).encode(data.read_aurora(stage.data("aurora")), "again")
     arrays = load_triplets(part.path)
     assert np.array_equal(arrays["targets"], np.stack([cached[row][1] for row in range(len(cached))]))
     assert len(part) == len(cached)
@@ -165,10 +169,10 @@ def test_without_a_cache_the_file_holds_the_same_codes(stage, tiny):
 
 def test_steps_follow_from_epochs_and_the_arm():
     training = replace(load_params(".").fdm.training, epochs=3, batch_size=8)
-    assert [steps_of(training, examples) for examples in (8, 9, 16)] == [3, 6, 6]
-    assert steps_of(replace(training, epochs=0, steps=5), 9) == 5
+    assert [count_steps(training, examples) for examples in (8, 9, 16)] == [3, 6, 6]
+    assert count_steps(replace(training, epochs=0, steps=5), 9) == 5
     with pytest.raises(ValueError, match=r"steps and training\.epochs are both 0"):
-        steps_of(replace(training, epochs=0, steps=0), 9)
+        count_steps(replace(training, epochs=0, steps=0), 9)
     params = replace(load_params(".").fdm, training=training)
     table = arms_table(params, {"supervised": 16, "idm": 9, "true": 1}).set_index(["arm", "seed"])["steps"]
     assert (table["supervised", 0], table["synthetic", 0], table["synthetic_weighted_true", 0]) == (6, 12, 9)
@@ -186,11 +190,11 @@ def test_an_arm_without_its_labels_is_refused(stage):
         "true_action": "",
     }
     (stage.root / "data/annotated/triplets.jsonl").write_text(json.dumps(row) + "\n")
-    (item,) = _synthetic(stage, {"idm": "synthetic"})["idm"]
+    (item,) = read_synthetic(stage, {"idm": "synthetic"})["idm"]
     assert (item.source, item.action) == (str(stage.root / "data/annotated/a"), "open")
-    assert _synthetic(stage, {}) == {}
+    assert read_synthetic(stage, {}) == {}
     with pytest.raises(ValueError, match="arm 'upper' needs known actions, which real data lack"):
-        _synthetic(stage, {"idm": "synthetic", "true": "upper"})
+        read_synthetic(stage, {"idm": "synthetic", "true": "upper"})
 
 
 def test_liquid_pads_what_chameleon_crops(trajectories, tmp_path):

@@ -31,10 +31,10 @@ from visdyn.mining.clip_mining import ClipSettings, mine_clips
 from visdyn.models.token.sequences import collate
 from visdyn.params.doundo import Consistency
 from visdyn.stages.annotation import select
-from visdyn.stages.dynamics_data import DynamicsData
 from visdyn.training import losses
 from visdyn.training.bagel.objective import BagelObjective
 from visdyn.training.dynamics import CompletionLoss
+from visdyn.training.dynamics_data import DynamicsData
 from visdyn.training.triplets import dynamics_dataset
 from visdyn.trajectory import ReversiblePair, Trajectory
 
@@ -81,14 +81,10 @@ def test_an_fdm_trains_with_eq_2(tiny, scenes, tmp_path, mutate, function, old, 
     for row in range(4):
         Image.fromarray(scenes[row]).save(tmp_path / f"{row}.png")
     items = [Trajectory(tmp_path / f"{row}.png", "open", tmp_path / f"{row + 2}.png", "ag", str(row)) for row in (0, 1)]
-    stage = SimpleNamespace(
-        scratch=lambda name: tmp_path,
-        located=lambda path, name: tmp_path / path,
-        settings=SimpleNamespace(runtime=SimpleNamespace(codes=codes, log_seconds=60)),
-    )
     if function:
         mutate(function, old, new)
-    part = DynamicsData(stage, _model=tiny).encoded(items, "triplets")
+    cache = tmp_path / codes if codes else None
+    part = DynamicsData("base", None, 0, tmp_path, codes=cache, _model=tiny).encode(items, "triplets")
     sequences = dynamics_dataset([part.path], tiny.builder, "fdm", "recognition", FLOOR)
     sources, targets = (tiny.vqgan.features(tiny.pixels(list(scenes[ends]))) for ends in (slice(2), slice(2, 4)))
     distances = ((targets - sources).detach().numpy().astype(float) ** 2).sum(1).reshape(2, -1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from visdyn.params import FineTuning
 from visdyn.training.engine.sharding import resolve_hardware
 from visdyn.training.engine.trainer import (
     COMPLETE,
@@ -27,7 +29,7 @@ from visdyn.training.engine.trainer import (
     trained_only,
 )
 
-__all__ = ["COMPLETE", "Recipe", "ScratchError", "fit", "write_history"]
+__all__ = ["COMPLETE", "Recipe", "ScratchError", "count_steps", "fit", "write_history"]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,19 @@ class Recipe:
         if unknown := set(values) - known:
             raise ValueError(f"unknown recipe key(s) {sorted(unknown)}; known: {sorted(known)}")
         return cls(**values)
+
+
+def count_steps(training: FineTuning, examples: int) -> int:
+    """Return the optimiser steps of a run: `steps`, or as many as `epochs` of the data take.
+
+    Raises:
+        ValueError: both are 0.
+    """
+    if training.epochs > 0:
+        return training.epochs * math.ceil(examples / training.batch_size)
+    if training.steps <= 0:
+        raise ValueError("training.steps and training.epochs are both 0 in params.yaml; set one of them")
+    return training.steps
 
 
 class ScratchError(RuntimeError):

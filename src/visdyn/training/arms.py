@@ -6,8 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
+from visdyn.params import Fdm
+from visdyn.training.engine.fit import count_steps
 from visdyn.training.engine.launch import Job
-from visdyn.training.runs import run_name
+from visdyn.training.runs import requested_runs, run_name
 
 
 @dataclass(frozen=True)
@@ -81,3 +85,20 @@ def fdm_jobs(
         }
         jobs.append(Job(run_name(name, seed), "visdyn.training.dynamics:train_dynamics", arguments))
     return jobs
+
+
+def arms_table(params: Fdm, sizes: dict[str, int]) -> pd.DataFrame:
+    """Describe every run: columns arm, seed, num_supervised, num_synthetic, weighting, floor, steps (fdm/arms.csv)."""
+    rows = []
+    for name, seed in requested_runs(params):
+        chosen = arm(name)
+        row = {"arm": name, "seed": seed, "num_supervised": sizes["supervised"]}
+        row |= {"num_synthetic": sizes.get(chosen.synthetic, 0), "weighting": chosen.weighting}
+        row |= {"floor": params.floor if chosen.floored and chosen.weighting == "recognition" else 0.0}
+        rows.append({**row, "steps": count_steps(params.training, arm_size(name, sizes))})
+    return pd.DataFrame(rows)
+
+
+def arm_size(name: str, sizes: dict[str, int]) -> int:
+    """Return how many triplets an arm learns from."""
+    return sizes["supervised"] + sizes.get(arm(name).synthetic, 0)

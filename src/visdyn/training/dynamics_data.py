@@ -1,4 +1,4 @@
-"""The labelled data of the IDM and FDM stages: read, limited, encoded once, and counted."""
+"""The labelled data of an IDM or FDM: read, limited, encoded once, and counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from visdyn.datasets.epic_kitchens import load_trajectories
 from visdyn.models import load_model
 from visdyn.models.vqgan.cached_pairs import write_triplets
 from visdyn.models.vqgan.code_cache import CodeCache, ModelEncoder
-from visdyn.pipeline.stage import Stage
+from visdyn.params import IdmLimits, Limits
 from visdyn.quarantine import Quarantine
 from visdyn.training.losses import recognition_weights
 from visdyn.training.triplets import save_triplets
@@ -41,56 +41,65 @@ class Part:
 
 @dataclass
 class DynamicsData:
-    """Reads and encodes a stage's triplets; what cannot be used is counted and goes to the stage's quarantine.csv."""
+    """Reads and encodes triplets; what cannot be used is counted and stands in `quarantine`.
 
-    stage: Stage
+    Attributes:
+        base: folder or hub id of the model whose image tokenizer encodes.
+        limits: of each subset.
+        seed: of the samples that the limits take.
+        folder: of the encoded triplets.
+        codes: root of the code caches that stages share, resumed image by image; None encodes into one file.
+        device: that the image tokenizer runs on.
+        log_seconds: between two lines of progress.
+    """
+
+    base: str
+    limits: Limits | IdmLimits
+    seed: int
+    folder: Path
+    codes: Path | None = None
+    device: str = "cpu"
+    log_seconds: float = 5.0
     quarantine: Quarantine = field(default_factory=Quarantine)
     available: dict[str, int] = field(default_factory=dict)
     _model: object = None
 
-    def aurora(self) -> list[Trajectory]:
+    def read_aurora(self, root: Path) -> list[Trajectory]:
         """Read AURORA's training subsets, each to its limit; a negative limit leaves a subset out."""
-        root, limits = self.stage.data("aurora"), self.stage.params.limits
         return [
             item
             for subset in TRAIN_SUBSETS
-            if getattr(limits, subset) >= 0
+            if getattr(self.limits, subset) >= 0
             for item in self._limited(subset, load_train(root, subset, self.quarantine))
         ]
 
-    def epic(self) -> list[Trajectory]:
+    def read_epic(self, root: Path) -> list[Trajectory]:
         """Read EPIC-KITCHENS segments as (first frame, narration, last frame), to their limit."""
-        root = self.stage.data("epic")
         return self._limited("epic", load_trajectories(root / "EPIC_100_train.csv", root / "frames", self.quarantine))
 
     def _limited(self, subset: str, items: list[Trajectory]) -> list[Trajectory]:
         self.available[subset] = len(items)
-        return sample(items, getattr(self.stage.params.limits, subset), self.stage.seed, subset)
+        return sample(items, getattr(self.limits, subset), self.seed, subset)
 
-    def encoded(self, items: Sequence[Trajectory], name: str) -> Part:
-        """Encode triplets once for all runs of a stage.
-
-        With `runtime.codes` the codes go to that shared cache, which is resumed image by image; else to one file.
-        """
-        folder = self.stage.scratch("triplets")
-        if self.stage.settings.runtime.codes:
-            items = write_triplets(folder / name, self._cache(), items, self.quarantine)
-            return Part(str(folder / name), _counts(items))
-        path = folder / f"{name}.npz"
+    def encode(self, items: Sequence[Trajectory], name: str) -> Part:
+        """Encode triplets once for all runs of a stage."""
+        if self.codes is not None:
+            items = write_triplets(self.folder / name, self._cache(), items, self.quarantine)
+            return Part(str(self.folder / name), _counts(items))
+        path = self.folder / f"{name}.npz"
         if not path.is_file():
             unfinished = path.with_suffix(".part.npz")
             ends = zip(*((item.source, item.target, item.action) for item in items), strict=True)
-            save_triplets(unfinished, self._loaded(), *ends)
+            save_triplets(unfinished, self._tokenizer(), *ends)
             unfinished.rename(path)
         return Part(str(path), _counts(items))
 
     def table(self, models: dict[str, Sequence[Part]]) -> pd.DataFrame:
-        """Return what each model learns from, and write the quarantine: model, subset, available, used (data.csv).
+        """Return what each model learns from: columns model, subset, available, used (data.csv).
 
         Args:
             models: the parts of each model or arm.
         """
-        self.quarantine.write(self.stage.results() / "quarantine.csv")
         rows = []
         for model, parts in models.items():
             for subset, used in sorted((subset, used) for part in parts for subset, used in part.used.items()):
@@ -99,13 +108,13 @@ class DynamicsData:
 
     def _cache(self) -> CodeCache:
         # By path, size and time: reading 300,000 files to learn that they are known takes hours on a shared disk.
-        options = {"identity": "stat", "batch_size": 32, "threads": cores(), "report": self._progress()}
+        options = {"identity": "stat", "batch_size": 32, "threads": cores(), "report": self._make_reporter()}
         distances = partial(recognition_weights, normalization="none")  # a floor and a scale come with training
-        return CodeCache(code_folder(self.stage), ModelEncoder(self._loaded(), distances), **options)
+        return CodeCache(self.codes, ModelEncoder(self._tokenizer(), distances), **options)
 
-    def _progress(self) -> Callable[[int, int], None]:
-        """Return a function that writes a line to the stage's log every few seconds."""
-        interval = Interval(self.stage.settings.runtime.log_seconds)
+    def _make_reporter(self) -> Callable[[int, int], None]:
+        """Return a function that writes a line to the log every few seconds."""
+        interval = Interval(self.log_seconds)
 
         def report(done: int, total: int) -> None:
             if interval.is_due():
@@ -113,18 +122,13 @@ class DynamicsData:
 
         return report
 
-    def _loaded(self):
+    def _tokenizer(self):
         """Load the base for its image tokenizer; the decoder is given up again."""
         if self._model is None:
-            self._model = load_model(self.stage.reference(self.stage.params.base))
+            self._model = load_model(self.base)
             self._model.lm = None
-            self._model.vqgan.to(self.stage.device)
+            self._model.vqgan.to(self.device)
         return self._model
-
-
-def code_folder(stage: Stage) -> Path:
-    """Return the root of the code caches that all stages share (`runtime.codes`)."""
-    return stage.located(stage.settings.runtime.codes, "runtime.codes")
 
 
 def sample(items: Sequence[Trajectory], limit: int, seed: int, name: str) -> list[Trajectory]:
