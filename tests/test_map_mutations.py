@@ -28,6 +28,7 @@ from visdyn.evaluation.systems.doundo_systems import images_of
 from visdyn.inference import do_undo, verification
 from visdyn.mining import keyframes, stratified
 from visdyn.mining.clip_mining import ClipSettings, mine_clips
+from visdyn.models.editors.protocol import Request
 from visdyn.models.token.sequences import collate
 from visdyn.params.doundo import Consistency
 from visdyn.stages.annotation import select
@@ -270,8 +271,8 @@ def test_the_evaluation_does_and_undoes_by_the_function_of_the_map(mutate, old, 
         return [np.asarray(one.source) * 2 + {"do": 1, "undo": 3}[one.prompt] for one in wanted]
 
     images = images_of([pair], "long", ("gt", "generated"), 0, edit)
-    found = [int(np.asarray(images["long", *key])[0, 0, 0, 0]) for key in (("forward", ""), ("reverse", "gt"))]
-    found.append(int(np.asarray(images["long", "reverse", "generated"])[0, 0, 0, 0]))
+    asked = (Request("long"), Request("long", "reverse", "gt"), Request("long", "reverse", "generated"))
+    found = [int(np.asarray(images[request])[0, 0, 0, 0]) for request in asked]
     assert (found != [11, 17, 25]) is bool(old)
 
 
