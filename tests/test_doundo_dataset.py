@@ -13,6 +13,7 @@ from PIL import Image
 from test_external import EPIC_HEADER
 from tiny_vlms import save_tiny
 
+from visdyn.compute.store import Store
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.epic_kitchens import load_segments
 from visdyn.mining import curation
@@ -88,7 +89,7 @@ def test_training_pairs_have_no_unseen_verb_and_nothing_is_asked_twice(stage, tm
     (tmp_path / "data/mined").mkdir(parents=True)
     train = mine_reversible(stage, "train", Quarantine())
     assert {pair.verb for pair in train.pairs} == {"open", "pick-up", "close"}
-    answers = {path.name: len(path.read_text().splitlines()) for path in tmp_path.rglob("*.jsonl")}
+    answers = {path.name: len(Store(path).keys()) for path in tmp_path.rglob("*.sqlite")}
     assert sorted(answers.values()) == [3, 6]  # three questions to the filter, six to the writer
 
     def refuses(self, questions):

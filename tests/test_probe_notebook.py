@@ -119,7 +119,7 @@ def test_every_model_has_a_labelled_rate_and_the_figure_shows_it(profile, table)
     pictures = [
         out for cell in executed["cells"] for out in cell.get("outputs", []) if "image/png" in out.get("data", {})
     ]
-    assert len(pictures) == 1
+    assert len(pictures) == 2  # the questions that were asked, and the rates
 
 
 def test_a_model_that_is_absent_is_listed_and_the_others_are_probed(profile):
