@@ -63,3 +63,11 @@ def test_a_count_is_a_whole_number_and_a_file_must_be_declared(tmp_path):
         check_columns("world/counts.csv", pd.DataFrame({"part": ["clips"], "count": [1.5]}))
     with pytest.raises(ResultTableError, match=r"world/secret\.csv is no declared result table"):
         read_columns("world/secret.csv", tmp_path / "secret.csv")
+
+
+def test_the_inventory_of_real_data_has_further_columns_all_or_none():
+    kitchen = pd.DataFrame({"part": ["clips"], "count": [3]})
+    check_columns("world/counts.csv", kitchen)
+    check_columns("world/counts.csv", kitchen.assign(found=[True], sha256=[""]))
+    with pytest.raises(ResultTableError, match="lacks the columns sha256"):
+        check_columns("world/counts.csv", kitchen.assign(found=[True]))

@@ -142,18 +142,24 @@ TABLES: dict[str, Columns] = {
 }  # fmt: skip
 
 
-def declared_columns(name: str) -> Columns:
+# Columns that follow the declared ones where the data are real: all of them, or none.
+OF_REAL_DATA: dict[str, Columns] = {"world/counts.csv": {"found": str, "sha256": str}}
+
+
+def declared_columns(name: str, found: Sequence[str] = ()) -> Columns:
     """Return the columns of a result table and their types, in the file's order.
 
     Args:
         name: `<stage>/<file>.csv`.
+        found: the columns of a table at hand; one of `OF_REAL_DATA` among them asks for those too.
 
     Raises:
         ResultTableError: no such table is declared.
     """
     if name not in TABLES:
         raise ResultTableError(f"{name} is no declared result table; declare its columns in {Path(__file__).name}")
-    return TABLES[name]
+    further = OF_REAL_DATA.get(name, {})
+    return {**TABLES[name], **further} if set(found) & set(further) else TABLES[name]
 
 
 def check_columns(name: str, table: pd.DataFrame) -> None:
@@ -167,8 +173,9 @@ def check_columns(name: str, table: pd.DataFrame) -> None:
         ResultTableError: the table, or one of its columns, is not declared; a declared column is missing; a cell is
             not of its column's type.
     """
-    columns = declared_columns(name)
-    _compare_names(name, list(map(str, table.columns)), list(columns))
+    names = list(map(str, table.columns))
+    columns = declared_columns(name, names)
+    _compare_names(name, names, list(columns))
     for column, kind in columns.items():
         if kind is not str:
             _to_numbers(name, column, table[column], kind)
@@ -180,11 +187,12 @@ def read_columns(name: str, path: str | Path) -> pd.DataFrame:
     Raises:
         ResultTableError: as for `check_columns`, or an empty file.
     """
-    columns = declared_columns(name)
+    declared_columns(name)  # an undeclared name is said before the file is looked for
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except pd.errors.EmptyDataError:
         raise ResultTableError(f"{name} is empty; run its stage again") from None
+    columns = declared_columns(name, list(table.columns))
     _compare_names(name, list(table.columns), list(columns))
     numbers = {column: _to_numbers(name, column, table[column], kind)
                for column, kind in columns.items() if kind is not str}  # fmt: skip
