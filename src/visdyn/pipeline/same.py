@@ -9,7 +9,6 @@ listed apart and do not decide.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from itertools import zip_longest
 from pathlib import Path
 
 import yaml
+
+from visdyn.paths import file_digest
 
 # What holds import lines, file names of the code, or hashes of either: other bytes, the same results.
 NAMES_CODE = ("reports/notebooks", "reports/index.html", "reports/provenance.json")
@@ -61,7 +62,7 @@ def compare(before: Path, after: Path, moved: dict[str, str] | None = None) -> C
             result.only_before.append(path)
         elif path not in first:
             result.only_after.append(path)
-        elif _digest_file(first[path]) == _digest_file(second[path]):
+        elif file_digest(first[path]) == file_digest(second[path]):
             result.same.append(path)
         else:
             result.differs.append(path)
@@ -130,11 +131,6 @@ def _move_path(path: str, moved: dict[str, str]) -> str:
         if path.startswith(old):
             return new + path.removeprefix(old)
     return path
-
-
-def _digest_file(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 if __name__ == "__main__":
