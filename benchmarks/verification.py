@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from random_models import SIZES, add_options, random_model, seconds, title
 
+from visdyn.models.dynamics_pair import AdaptedLM
 from visdyn.models.token.decoding import uniforms
-from visdyn.models.token.dynamics_pair import AdaptedLM
 from visdyn.models.token.unified import TokenForwardDynamics, UnifiedModel
 
 ACTION = "open the red drawer"

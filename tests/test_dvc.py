@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 import yaml
 from checkouts import copy_checkout, dvc
+from dvc.fs import LocalFileSystem
+from dvc.repo import Repo
 from toy import write_notebook
 
 from visdyn.params import load_params
 from visdyn.paths import repository_root
-from visdyn.pipeline.dependencies import differences, imported_files, is_plumbing, main, rewritten
+from visdyn.pipeline.dependencies import differences, folded, imported_files, is_plumbing, main, rewritten
 from visdyn.pipeline.guards import read_entries
 from visdyn.reporting.items import load
 from visdyn.reporting.report import build_all
@@ -76,9 +78,34 @@ def test_dependencies_come_from_an_earlier_stage_or_the_repository(name):
             assert dep in made, f"{dep} is made by no earlier stage"
 
 
-def test_no_stage_depends_on_a_whole_source_folder():
-    modules = [dep for entry in ENTRIES.values() for dep in entry.deps if "src" in Path(dep).parts]
-    assert all(dep.endswith(".py") for dep in modules)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_folder_is_a_dependency_of_a_stage_that_uses_all_of_it(name):
+    files = imported_files(ROOT / ENTRIES[name].notebook, ROOT / "src")
+    folders = [dep for dep in ENTRIES[name].deps if "src/visdyn/" in dep and not dep.endswith(".py")]
+    for folder in folders:
+        modules = {str(path.relative_to(ROOT / "src")) for path in (ROOT / folder).rglob("*.py")}
+        assert {module for module in modules - files if not module.endswith("__init__.py")} == set()
+
+
+def test_a_training_hangs_on_no_measure_and_no_table_s_layout():
+    for name in ("base_models", "idm", "fdm", "doundo"):
+        rooms = {Path(dep).parts[2] for dep in ENTRIES[name].deps if dep.startswith("src/visdyn/")}
+        assert not rooms & {"evaluation", "human_study", "reporting", "inference"}
+
+
+def test_only_sources_make_a_folder_another(tmp_path):
+    (tmp_path / ".dvcignore").write_bytes((ROOT / ".dvcignore").read_bytes())
+    room = tmp_path / "src/visdyn/kitchen"
+    (room / "draw/__pycache__").mkdir(parents=True)
+    for name in ("state.py", "draw/canvas.py", "page.j2", "style.css"):
+        (room / name).touch()
+    for name in ("state.py~", ".state.py.swp", "state.pyc", "notes", "draw/__pycache__/canvas.pyc"):
+        (room / name).touch()
+    Repo.init(str(tmp_path), no_scm=True)
+    with Repo(str(tmp_path)) as repo:
+        walked = list(repo.dvcignore.walk(LocalFileSystem(), str(room)))
+    seen = {str(Path(folder, name).relative_to(room)) for folder, _, names in walked for name in names}
+    assert seen == {"state.py", "draw/canvas.py", "page.j2", "style.css"}
 
 
 def test_a_table_s_declaration_is_a_dependency_of_who_reads_it_and_of_no_one_who_only_writes():
@@ -131,6 +158,27 @@ def test_the_closure_follows_late_relative_and_named_imports(package):
     assert is_plumbing("visdyn")
     assert not is_plumbing("visdyn.pipeline.tables")
     assert not is_plumbing("visdyn.pipelines")
+
+
+def test_a_folder_stands_for_its_modules_where_all_are_used(package):
+    source = package / "src"
+    (source / "visdyn/a/inner").mkdir()
+    (source / "visdyn/a/inner/__init__.py").write_text('"""Only a docstring."""')
+    (source / "visdyn/a/inner/deep.py").touch()
+    used = {f"visdyn/{name}.py" for name in ("a/__init__", "a/first", "a/second", "c")}
+    assert folded(used, source) == sorted(used)  # a module of an inner folder is not used
+    assert folded(used | {"visdyn/a/inner/deep.py"}, source) == ["visdyn/a", "visdyn/c.py"]
+
+
+def test_an_init_that_holds_nothing_is_no_dependency(package):
+    init = package / "src/visdyn/a/__init__.py"
+    first = "from visdyn.a import first, second"
+    write_notebook(package / "notebooks/toy.ipynb", first)
+    assert "visdyn/a/__init__.py" in imported_files(package / "notebooks/toy.ipynb", package / "src")
+    init.write_text('"""The room of a."""')
+    found = imported_files(package / "notebooks/toy.ipynb", package / "src")
+    assert "visdyn/a/__init__.py" not in found
+    assert "visdyn/a/first.py" in found
 
 
 def test_dvc_yaml_is_mended(package, monkeypatch, capsys):

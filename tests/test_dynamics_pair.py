@@ -11,8 +11,8 @@ from tiny_tokens import save_adapted, save_adapter
 
 from visdyn.models import load_model
 from visdyn.models.adapters import make_portable
+from visdyn.models.dynamics_pair import DynamicsPair, load_dynamics, shares_base
 from visdyn.models.token.decoding import uniforms
-from visdyn.models.token.dynamics_pair import DynamicsPair, load_dynamics, shares_base
 
 ACTIONS = ["open the cup", "close the red cup", "take lamp"]
 

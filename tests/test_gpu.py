@@ -21,10 +21,10 @@ from tiny_tokens import save_trained_families
 from toy_bagel import batch_of, gradients, mixture, words
 
 from visdyn.models import load_model
+from visdyn.models.dynamics_pair import load_dynamics
 from visdyn.models.editors.bagel_editor import BagelEditor
 from visdyn.models.encoders import ImageEncoder
 from visdyn.models.token.decoding import sample_images, uniforms
-from visdyn.models.token.dynamics_pair import load_dynamics
 from visdyn.models.token.scoring import score_completions
 from visdyn.models.token.shared_prefix import score_shared
 from visdyn.models.token.speculative import sample_images_from_draft

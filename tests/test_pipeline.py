@@ -18,7 +18,7 @@ from toy import make_repository, write_notebook
 
 from visdyn import paths
 from visdyn.pipeline.errors import StageError
-from visdyn.pipeline.guards import changed, key_of, read_entry, snapshot, stage_key
+from visdyn.pipeline.guards import Entry, changed, key_of, read_entry, snapshot, stage_key
 from visdyn.pipeline.processes import TOKEN, end_marked, marked
 from visdyn.pipeline.runner import main, open_stage, run_stage
 from visdyn.result_tables import ResultTableError
@@ -153,6 +153,18 @@ def test_a_file_rewritten_with_the_same_content_is_no_change(toy):
     (toy / "input.txt").write_text("other\n")
     assert changed(toy, entry, before) == ["input.txt"]
     assert key_of(before) != stage_key(toy, "fdm")
+
+
+def test_bytecode_written_while_a_stage_runs_is_no_change_of_a_source_folder(tmp_path):
+    (tmp_path / "room/__pycache__").mkdir(parents=True)
+    (tmp_path / "room/module.py").touch()
+    entry = Entry("fdm", deps=("room",), params=(), outs=())
+    before = snapshot(tmp_path, entry)
+    (tmp_path / "room/__pycache__/module.pyc").touch()
+    assert changed(tmp_path, entry, before) == []
+    assert snapshot(tmp_path, entry) == before
+    (tmp_path / "room/second.py").touch()
+    assert changed(tmp_path, entry, before) == [f"room ({tmp_path / 'room/second.py'})"]
 
 
 CHILD = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {code!r}], start_new_session=True)\n"

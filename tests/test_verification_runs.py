@@ -12,7 +12,7 @@ from tiny_tokens import save_adapted
 
 from visdyn.inference import verification
 from visdyn.inference.verification import best_curves, best_of_k, chosen, score_candidates, score_candidates_in_parts
-from visdyn.models.token.dynamics_pair import load_dynamics
+from visdyn.models.dynamics_pair import load_dynamics
 from visdyn.params import load_params
 from visdyn.stages import verification as verification_runs
 from visdyn.trajectory import Trajectory

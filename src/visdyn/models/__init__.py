@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 # Token models: model_type in config.json -> a subclass of UnifiedModel. This entry is all the registration a new token
-# model needs: `load_model` loads it, and two LoRA adapters of it share their base (`models.token.dynamics_pair`).
+# model needs: `load_model` loads it, and two LoRA adapters of it share their base (`models.dynamics_pair`).
 TOKEN_MODELS = {
     "chameleon": "visdyn.models.token.unified:UnifiedModel",
     "gemma": "visdyn.models.token.liquid:LiquidModel",

@@ -3,6 +3,8 @@
 `python -m visdyn.pipeline.dependencies` reports the differences, `--write` mends dvc.yaml and its copies in profiles/.
 The closure is read from the syntax trees of the notebook and of every module of this package that it leads to: imports
 at any depth (inside functions too), and strings that name a module (registries, `python -m visdyn...` command lines).
+A folder stands for its modules where a stage uses all of them; one left unused keeps them apart, so that no stage hangs
+on a module that it never runs.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ import nbformat
 
 from visdyn.paths import repository_root
 from visdyn.pipeline import profiles
-from visdyn.pipeline.guards import Entry, read_entries
+from visdyn.pipeline.guards import read_entries
 
 # Plumbing that carries values but makes none: an edit there must not train everything again. DVC tracks the
 # parameters' values themselves; `dvc repro -f` runs a stage again all the same.
@@ -44,7 +46,24 @@ def imported_files(notebook: Path, source: Path) -> set[str]:
         if is_plumbing(name):  # what it imports makes no results either, but for what writes them
             named = {module for module in named if is_plumbing(module) or module in RESULT_WRITERS}
         waiting |= named
-    return {str(_file_of(name, source).relative_to(source)) for name in seen if not is_plumbing(name)}
+    files = {_file_of(name, source) for name in seen if not is_plumbing(name)}
+    return {str(path.relative_to(source)) for path in files if not _is_plain(path)}
+
+
+def folded(files: set[str], source: Path) -> list[str]:
+    """Return files of the package with each folder in place of its modules where all of them are among `files`.
+
+    Args:
+        files: relative to `source` (the `src` folder), as of `imported_files`.
+    """
+    folders = sorted({str(parent) for name in files for parent in list(Path(name).parents)[:-2]})
+    whole: list[str] = []
+    for folder in folders:  # the outer ones first
+        modules = {str(path.relative_to(source)) for path in (source / folder).rglob("*.py") if not _is_plain(path)}
+        if len(modules) > 1 and modules <= files and not any(Path(folder).is_relative_to(outer) for outer in whole):
+            whole.append(folder)
+    apart = {name for name in files if not any(Path(name).is_relative_to(folder) for folder in whole)}
+    return sorted({*whole, *apart})
 
 
 def is_plumbing(module: str) -> bool:
@@ -55,11 +74,11 @@ def is_plumbing(module: str) -> bool:
 
 
 def differences(root: Path) -> dict[str, tuple[list[str], list[str]]]:
-    """Return, for each stage of the root's dvc.yaml that differs, the files missing there and those too many."""
+    """Return, for each stage of the root's dvc.yaml that differs, what is missing there and what is too much."""
     found = {}
     for stage, entry in read_entries(root).items():
-        wanted = imported_files(root / entry.notebook, root / "src")
-        declared = set(_declared(entry))
+        wanted = set(folded(imported_files(root / entry.notebook, root / "src"), root / "src"))
+        declared = {dep[dep.index("visdyn/") :] for dep in entry.deps if "src/visdyn/" in dep}
         if wanted != declared:
             found[stage] = (sorted(wanted - declared), sorted(declared - wanted))
     return found
@@ -76,8 +95,8 @@ def rewritten(text: str, root: Path) -> str:
             continue
         lines.append(line)
         if match := re.match(r"(\s+)- \$\{root\}/(notebooks/\S+\.ipynb)", line):
-            files = sorted(imported_files(root / match[2], root / "src"))
-            lines += [f"{match[1]}- ${{root}}/src/{name}" for name in files]
+            names = folded(imported_files(root / match[2], root / "src"), root / "src")
+            lines += [f"{match[1]}- ${{root}}/src/{name}" for name in names]
     if not stage:
         raise ValueError("dvc.yaml holds no stage")
     return "\n".join(lines) + "\n"
@@ -96,12 +115,6 @@ def main(arguments: list[str] | None = None) -> int:
         path.write_text(rewritten(path.read_text(), root))
         print("dvc.yaml rewritten")
     return profiles.main(["--write"])
-
-
-def _declared(entry: Entry) -> Iterator[str]:
-    for dep in entry.deps:
-        if "src/visdyn/" in dep and dep.endswith(".py"):
-            yield dep[dep.index("visdyn/") :]
 
 
 def _named_modules(tree: ast.AST, package: str, source: Path) -> set[str]:
@@ -132,6 +145,14 @@ def _absolute(node: ast.ImportFrom, package: str) -> str:
         return node.module or ""
     parts = package.split(".")
     return ".".join([*parts[: len(parts) - node.level + 1], *filter(None, [node.module])])
+
+
+def _is_plain(path: Path) -> bool:
+    """Whether a file is an `__init__.py` with a docstring at most: nothing that a result could hang on."""
+    if path.name != "__init__.py":
+        return False
+    body = ast.parse(path.read_text()).body
+    return not body or (len(body) == 1 and ast.get_docstring(ast.Module(body, [])) is not None)
 
 
 def _file_of(name: str, source: Path) -> Path:

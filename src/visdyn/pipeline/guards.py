@@ -19,6 +19,8 @@ import yaml
 
 from visdyn.pipeline.errors import StageError
 
+# Folders that .dvcignore names too: Python writes bytecode beside the sources while a stage runs.
+IGNORED = {"__pycache__", ".ipynb_checkpoints"}
 # Files above this many bytes are compared by size and time only: hashing a 14 GB checkpoint twice costs minutes.
 LARGE_FILE = 64 * 2**20
 
@@ -123,7 +125,8 @@ def _first_difference(before: dict[str, Signature], now: list[Path]) -> str | No
 def _files(root: Path, entry: Entry, dep: str) -> Iterator[Path]:
     path = root / dep
     if path.is_dir():
-        yield from sorted(item for item in path.rglob("*") if item.is_file())
+        found = (item for item in path.rglob("*") if not IGNORED & set(item.relative_to(path).parts))
+        yield from sorted(item for item in found if item.is_file())
     elif path.is_file():
         yield path
     else:

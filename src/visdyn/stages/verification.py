@@ -13,7 +13,7 @@ from visdyn.compute.pool import map_processes
 from visdyn.compute.progress import Progress, say
 from visdyn.images import stacked
 from visdyn.inference.verification import Candidates, score_candidates_in_parts
-from visdyn.models.token.dynamics_pair import load_dynamics
+from visdyn.models.dynamics_pair import load_dynamics
 from visdyn.params import Verification
 from visdyn.pipeline.stage import Stage
 
