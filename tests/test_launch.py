@@ -171,7 +171,7 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused_before_anything_starts(m
         "hosts": Hardware(launcher="deepspeed", launcher_options=["--hostfile", str(tmp_path / "hosts")]),
         "all": Hardware(launcher="deepspeed", trainer={"gradient_accumulation_steps": 3}),
     }
-    monkeypatch.setattr(launch, "_accelerators", lambda: 7)
+    monkeypatch.setattr(launch, "_count_accelerators", lambda: 7)
     assert {name: hardware.ranks for name, hardware in ranks.items()} == {"python": 1, "gpus": 8, "hosts": 5, "all": 7}
     monkeypatch.setattr(Hardware, "load", classmethod(lambda cls, name: ranks[name]))
     check_split("hosts", 65)
@@ -182,7 +182,7 @@ def test_a_batch_that_the_ranks_cannot_share_is_refused_before_anything_starts(m
         check_split("hosts", 64)
     with pytest.raises(ValueError, match="over 7 ranks x 3 accumulation steps"):
         check_split("all", 28)
-    monkeypatch.setattr(launch, "_accelerators", lambda: 0)
+    monkeypatch.setattr(launch, "_count_accelerators", lambda: 0)
     check_split("all", 28)  # what the launcher will find is not known here
 
 

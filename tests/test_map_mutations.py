@@ -220,8 +220,8 @@ def clip(tmp_path_factory):
         (keyframes.select_keyframes, "profiles[statistic], top_k", "profiles[statistic], top_k - 1"),
         (keyframes.select_keyframes, "profiles[statistic], top_k", "-profiles[statistic] + 9, top_k"),
         (keyframes.select_from_profile, "np.argsort(-profile", "np.argsort(profile"),
-        (keyframes._spaced, ">= min_interval", "> min_interval"),
-        (keyframes._fields, "estimate(previous, frame)", "estimate(frame, frame)"),
+        (keyframes._keep_spaced, ">= min_interval", "> min_interval"),
+        (keyframes._flow_fields, "estimate(previous, frame)", "estimate(frame, frame)"),
     ],
 )
 def test_clips_are_mined_by_the_key_frames_of_the_map(clip, mutate, function, old, new):

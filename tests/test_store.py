@@ -121,7 +121,7 @@ def test_two_writers_of_the_same_keys_leave_whole_values(tmp_path):
 def test_a_full_disk_loses_nothing_and_is_said(tmp_path):
     store = Store(tmp_path / "kept.sqlite")
     store.put("before", b"kept")
-    with store._opened() as connection:
+    with store._open_connection() as connection:
         pages = connection.execute("PRAGMA page_count").fetchone()[0]
         connection.execute(f"PRAGMA max_page_count = {pages + 2}")
     with pytest.raises(OSError, match="cannot be read or written: database or disk is full"):
@@ -162,7 +162,7 @@ def test_on_a_network_file_system_the_journal_needs_no_shared_memory(tmp_path, m
     assert store_module.is_on_network(tmp_path / "a/b.sqlite") == network
     store = Store(tmp_path / "a/b.sqlite")
     store.put("key", b"value")
-    with store._opened() as connection:
+    with store._open_connection() as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete" if network else "wal",)
 
 

@@ -11,7 +11,13 @@ import torch
 from tiny_tokens import save_adapted
 
 from visdyn.inference import verification
-from visdyn.inference.verification import best_curves, best_of_k, chosen, score_candidates, score_candidates_in_parts
+from visdyn.inference.verification import (
+    best_curves,
+    best_of_k,
+    score_candidates,
+    score_candidates_in_parts,
+    select_best_candidates,
+)
 from visdyn.models.dynamics_pair import load_dynamics
 from visdyn.params import load_params
 from visdyn.stages import verification as verification_runs
@@ -147,9 +153,9 @@ def test_an_unknown_value_is_never_chosen_before_a_known_one():
     table = pd.DataFrame(
         [{**rows, "candidate": index, "score": value} for index, value in enumerate([np.nan, 1.0, 2.0])]
     )
-    assert chosen(table, 2, "score")["candidate"].tolist() == [1]
-    assert chosen(table, 1, "score")["candidate"].tolist() == [0]
-    assert list(chosen(table, 3, "score")) == list(table)
+    assert select_best_candidates(table, 2, "score")["candidate"].tolist() == [1]
+    assert select_best_candidates(table, 1, "score")["candidate"].tolist() == [0]
+    assert list(select_best_candidates(table, 3, "score")) == list(table)
 
 
 def test_best_of_k_returns_an_image_like_its_source(runs, items):

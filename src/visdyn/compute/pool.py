@@ -51,8 +51,8 @@ def map_processes(function: Callable, items: Sequence, shared: Any = None, proce
     count = min(processes or cores(), len(items))
     if count <= 1 or torch.cuda.is_available():
         return [function(shared, item) for item in items]
-    with ProcessPoolExecutor(count, warm_context(), _prepare, (shared,)) as pool:
-        return list(pool.map(_call, [function] * len(items), items))
+    with ProcessPoolExecutor(count, warm_context(), _prepare_process, (shared,)) as pool:
+        return list(pool.map(_call_shared, [function] * len(items), items))
 
 
 def end_with_parent() -> None:
@@ -70,7 +70,7 @@ def end_when(gone: Callable[[], None]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _prepare(shared: Any) -> None:
+def _prepare_process(shared: Any) -> None:
     global _shared
     import torch
 
@@ -79,5 +79,5 @@ def _prepare(shared: Any) -> None:
     _shared = shared
 
 
-def _call(function: Callable, item: Any) -> Any:
+def _call_shared(function: Callable, item: Any) -> Any:
     return function(_shared, item)

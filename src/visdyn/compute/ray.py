@@ -27,7 +27,7 @@ def each_on_ray(task: Task, items: Sequence, timeout: float = 0.0, gpus: float =
     Raises:
         RuntimeError: Ray is not installed, or an item never came back.
     """
-    ray = _ray()
+    ray = _start_ray()
     cores = ray.cluster_resources().get("CPU", 1)
     block = 1 if task.setup is not None else int(min(LARGEST_BLOCK, max(1, len(items) // (4 * cores))))
     rows = [{"index": index, "item": pickle.dumps(item)} for index, item in enumerate(items)]
@@ -58,7 +58,7 @@ class _Block:
     def __call__(self, batch: dict) -> dict:
         items = [pickle.loads(item) for item in batch["item"]]
         results = dict(each(self.task, items, 1, self.timeout))
-        return _batch(batch["index"], [results[place] for place in range(len(items))])
+        return _pack_results(batch["index"], [results[place] for place in range(len(items))])
 
 
 class _Actor:
@@ -69,10 +69,10 @@ class _Actor:
 
     def __call__(self, batch: dict) -> dict:
         results = [self.task.function(self.state, pickle.loads(item)) for item in batch["item"]]
-        return _batch(batch["index"], results)
+        return _pack_results(batch["index"], results)
 
 
-def _batch(indices, results: list) -> dict:
+def _pack_results(indices, results: list) -> dict:
     import numpy as np
 
     packed = np.empty(len(results), dtype=object)
@@ -80,7 +80,7 @@ def _batch(indices, results: list) -> dict:
     return {"index": np.asarray(indices), "result": packed}
 
 
-def _ray():
+def _start_ray():
     try:
         import ray
         import ray.data

@@ -77,7 +77,7 @@ def compute_rows(
     rows = {identity: json.loads(row) for identity, row in store.get_many(identities).items()}
     waiting = [index for index, identity in enumerate(identities) if identity not in rows]
     progress = Progress(name, len(items), execution.log_seconds, len(items) - len(waiting), execution.tell)
-    for place, result in _computed(task, [items[index] for index in waiting], execution):
+    for place, result in _compute_items(task, [items[index] for index in waiting], execution):
         identity = identities[waiting[place]]
         if isinstance(result, Lost):
             rows[identity] = {"error": result.reason, "lost": True}
@@ -116,7 +116,7 @@ def file_identity(path: str | Path) -> str:
     return f"{path} {facts.st_size} {facts.st_mtime_ns}"
 
 
-def _computed(task: Task, items: Sequence, execution: Execution) -> Iterator[tuple[int, Any]]:
+def _compute_items(task: Task, items: Sequence, execution: Execution) -> Iterator[tuple[int, Any]]:
     if not items:
         return iter(())
     if execution.executor == "local":

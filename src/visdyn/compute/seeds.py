@@ -21,23 +21,23 @@ def item_seed(seed: int, *parts: str) -> int:
 
 def sampling_generator(seed: int, subset: str, item: str) -> torch.Generator:
     """Return the generator of the next images sampled for one trajectory."""
-    return _generator(item_seed(seed, subset, item))
+    return _seed_generator(item_seed(seed, subset, item))
 
 
 def training_generator(seed: int, index: int) -> torch.Generator:
     """Return the generator of what BAGEL's training draws (noise, time) for example `index` of its mixture."""
     digest = hashlib.sha256(f"bagel/{seed}/{index}".encode()).digest()
-    return _generator(int.from_bytes(digest[:7], "big"))
+    return _seed_generator(int.from_bytes(digest[:7], "big"))
 
 
 def label_generator(seed: int, pair: str) -> torch.Generator:
     """Return the generator of the label that an IDM samples for the pair of that id."""
-    return _generator(zlib.crc32(f"{seed} {pair}".encode()))
+    return _seed_generator(zlib.crc32(f"{seed} {pair}".encode()))
 
 
 def epoch_generator(seed: int, epoch: int) -> torch.Generator:
     """Return the generator of the order in which an epoch of training takes its rows."""
-    return _generator(seed * 100_003 + epoch)
+    return _seed_generator(seed * 100_003 + epoch)
 
 
 def named_seeds(seed: int, name: str) -> list[int]:
@@ -45,7 +45,7 @@ def named_seeds(seed: int, name: str) -> list[int]:
     return [seed, zlib.crc32(name.encode())]
 
 
-def _generator(seed: int) -> torch.Generator:
+def _seed_generator(seed: int) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(seed)

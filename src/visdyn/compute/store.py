@@ -79,29 +79,29 @@ class Store:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, bytes]:
         """Return the values of those keys that have one."""
-        if not self._exists():
+        if not self._has_file():
             return {}
-        with self._opened() as connection:
+        with self._open_connection() as connection:
             query = "SELECT key, value, digest FROM kept WHERE key = ?"
             rows = [row for key in keys for row in connection.execute(query, (key,))]
-        return dict(self._whole(rows))
+        return dict(self._skip_damaged(rows))
 
     def items(self) -> Iterator[tuple[str, bytes]]:
         """Yield all whole values with their keys, in the order in which the keys came."""
-        if not self._exists():
+        if not self._has_file():
             return
-        with self._opened() as connection:
+        with self._open_connection() as connection:
             numbers = [number for (number,) in connection.execute("SELECT rowid FROM kept ORDER BY rowid")]
         for number in numbers:  # one by one: all of them together may not fit the memory
-            with self._opened() as connection:
+            with self._open_connection() as connection:
                 rows = connection.execute("SELECT key, value, digest FROM kept WHERE rowid = ?", (number,)).fetchall()
-            yield from self._whole(rows)
+            yield from self._skip_damaged(rows)
 
     def keys(self) -> set[str]:
         """Return all keys, those of values that turn out damaged too."""
-        if not self._exists():
+        if not self._has_file():
             return set()
-        with self._opened() as connection:
+        with self._open_connection() as connection:
             return {key for (key,) in connection.execute("SELECT key FROM kept")}
 
     def put(self, key: str, value: bytes) -> None:
@@ -114,8 +114,8 @@ class Store:
         Raises:
             StoreError: the disk is full, or the file cannot be written; nothing of what was there is lost.
         """
-        rows = [(key, value, _checksum(key, value)) for key, value in values.items()]
-        with self._opened() as connection:
+        rows = [(key, value, _hash_entry(key, value)) for key, value in values.items()]
+        with self._open_connection() as connection:
             # Taking the lock at once makes writers wait; a reader that turns writer would be refused instead.
             connection.execute("BEGIN IMMEDIATE")
             try:
@@ -144,22 +144,22 @@ class Store:
     def __setstate__(self, state: dict) -> None:
         self.__init__(state["path"])
 
-    def _exists(self) -> bool:
+    def _has_file(self) -> bool:
         return self._connection is not None or self.path.is_file()
 
     @contextmanager
-    def _opened(self) -> Iterator[sqlite3.Connection]:
+    def _open_connection(self) -> Iterator[sqlite3.Connection]:
         if self._process != os.getpid():
             # A connection that came over a fork must be neither used nor closed: both would harm the parent's.
             _inherited.append(self._connection)
             self._connection, self._process, self._lock = None, os.getpid(), threading.Lock()
         with self._lock:
             try:
-                yield self._connect()
+                yield self._get_connection()
             except sqlite3.Error as error:
-                raise StoreError(f"{self.path} {_reason(error, self.path)}") from error
+                raise StoreError(f"{self.path} {_explain_error(error, self.path)}") from error
 
-    def _connect(self) -> sqlite3.Connection:
+    def _get_connection(self) -> sqlite3.Connection:
         if self._connection is not None:
             return self._connection
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -181,9 +181,9 @@ class Store:
         self._connection = connection
         return connection
 
-    def _whole(self, rows: Iterable[tuple[str, bytes, bytes]]) -> Iterator[tuple[str, bytes]]:
+    def _skip_damaged(self, rows: Iterable[tuple[str, bytes, bytes]]) -> Iterator[tuple[str, bytes]]:
         for key, value, checksum in rows:
-            if _checksum(key, value) == checksum:
+            if _hash_entry(key, value) == checksum:
                 yield key, value
             elif key not in self.damaged:
                 self.damaged.add(key)
@@ -256,12 +256,12 @@ def from_arrays(value: bytes) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
-def _checksum(key: str, value: bytes) -> bytes:
+def _hash_entry(key: str, value: bytes) -> bytes:
     named = hashlib.blake2b(key.encode(), digest_size=16).digest()  # a value that strayed to another key is damage too
     return hashlib.blake2b(value, digest_size=16, key=named).digest()
 
 
-def _reason(error: sqlite3.Error, path: Path) -> str:
+def _explain_error(error: sqlite3.Error, path: Path) -> str:
     if "malformed" in str(error) or "not a database" in str(error):
         return f"is damaged or no store ({error}); `python -m visdyn.compute.store {path} NEW` saves what can be read"
     return f"cannot be read or written: {error}"
@@ -274,7 +274,7 @@ def salvage(damaged: str | Path, new: str | Path) -> int:
         connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
         try:
             for key, value, checksum in connection.execute(f"SELECT * FROM kept ORDER BY rowid {order}"):
-                if isinstance(value, bytes) and _checksum(key, value) == checksum:
+                if isinstance(value, bytes) and _hash_entry(key, value) == checksum:
                     found[key] = value
         except (sqlite3.Error, UnicodeError):
             continue

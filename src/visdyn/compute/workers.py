@@ -98,7 +98,7 @@ class _Pool:
     def __init__(self, task: Task, waiting: deque, timeout: float) -> None:
         self.task, self.waiting, self.timeout = task, waiting, timeout
         self.workers: list[_Worker] = []
-        self.context = _context(task.heavy)
+        self.context = _process_context(task.heavy)
 
     @property
     def busy(self) -> bool:
@@ -106,13 +106,13 @@ class _Pool:
 
     def start(self, count: int) -> None:
         for place in range(count):
-            self._start(place)
+            self._start_worker(place)
 
-    def _start(self, place: int) -> None:
+    def _start_worker(self, place: int) -> None:
         ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_serve, args=(theirs, self.task, place), daemon=True)
+        process = self.context.Process(target=_serve_tasks, args=(theirs, self.task, place), daemon=True)
         process.start()
-        theirs.close()
+        theirs.close()  # with our copy open, the end of the worker would never show as EOFError
         self.workers.append(_Worker(process, ours, place))
 
     def finished(self) -> Iterator[tuple[int, Any]]:
@@ -122,25 +122,26 @@ class _Pool:
         ready = set(wait([worker.connection for worker in self.workers], patience))
         for worker in list(self.workers):
             if worker.connection in ready:
-                yield from self._answered(worker)
+                yield from self._read_answers(worker)
             elif worker.deadline <= time.monotonic():
-                yield from self._replaced(worker, f"took longer than {self.timeout:g} seconds; its process was ended")
+                reason = f"took longer than {self.timeout:g} seconds; its process was ended"
+                yield from self._replace_worker(worker, reason)
 
-    def _answered(self, worker: _Worker) -> Iterator[tuple[int, Any]]:
+    def _read_answers(self, worker: _Worker) -> Iterator[tuple[int, Any]]:
         try:
             kind, value = worker.connection.recv()
         except (EOFError, OSError):
             worker.process.join()
-            yield from self._replaced(worker, f"ended its process ({_cause(worker.process.exitcode)})")
+            yield from self._replace_worker(worker, f"ended its process ({_explain_exit(worker.process.exitcode)})")
             return
         if kind == "error":
             raise WorkerError(value)
         done, worker.index = worker.index, None
-        self._next(worker)
+        self._send_next(worker)
         if kind == "done":
             yield done, value
 
-    def _next(self, worker: _Worker) -> None:
+    def _send_next(self, worker: _Worker) -> None:
         if not self.waiting:
             worker.connection.send(None)
             self.workers.remove(worker)
@@ -149,14 +150,14 @@ class _Pool:
         worker.deadline = time.monotonic() + self.timeout if self.timeout else float("inf")
         worker.connection.send(("item", item))
 
-    def _replaced(self, worker: _Worker, reason: str) -> Iterator[tuple[int, Any]]:
+    def _replace_worker(self, worker: _Worker, reason: str) -> Iterator[tuple[int, Any]]:
         worker.process.kill()
         worker.process.join()
         self.workers.remove(worker)
         if worker.index is None:
             raise WorkerError(f"a worker process {reason} before it was ready; see its output above")
         if self.waiting:
-            self._start(worker.place)
+            self._start_worker(worker.place)
         yield worker.index, Lost(reason)
 
     def end(self) -> None:
@@ -164,7 +165,7 @@ class _Pool:
             worker.process.kill()
 
 
-def _context(heavy: bool) -> multiprocessing.context.BaseContext:
+def _process_context(heavy: bool) -> multiprocessing.context.BaseContext:
     """Return fresh processes, or forks of a warm one: decoders and CUDA do not survive a fork of what has used them."""
     if heavy:
         import torch
@@ -174,11 +175,11 @@ def _context(heavy: bool) -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("spawn")
 
 
-def _cause(code: int | None) -> str:
+def _explain_exit(code: int | None) -> str:
     return f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
 
 
-def _serve(connection: Connection, task: Task, place: int) -> None:
+def _serve_tasks(connection: Connection, task: Task, place: int) -> None:
     end_with_parent()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:

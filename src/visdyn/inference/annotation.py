@@ -76,26 +76,27 @@ def annotate(
     """
     decoding = decoding or Decoding()
     if not hasattr(idm, "predict_codes"):
-        return _asked(idm, sources, targets, decoding)
+        return _annotate_by_text(idm, sources, targets, decoding)
     draws = decoding.draws(names or [str(index) for index in range(len(sources))])
     options = {"max_new_tokens": decoding.max_new_tokens}
     if draws is not None:
         options |= {"temperature": decoding.temperature, "draws": draws}
     actions, scores = idm.predict_codes(idm.model.encode(sources), idm.model.encode(targets), **options)
-    return [_annotation(action, float(score)) for action, score in zip(actions, scores, strict=True)]
+    return [_make_annotation(action, float(score)) for action, score in zip(actions, scores, strict=True)]
 
 
-def _asked(idm, sources, targets, decoding: Decoding) -> list[Annotation]:
+def _annotate_by_text(idm, sources, targets, decoding: Decoding) -> list[Annotation]:
     if decoding.kind != "greedy":
         raise ValueError("only the token models (Chameleon, Liquid) sample labels; set annotation.decoding: greedy")
     actions = idm.predict(sources, targets)
-    said = [index for index, action in enumerate(actions) if action.strip()]
-    parts = [[items[index] for index in said] for items in (sources, targets, actions)]
-    scores = dict(zip(said, idm.log_likelihood(*parts).tolist() if said else (), strict=True))
-    return [_annotation(action, scores.get(index, 0.0)) for index, action in enumerate(actions)]
+    # The likelihood of an empty action is not defined: only what was answered is scored.
+    answered = [index for index, action in enumerate(actions) if action.strip()]
+    parts = [[items[index] for index in answered] for items in (sources, targets, actions)]
+    scores = dict(zip(answered, idm.log_likelihood(*parts).tolist() if answered else (), strict=True))
+    return [_make_annotation(action, scores.get(index, 0.0)) for index, action in enumerate(actions)]
 
 
-def _annotation(action: str, score: float) -> Annotation:
+def _make_annotation(action: str, score: float) -> Annotation:
     return Annotation(action.strip(), score if action.strip() else float("-inf"))
 
 
@@ -150,7 +151,7 @@ def annotate_pairs(
         quarantine: takes the pairs of which an image cannot be read (a warning counts them where it is None).
     """
     batches = [list(pairs[start : start + batch_size]) for start in range(0, len(pairs), batch_size)]
-    names = [_digest(batch) for batch in batches]
+    names = [_hash_ids(batch) for batch in batches]
     settings = {"model": labeller.model, **asdict(labeller.decoding)}
     task = Task(label_batch, labeller, Labeller.load, heavy=True)
     rows = compute_rows(task, batches, names, folder, settings, execution or Execution(processes=1), "batches of pairs")
@@ -171,26 +172,26 @@ def annotate_pairs(
 def label_batch(state: tuple[InverseDynamics, Decoding], batch: Sequence[ImagePair]) -> dict:
     """Return the row of a batch: for each pair its action and score (None: no answer), or why it cannot be read."""
     idm, decoding = state
-    images = [_loaded(pair) for pair in batch]
+    images = [_load_pair(pair) for pair in batch]
     good = [index for index, found in enumerate(images) if not isinstance(found, str)]
     sources, targets = ([images[index][place] for index in good] for place in (0, 1))
     labels = annotate(idm, sources, targets, decoding, [batch[index].id for index in good]) if good else []
     found = dict(zip(good, labels, strict=True))
-    return {"labels": [_row(found.get(index), images[index]) for index in range(len(batch))]}
+    return {"labels": [_label_row(found.get(index), images[index]) for index in range(len(batch))]}
 
 
-def _row(label: Annotation | None, image) -> dict:
+def _label_row(label: Annotation | None, image) -> dict:
     if label is None:
         return {"error": image}
     return {"action": label.action, "score": label.score if math.isfinite(label.score) else None}
 
 
-def _loaded(pair: ImagePair) -> tuple | str:
+def _load_pair(pair: ImagePair) -> tuple | str:
     try:
         return load(pair.source), load(pair.target)
     except ImageError as error:
         return str(error)
 
 
-def _digest(batch: Sequence[ImagePair]) -> str:
+def _hash_ids(batch: Sequence[ImagePair]) -> str:
     return hashlib.sha256("\n".join(pair.id for pair in batch).encode()).hexdigest()[:24]

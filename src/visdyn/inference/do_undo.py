@@ -77,7 +77,7 @@ def do_and_undo(
         raise ValueError(f"unknown reverse source {sorted(unknown)[0]!r}; one of {', '.join(REVERSE_FROM)}")
     if len({pair.id for pair in pairs}) < len(pairs):
         raise ValueError("two reversible pairs have the same id; ids name the noise and must differ")
-    make = editor if callable(editor) else partial(_edit, editor, steps=steps, guidance=guidance)
+    make = editor if callable(editor) else partial(_edit_batch, editor, steps=steps, guidance=guidance)
 
     forward = [
         Edit(Request(prompt_length, "forward", "", pair.id), pair.start, half.action, item_seed(seed, half.id))
@@ -95,16 +95,18 @@ def do_and_undo(
             if source is not None
         }
         made = dict(zip(reverse, make(list(reverse.values())), strict=True))
-        undone[origin] = _stack([made.get(row) for row in range(len(pairs))])
-    return _stack(done), undone[reverse_from] if isinstance(reverse_from, str) else undone
+        undone[origin] = _stack_images([made.get(row) for row in range(len(pairs))])
+    return _stack_images(done), undone[reverse_from] if isinstance(reverse_from, str) else undone
 
 
-def _edit(editor: ImageEditor, edits: Sequence[Edit], steps: int | None, guidance: Guidance | None) -> list[np.ndarray]:
+def _edit_batch(
+    editor: ImageEditor, edits: Sequence[Edit], steps: int | None, guidance: Guidance | None
+) -> list[np.ndarray]:
     sources, prompts, seeds = ([getattr(one, name) for one in edits] for name in ("source", "prompt", "seed"))
     return list(editor.edit(sources, prompts, seeds, steps, guidance))
 
 
-def _stack(images: list[ImageRef | None]) -> Images:
+def _stack_images(images: list[ImageRef | None]) -> Images:
     """Stack arrays of one size to (N, H, W, 3); leave files, gaps and different sizes as they are."""
     arrays = all(isinstance(image, np.ndarray) for image in images)
     return np.stack(images) if images and arrays and len({image.shape for image in images}) == 1 else images
@@ -183,7 +185,7 @@ def run(
     pairs = doundo_bench.load(annotations, frames, unusable)
     pairs = with_short_prompts(pairs) if protocol.prompts == "short" else pairs
     _check_ids(pairs)
-    _claim(output, protocol, Path(annotations), rank)
+    _claim_folder(output, protocol, Path(annotations), rank)
     quarantine.items += unusable.items if rank == 0 else []
     folder = _Folder(output, editor, protocol, rank, quarantine)
     share = pairs[rank::world_size]
@@ -219,7 +221,7 @@ def _check_ids(pairs: Sequence[ReversiblePair]) -> None:
         seen.add(pair.id)
 
 
-def _claim(output: Path, protocol: Protocol, annotations: Path, rank: int) -> None:
+def _claim_folder(output: Path, protocol: Protocol, annotations: Path, rank: int) -> None:
     """Refuse a folder of another protocol; else record this one."""
     digest = hashlib.sha256(annotations.read_bytes()).hexdigest()
     record = json.loads(json.dumps({**asdict(protocol), "annotations": digest}))
@@ -262,14 +264,14 @@ class _Folder:
             else:
                 usable.append((edit, path))
         if usable:
-            images = _edit(self.editor, [edit for edit, _ in usable], self.protocol.steps, self.protocol.guidance)
+            images = _edit_batch(self.editor, [edit for edit, _ in usable], self.protocol.steps, self.protocol.guidance)
             for image, (_, path) in zip(images, usable, strict=True):
-                _write(image, path, self.rank)
+                _write_png(image, path, self.rank)
         self.generated += len(usable)
         return [path if path.is_file() else None for path in paths]
 
 
-def _write(image: np.ndarray, path: Path, rank: int) -> None:
+def _write_png(image: np.ndarray, path: Path, rank: int) -> None:
     """Write a PNG in one piece: a file that exists is whole."""
     draft = path.with_name(f".{path.name}.{rank}")
     Image.fromarray(image).save(draft, format="PNG")
@@ -292,7 +294,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--device", default="cpu", help="cpu or cuda; on cuda the weights are bfloat16")
     options = parser.parse_args(arguments)
-    editor = _editor(options)
+    editor = _load_options_editor(options)
     think = getattr(editor, "think", "") or ""
     name = f"{options.model}+{options.adapter}" if options.adapter else options.model
     protocol = Protocol(name, options.reverse_from, options.prompts, options.seed, options.steps, think=think)
@@ -300,7 +302,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"{outcome.generated} images made, {outcome.finished_before} were there; {outcome.quarantine.summary()}")
 
 
-def _editor(options: argparse.Namespace) -> ImageEditor:
+def _load_options_editor(options: argparse.Namespace) -> ImageEditor:
     from visdyn.models.editors import load_editor
 
     on_gpu = options.device == "cuda"

@@ -43,7 +43,8 @@ def best_of_k(
 ) -> Verified:
     """Sample `k` next images and keep the one with the highest IDM likelihood of the action (Bootstrapping, 3.3).
 
-    The verification stage does the same for many items at a time: `score_candidates` draws and scores, `chosen` keeps.
+    The verification stage does the same for many items at a time: `score_candidates` draws and scores,
+    `select_best_candidates` keeps.
 
     Raises:
         ValueError: `k` below 1.
@@ -94,9 +95,11 @@ def score_candidates(
     and decode as one batch; with `shared_prefixes` the IDM computes the item's source once for all of them.
     """
     images, codes = generate(forward_model, trajectories, k, seed)
+    # Item-major, as `generate` orders its images: (N, h, w) -> (N * K, h, w)
     sources = forward_model.model.encode([item.source for item in trajectories]).repeat(k, 0)
     actions = [item.action for item in trajectories for _ in range(k)]
     inverse_sources = inverse_model.model.encode([item.source for item in trajectories]).repeat(k, 0)
+    # The candidates are encoded again from their pixels: a verifier sees images, not the FDM's codes.
     flat = [image for row in images for image in row]
     inverse = inverse_model.score_codes(inverse_sources, inverse_model.model.encode(flat), actions)
     forward = forward_model.score_codes(sources, actions, codes.reshape(-1, *codes.shape[2:]))
@@ -140,7 +143,7 @@ KEYS = ["arm", "seed", "subset", "id"]
 MEASURES = ["score", "idm_log_likelihood"]
 
 
-def chosen(candidates: pd.DataFrame, k: int, column: str) -> pd.DataFrame:
+def select_best_candidates(candidates: pd.DataFrame, k: int, column: str) -> pd.DataFrame:
     """Return the row of each item's first `k` candidates that `choose_best` takes by `column`.
 
     Args:
@@ -162,7 +165,7 @@ def best_curves(candidates: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
     judges = {"IDM": "idm_log_likelihood", "FDM": "fdm_log_likelihood", "oracle": "score"}
     tables = []
     for k in ks:
-        picked = {name: chosen(candidates, k, column) for name, column in judges.items()}
+        picked = {name: select_best_candidates(candidates, k, column) for name, column in judges.items()}
         for name, rows in {**picked, "random": candidates[candidates["candidate"] < k]}.items():
             means = rows.groupby(["arm", "seed"])[MEASURES].mean().reset_index()
             tables.append(means.assign(k=k, chosen_by=name))

@@ -121,14 +121,14 @@ def mine_clips(
         rows: Iterable[dict] = (mine_clip(shared, clip) for clip in clips)
     else:
         facts = {"clips": asdict(settings), "images": None if images is None else str(images)}
-        task, names = Task(mine_clip, shared, _single_threaded), [file_identity(clip.path) for clip in clips]
+        task, names = Task(mine_clip, shared, _limit_opencv_threads), [file_identity(clip.path) for clip in clips]
         if execution is not None and execution.executor == "ray":
             task = Task(mine_clip, shared)
         rows = compute_rows(task, clips, names, shards, facts, execution or Execution(processes=1), "clips")
-    return _collected(clips, rows, settings, settled or {}, Quarantine() if quarantine is None else quarantine)
+    return _collect_rows(clips, rows, settings, settled or {}, Quarantine() if quarantine is None else quarantine)
 
 
-def _single_threaded(shared, _place: int):
+def _limit_opencv_threads(shared, _place: int):
     cv2.setNumThreads(1)  # one process a core: OpenCV's own threads would only compete
     return shared
 
@@ -137,7 +137,7 @@ def mine_clip(shared: tuple[ClipSettings, Path | None], clip: Clip) -> dict:
     """Return the row of one clip: frames, seconds and keyframes (mode -> indices), or the error; write its images."""
     settings, folder = shared
     try:
-        kept = _Kept()
+        kept = _FrameBuffer()
         profiles = flow_profiles(
             kept.passing(stream_frames(clip)), settings.flow, settings.statistics, settings.short_side
         )
@@ -154,7 +154,7 @@ def mine_clip(shared: tuple[ClipSettings, Path | None], clip: Clip) -> dict:
         return {"error": str(error)}
 
 
-class _Kept:
+class _FrameBuffer:
     """Remembers the frames that pass, as long as they fit in memory."""
 
     def __init__(self) -> None:
@@ -171,7 +171,7 @@ class _Kept:
             yield frame
 
 
-def _write_images(clip: Clip, wanted: Sequence[int], kept: _Kept, folder: Path) -> None:
+def _write_images(clip: Clip, wanted: Sequence[int], kept: _FrameBuffer, folder: Path) -> None:
     place = folder / Path(*clip.key)
     place.mkdir(parents=True, exist_ok=True)
     frames = frames_at(clip, wanted) if kept.frames is None else [kept.frames[index] for index in wanted]
@@ -181,7 +181,7 @@ def _write_images(clip: Clip, wanted: Sequence[int], kept: _Kept, folder: Path) 
         draft.replace(place / f"{index}.png")  # a reader never meets half an image, whatever is killed
 
 
-def _collected(clips, rows, settings: ClipSettings, settled: Mapping, bad: Quarantine) -> MinedClips:
+def _collect_rows(clips, rows, settings: ClipSettings, settled: Mapping, bad: Quarantine) -> MinedClips:
     pairs, stats, lengths = [], [], []
     for clip, row in zip(clips, rows, strict=True):
         if "error" in row:
@@ -192,11 +192,11 @@ def _collected(clips, rows, settings: ClipSettings, settled: Mapping, bad: Quara
             chosen = row["keyframes"][mode]
             found = [KeyframePair(*clip.key, a, b, mode) for a, b in pairwise(chosen)]
             pairs += found
-            clean = _clean(found, settled.get(clip.key))
+            clean = _count_clean(found, settled.get(clip.key))
             stats.append((*clip.key, mode, row["frames"], len(chosen), len(found), clean))
     table = pd.DataFrame(stats, columns=COLUMNS).astype({"num_clean_pairs": "Int64"})
     return MinedClips(pairs, table, pd.DataFrame(lengths, columns=[*COLUMNS[:3], "frames", "seconds"]), bad)
 
 
-def _clean(pairs: Sequence[KeyframePair], ranges: Sequence[SettledRange] | None) -> int | None:
+def _count_clean(pairs: Sequence[KeyframePair], ranges: Sequence[SettledRange] | None) -> int | None:
     return None if ranges is None else sum(clean_pair(pair.frame_a, pair.frame_b, ranges) for pair in pairs)

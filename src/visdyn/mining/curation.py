@@ -98,7 +98,7 @@ def parse_quality(text: str) -> Quality:
         found = set(re.findall(rf"\b{field.name}\b[\"'*]*\s*[:=]\s*[\"'*]*\s*([^\s,}}\"'*]+)", text, re.IGNORECASE))
         values = {value.rstrip(".;") for value in found}
         if len(values) != 1 or not values <= {"0", "1"}:
-            raise CurationError(f"the quality answer has no single 0 or 1 for {field.name}: {_quoted(text)}")
+            raise CurationError(f"the quality answer has no single 0 or 1 for {field.name}: {_quote_start(text)}")
         answers[field.name] = values == {"1"}
     return Quality(**answers)
 
@@ -114,13 +114,15 @@ def parse_expansion(text: str) -> str:
     body = " ".join(body.split()).strip("\"'“”[] ").strip()
     count = len(body.split())
     if not MIN_WORDS <= count <= MAX_WORDS:
-        raise CurationError(f"the expanded prompt has {count} words, not {MIN_WORDS} to {MAX_WORDS}: {_quoted(text)}")
+        raise CurationError(
+            f"the expanded prompt has {count} words, not {MIN_WORDS} to {MAX_WORDS}: {_quote_start(text)}"
+        )
     if re.match(r"(i'?m sorry|sorry|i cannot|i can't|as an ai)\b", body.replace("’", "'"), re.IGNORECASE):
-        raise CurationError(f"the model declined to write a prompt: {_quoted(text)}")
+        raise CurationError(f"the model declined to write a prompt: {_quote_start(text)}")
     return body
 
 
-def _quoted(text: str) -> str:
+def _quote_start(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:80] + "...")
 
 
@@ -141,7 +143,7 @@ class VLMCurator:
     def quality(self, cases: Sequence[Case]) -> list[Quality | CurationError]:
         """Ask the three questions about the first and last frames."""
         questions = [([case.frames[0], case.frames[-1]], prompts.quality(case.pair.forward_short)) for case in cases]
-        return [_parsed(parse_quality, text) for text in self.filter_model.answer_many(questions)]
+        return [_parse_or_error(parse_quality, text) for text in self.filter_model.answer_many(questions)]
 
     def expand(self, cases: Sequence[Case]) -> list[tuple[str, str] | CurationError]:
         """Ask for both prompts. The reverse one sees the frames backwards, and the inverse narration (our reading)."""
@@ -150,12 +152,12 @@ class VLMCurator:
             self.filter_model.release()
         forward = [(case.frames, prompts.expansion(case.pair.forward_short)) for case in cases]
         reverse = [(case.frames[::-1], prompts.expansion(case.pair.reverse_short)) for case in cases]
-        texts = [_parsed(parse_expansion, text) for text in model.answer_many([*forward, *reverse])]
+        texts = [_parse_or_error(parse_expansion, text) for text in model.answer_many([*forward, *reverse])]
         pairs = zip(texts[: len(cases)], texts[len(cases) :], strict=True)
         return [next((text for text in pair if isinstance(text, CurationError)), pair) for pair in pairs]
 
 
-def _parsed(parse: Callable[[str], Any], text: str) -> Any:
+def _parse_or_error(parse: Callable[[str], Any], text: str) -> Any:
     try:
         return parse(text)
     except CurationError as error:
@@ -215,9 +217,9 @@ def curate(
     with collecting(quarantine, "curation") as bad:
         reasons: dict[str, str] = {}
         decode = curator.reads_frames
-        cases = [case for pair in pairs if (case := _case(pair, frames_root, num_frames, decode, reasons))]
+        cases = [case for pair in pairs if (case := _load_case(pair, frames_root, num_frames, decode, reasons))]
         passed = []
-        for case, quality in _batched(cases, curator.quality, batch, "filtered", told):
+        for case, quality in _ask_batches(cases, curator.quality, batch, "filtered", told):
             if isinstance(quality, Quality) and quality.passed:
                 passed.append(case)
             else:
@@ -225,17 +227,17 @@ def curate(
                 prefix = "" if isinstance(quality, CurationError) else "fails the quality filter: "
                 reasons[case.pair.segment.narration_id] = prefix + failed
         kept = []
-        for case, written in _batched(passed, curator.expand, batch, "expanded", told):
+        for case, written in _ask_batches(passed, curator.expand, batch, "expanded", told):
             if isinstance(written, CurationError):
                 reasons[case.pair.segment.narration_id] = str(written)
             else:
-                kept.append(_curated(case, *written))
+                kept.append(_make_reversible(case, *written))
         for name, reason in reasons.items():
             bad.add(name, reason)
     return kept
 
 
-def _case(pair: MinedPair, frames_root: str | Path, num_frames: int, decode: bool, reasons: dict) -> Case | None:
+def _load_case(pair: MinedPair, frames_root: str | Path, num_frames: int, decode: bool, reasons: dict) -> Case | None:
     try:
         frames = tuple(segment_frames(frames_root, pair.segment, num_frames))
         if problem := next(filter(None, (image_problem(frame, decode) for frame in frames)), None):
@@ -246,14 +248,16 @@ def _case(pair: MinedPair, frames_root: str | Path, num_frames: int, decode: boo
         return None
 
 
-def _batched(cases: Sequence[Case], ask: Callable, size: int, done: str, told: Callable) -> Iterator[tuple[Case, Any]]:
+def _ask_batches(
+    cases: Sequence[Case], ask: Callable, size: int, done: str, told: Callable
+) -> Iterator[tuple[Case, Any]]:
     for start in range(0, len(cases), size):
         part = cases[start : start + size]
         yield from zip(part, ask(part), strict=True)
         told(f"{start + len(part)} of {len(cases)} pairs {done}")
 
 
-def _curated(case: Case, forward: str, reverse: str) -> ReversiblePair:
+def _make_reversible(case: Case, forward: str, reverse: str) -> ReversiblePair:
     pair = case.pair
     return ReversiblePair(
         start=case.frames[0],

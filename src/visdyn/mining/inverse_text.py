@@ -30,20 +30,20 @@ def inverse_narration(narration: str, verb: str, inverse: str, noun: str, articl
         verb, inverse: raw verbs such as "put-down" and "pick-up".
         article: set before an object that has none; "" keeps the annotations' own style ("close door").
     """
-    thing, place = _thing_and_place(narration, verb, noun)
+    thing, place = _split_object_and_place(narration, verb, noun)
     if inverse == verb:
         place = [_SIDES.get(word, word) for word in place] if _SIDES.keys() & set(place) else ["back"]
     elif inverse in TAKING:
-        place = _from(place)
+        place = _from_place(place)
     elif inverse in PUTTING:
-        place = _to(place, inverse)
+        place = _to_place(place, inverse)
     # The preposition of "place-in" and "remove-from" stands before the place.
     words = inverse.removesuffix("-in").removesuffix("-from").split("-")
     determined = thing if not article or _DETERMINED.match(thing) else f"{article} {thing}"
     return " ".join([*words, determined, *place])
 
 
-def _thing_and_place(narration: str, verb: str, noun: str) -> tuple[str, list[str]]:
+def _split_object_and_place(narration: str, verb: str, noun: str) -> tuple[str, list[str]]:
     words = re.sub(r"[^\w\s'-]", " ", narration.lower()).split()
     spoken = verb.split("-")
     # A narration that does not open with the verb ("still open door") leaves only the noun certain.
@@ -58,14 +58,15 @@ def _thing_and_place(narration: str, verb: str, noun: str) -> tuple[str, list[st
     return " ".join(thing) or " ".join(reversed(noun.split(":"))), place
 
 
-def _from(place: list[str]) -> list[str]:
+def _from_place(place: list[str]) -> list[str]:
     rest = list(place)
+    # "put pan back on hob": the preposition of the way there goes, "from" takes its place
     while rest and rest[0] in _TO_A_PLACE | {"back"}:
         rest.pop(0)
     return ["from", *rest] if rest else []
 
 
-def _to(place: list[str], inverse: str) -> list[str]:
+def _to_place(place: list[str], inverse: str) -> list[str]:
     rest = list(place)
     while rest and rest[0] in _FROM_A_PLACE | {"of"}:
         rest.pop(0)

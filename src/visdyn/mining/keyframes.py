@@ -105,11 +105,11 @@ def select_from_profile(
     if profile.ndim != 1 or not np.isfinite(profile).all() or (profile < 0).any():
         raise ValueError("a flow profile is one finite, non-negative number per frame")
     if mode == "quiet_around_peak":
-        return _quiet_around_peaks(profile, top_k, min_interval)
+        return _select_quiet_frames(profile, top_k, min_interval)
     ranked = [int(index) for index in np.argsort(-profile, kind="stable") if profile[index] > 0]
     if mode == "top_then_space":
         ranked = ranked[:top_k]
-    return sorted(_spaced(ranked, min_interval)[:top_k])
+    return sorted(_keep_spaced(ranked, min_interval)[:top_k])
 
 
 def check_selection(top_k: int, min_interval: int, mode: str) -> None:
@@ -120,7 +120,7 @@ def check_selection(top_k: int, min_interval: int, mode: str) -> None:
         raise ValueError(f"top_k and min_interval are counts of at least 1, not {top_k} and {min_interval}")
 
 
-def _spaced(ranked: Iterable[int], min_interval: int) -> list[int]:
+def _keep_spaced(ranked: Iterable[int], min_interval: int) -> list[int]:
     kept: list[int] = []
     for index in ranked:
         if all(abs(index - other) >= min_interval for other in kept):
@@ -128,19 +128,20 @@ def _spaced(ranked: Iterable[int], min_interval: int) -> list[int]:
     return kept
 
 
-def _quiet_around_peaks(profile: np.ndarray, top_k: int, min_interval: int) -> list[int]:
+def _select_quiet_frames(profile: np.ndarray, top_k: int, min_interval: int) -> list[int]:
     """Return the quietest frame of each rest between actions; rests are kept from the quietest on, spaced."""
-    motion = _smooth(profile)
-    actions = _actions(motion)
+    motion = _smooth_profile(profile)
+    actions = _find_actions(motion)
     if not actions:
         return []
+    # Rests lie between the actions: (0, start 1), (stop 1, start 2), ..., (stop n, N)
     edges = [0, *(edge for action in actions for edge in action), len(motion)]
     rests = zip(edges[::2], edges[1::2], strict=True)
-    quiet = [_quietest(motion, start, stop) for start, stop in rests if stop > start]
-    return sorted(_spaced(sorted(quiet, key=lambda index: (motion[index], index)), min_interval)[:top_k])
+    quiet = [_argmin_between(motion, start, stop) for start, stop in rests if stop > start]
+    return sorted(_keep_spaced(sorted(quiet, key=lambda index: (motion[index], index)), min_interval)[:top_k])
 
 
-def _smooth(profile: np.ndarray) -> np.ndarray:
+def _smooth_profile(profile: np.ndarray) -> np.ndarray:
     """Return the moving average over SMOOTHING frames, less the quietest frame's (the sensor's noise)."""
     if len(profile) == 0:
         return profile
@@ -149,16 +150,17 @@ def _smooth(profile: np.ndarray) -> np.ndarray:
     return np.maximum(smooth - smooth.min(), 0)
 
 
-def _actions(motion: np.ndarray) -> list[tuple[int, int]]:
+def _find_actions(motion: np.ndarray) -> list[tuple[int, int]]:
     """Return (start, stop) of each stretch without rest that holds a peak of at least PEAK_SHARE of the highest."""
     highest = motion.max(initial=0)
+    # False at both ends, so that every stretch has a start and a stop: (N + 2,) -> edges in [0, N]
     moving = np.concatenate([[False], motion > QUIET_SHARE * highest, [False]])
     edges = np.flatnonzero(moving[1:] != moving[:-1]).tolist()
     stretches = zip(edges[::2], edges[1::2], strict=True)
     return [(start, stop) for start, stop in stretches if motion[start:stop].max() >= PEAK_SHARE * highest]
 
 
-def _quietest(motion: np.ndarray, start: int, stop: int) -> int:
+def _argmin_between(motion: np.ndarray, start: int, stop: int) -> int:
     return start + int(np.argmin(motion[start:stop]))
 
 
@@ -200,17 +202,17 @@ def flow_profiles(
         raise ValueError(f"unknown flow {flow!r}; one of {', '.join(FLOWS)}")
     if unknown := [name for name in statistics if name not in STATISTICS]:
         raise ValueError(f"unknown statistic {unknown[0]!r}; one of {', '.join(STATISTICS)}")
-    measured = [[STATISTICS[name](field) for name in statistics] for field in _fields(frames, flow, short_side)]
+    measured = [[STATISTICS[name](field) for name in statistics] for field in _flow_fields(frames, flow, short_side)]
     columns = np.asarray(measured, dtype=np.float64).reshape(-1, len(statistics))
     return {name: columns[:, index] for index, name in enumerate(statistics)}
 
 
-def _fields(frames: Iterable[np.ndarray], flow: str, short_side: int) -> Iterator[np.ndarray]:
+def _flow_fields(frames: Iterable[np.ndarray], flow: str, short_side: int) -> Iterator[np.ndarray]:
     """Yield the flow field (H, W, 2) that leads to each frame; zeros for the first."""
     previous, estimate = None, None
-    for index, frame in enumerate(_grey(frames, short_side)):
+    for index, frame in enumerate(_to_grey(frames, short_side)):
         if previous is None:
-            estimate = _estimator(flow, min(frame.shape))
+            estimate = _make_estimator(flow, min(frame.shape))
             yield np.zeros((*frame.shape, 2), np.float32)
         elif previous.shape != frame.shape:
             raise ValueError(f"frame {index} has another size than those before it")
@@ -219,7 +221,7 @@ def _fields(frames: Iterable[np.ndarray], flow: str, short_side: int) -> Iterato
         previous = frame
 
 
-def _grey(frames: Iterable[np.ndarray], short_side: int) -> Iterator[np.ndarray]:
+def _to_grey(frames: Iterable[np.ndarray], short_side: int) -> Iterator[np.ndarray]:
     for frame in frames:
         grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) if frame.ndim == 3 else frame
         scale = short_side / min(grey.shape)
@@ -229,7 +231,7 @@ def _grey(frames: Iterable[np.ndarray], short_side: int) -> Iterator[np.ndarray]
         yield grey
 
 
-def _estimator(flow: str, short_side: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+def _make_estimator(flow: str, short_side: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     if flow == "dis":
         search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
         return lambda before, after: search.calc(before, after, None)
@@ -243,7 +245,7 @@ def _mean_magnitude(field: np.ndarray) -> float:
 
 
 def _local_magnitude(field: np.ndarray) -> float:
-    moved = field - np.median(field, axis=(0, 1))
+    moved = field - np.median(field, axis=(0, 1))  # (H, W, 2), less the camera's motion
     speeds = cv2.magnitude(moved[..., 0], moved[..., 1]).ravel()
     count = max(1, round(FASTEST_SHARE * speeds.size))
     return float(np.partition(speeds, speeds.size - count)[-count:].mean())

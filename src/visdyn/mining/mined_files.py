@@ -55,7 +55,7 @@ def write_pairs(mined: MinedClips, mode: str, images: str | Path, folder: str | 
     folder, images = Path(folder), Path(images)
     pairs = [pair for pair in mined.pairs if pair.mode == mode]
     for place in dict.fromkeys(place for pair in pairs for place in _image_places(pair)):
-        _link(images / place, folder / "frames" / place)
+        _hard_link(images / place, folder / "frames" / place)
     rows = [{key: value for key, value in pair.as_dict().items() if key != "mode"} for pair in pairs]
     folder.mkdir(parents=True, exist_ok=True)
     for name, lines in ((INDEX, rows), (LENGTHS, mined.lengths.to_dict("records"))):
@@ -68,7 +68,7 @@ def _image_places(pair: KeyframePair) -> list[Path]:
     return [place / f"{frame}.png" for frame in (pair.frame_a, pair.frame_b)]
 
 
-def _link(source: Path, target: Path) -> None:
+def _hard_link(source: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:

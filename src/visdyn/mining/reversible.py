@@ -84,10 +84,10 @@ def mine_pairs(
         article: see `inverse_narration`; the kitchen world's texts have none.
     """
     inverses = inverse_verbs(vocabulary, out_of_distribution)
-    return [_mined(segment, vocabulary, inverses, article) for segment in segments if segment.verb in inverses]
+    return [_mine_segment(segment, vocabulary, inverses, article) for segment in segments if segment.verb in inverses]
 
 
-def _mined(segment: Segment, vocabulary: str, inverses: dict[str, str], article: str) -> MinedPair:
+def _mine_segment(segment: Segment, vocabulary: str, inverses: dict[str, str], article: str) -> MinedPair:
     inverse = inverses[segment.verb]
     undone = inverse_narration(segment.narration, segment.verb, inverse, segment.noun, article)
     known = segment.verb in VOCABULARIES[vocabulary]
@@ -103,10 +103,10 @@ def with_short_prompts(
         ValueError: the verb has no inverse in the vocabulary; the pair is named.
     """
     inverses = inverse_verbs(vocabulary, out_of_distribution)
-    return [pair if pair.reverse_short else _completed(pair, inverses) for pair in pairs]
+    return [pair if pair.reverse_short else _write_reverse_short(pair, inverses) for pair in pairs]
 
 
-def _completed(pair: ReversiblePair, inverses: dict[str, str]) -> ReversiblePair:
+def _write_reverse_short(pair: ReversiblePair, inverses: dict[str, str]) -> ReversiblePair:
     if pair.verb not in inverses:
         raise ValueError(
             f"pair {pair.id}: verb {pair.verb!r} has no inverse; choose another vocabulary or set it aside"

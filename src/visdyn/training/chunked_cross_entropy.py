@@ -62,10 +62,11 @@ class _Chunked(torch.autograd.Function):
         with torch.autocast(device, enabled=False):
             for start in range(0, len(targets), chunk):
                 part = slice(start, start + chunk)
+                # (chunk, V): the only logits that ever exist
                 loss, to_logits = _with_gradient(rows[part], table, targets[part], weights[part])
                 total += loss
                 if to_hidden is not None:
-                    to_hidden[part] = to_logits @ table
+                    to_hidden[part] = to_logits @ table  # (chunk, V) (V, D) -> (chunk, D)
                 if to_head is not None:
                     _add_product(to_head, to_logits, rows[part])
         ctx.to_hidden, ctx.to_head, ctx.dtype = to_hidden, to_head, head.dtype
@@ -82,9 +83,10 @@ class _Chunked(torch.autograd.Function):
 def _with_gradient(rows, table, targets, weights) -> tuple[torch.Tensor, torch.Tensor]:
     """Return a chunk's sum(w * nll), and its gradient for the logits: w * (softmax - one-hot), in the rows' type."""
     logits = F.linear(rows, table).float()
-    scale = logits.logsumexp(1, keepdim=True)
+    scale = logits.logsumexp(1, keepdim=True)  # (n, 1)
     named = targets.clamp_min(0)[:, None]  # an ignored target weighs nothing
     loss = ((scale - logits.gather(1, named)).squeeze(1) * weights).sum()
+    # In place: softmax minus one-hot, times the weights (n, 1); a second (n, V) array would double the peak memory.
     logits.sub_(scale).exp_().scatter_add_(1, named, logits.new_full(named.shape, -1.0)).mul_(weights[:, None])
     return loss, logits.to(rows.dtype)
 

@@ -71,19 +71,19 @@ def dynamics_dataset(
     Raises:
         ValueError: an unknown task or weighting, weights for an IDM, or a floor outside [0, 1].
     """
-    _check(task, weighting, floor)
-    parts = [_part(Path(path), builder, task, weighting, floor) for path in paths]
+    _check_task(task, weighting, floor)
+    parts = [_load_part(Path(path), builder, task, weighting, floor) for path in paths]
     if all(isinstance(part, SequenceDataset) for part in parts):
         return SequenceDataset([item for part in parts for item in part.sequences])
     return ConcatDataset(parts)
 
 
-def _part(path: Path, builder: SequenceBuilder, task: str, weighting: str, floor: float) -> Dataset:
+def _load_part(path: Path, builder: SequenceBuilder, task: str, weighting: str, floor: float) -> Dataset:
     if path.suffix != ".npz":
         return LazySequences(CachedTriplets(path), builder, task, weighting, floor)
     data = load_triplets(path)
     rows = zip(data["sources"], data["targets"], data["actions"], _loss_weights(data, weighting, floor), strict=True)
-    return SequenceDataset([_sequence(builder, task, *row) for row in rows])
+    return SequenceDataset([_make_sequence(builder, task, *row) for row in rows])
 
 
 class LazySequences(Dataset):
@@ -101,16 +101,16 @@ class LazySequences(Dataset):
     def __getitem__(self, index: int) -> TokenSequence:
         source, target, distances, action = self.triplets[index]
         weights = _loss_weights({"weights": distances[None], "actions": [action]}, self.weighting, self.floor)[0]
-        return _sequence(self.builder, self.task, source, target, action, weights)
+        return _make_sequence(self.builder, self.task, source, target, action, weights)
 
 
-def _sequence(builder: SequenceBuilder, task: str, source, target, action, weights) -> TokenSequence:
+def _make_sequence(builder: SequenceBuilder, task: str, source, target, action, weights) -> TokenSequence:
     if task == "idm":
         return builder.inverse(source, target, str(action))
     return builder.forward(source, str(action), target, weights)
 
 
-def _check(task: str, weighting: str, floor: float) -> None:
+def _check_task(task: str, weighting: str, floor: float) -> None:
     if task not in ("idm", "fdm"):
         raise ValueError(f"unknown task {task!r}; one of idm, fdm")
     if weighting not in ("uniform", "recognition"):

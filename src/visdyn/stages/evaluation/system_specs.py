@@ -13,7 +13,7 @@ from visdyn.evaluation.systems import forward_systems as aurora
 from visdyn.evaluation.systems.baselines import baseline_systems
 from visdyn.evaluation.systems.editor_systems import EditorSystem, local_editor, remote_editor
 from visdyn.evaluation.systems.outputs import Checkpoint, SystemImages
-from visdyn.inference.verification import chosen
+from visdyn.inference.verification import select_best_candidates
 from visdyn.paths import expanded
 from visdyn.pipeline.stage import Stage
 from visdyn.training.runs import requested_runs, run_name, runs_in
@@ -67,7 +67,7 @@ def best_of_scores(stage: Stage) -> pd.DataFrame:
     parts = []
     for k in stage.settings.verification.candidates[1:]:
         if len(table):
-            best = chosen(table, k, "idm_log_likelihood")
+            best = select_best_candidates(table, k, "idm_log_likelihood")
             named = best.assign(system=best["arm"] + f"_best_of_{k}")
             parts.append(named.melt(["system", "seed", "subset", "id"], metrics, "metric", "value"))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)

@@ -120,10 +120,10 @@ class BagelMixture(Dataset):
             ValueError: unknown kind, no positive weight, a weighted kind without records, or a pair without the
                 prompts that `long_share` asks for.
         """
-        _check(records, weights, long_share)
+        _check_mixture(records, weights, long_share)
         self.records, self.encode, self.config, self.seed = records, encode, config, seed
         self.dropout, self.long_share, self.chained, self.posteriors = dropout, long_share, chained, posteriors
-        self.kinds, self.rows = _plan({kind: len(records.get(kind, ())) for kind in KINDS}, weights, length, seed)
+        self.kinds, self.rows = _plan_draws({kind: len(records.get(kind, ())) for kind in KINDS}, weights, length, seed)
 
     def __len__(self) -> int:
         return len(self.kinds)
@@ -132,12 +132,14 @@ class BagelMixture(Dataset):
         kind = KINDS[self.kinds[index]]
         record, generator = self.records[kind][self.rows[index]], training_generator(self.seed, index)
         prompts = "long" if torch.rand((), generator=generator).item() < self.long_share else "short"
-        example = self._draw(kind, self._parts(kind, record, prompts), generator)
+        example = self._draw_example(kind, self._plan_sample(kind, record, prompts), generator)
         if kind == "undo" and self.chained:
-            example = replace(example, forward=self._draw("edit", self._parts("edit", record, prompts), generator))
+            example = replace(
+                example, forward=self._draw_example("edit", self._plan_sample("edit", record, prompts), generator)
+            )
         return example
 
-    def _parts(self, kind: str, record, prompts: str) -> Sample:
+    def _plan_sample(self, kind: str, record, prompts: str) -> Sample:
         if kind == "understanding":
             texts = self.encode(record.question), self.encode(record.answer)
             return understanding_sample(record.image, *texts, self.config)
@@ -148,7 +150,8 @@ class BagelMixture(Dataset):
         text = None if isinstance(record, FramePair) else self.encode(record.action)
         return edit_sample([record.source, record.target], [text], self.config, self.posteriors)
 
-    def _draw(self, kind: str, parts: Sample, generator: torch.Generator) -> Example:
+    def _draw_example(self, kind: str, parts: Sample, generator: torch.Generator) -> Example:
+        # Dropped parts draw too: what one part does never shifts the random numbers of the next.
         droppable = sum(part.droppable for part in parts)
         images = [part for part in parts if part.kind == VAE]
         targets = sum(part.loss for part in images)
@@ -164,7 +167,7 @@ class BagelMixture(Dataset):
         )
 
 
-def _check(records: Mapping[str, Sequence], weights: Mapping[str, float], long_share: float) -> None:
+def _check_mixture(records: Mapping[str, Sequence], weights: Mapping[str, float], long_share: float) -> None:
     if unknown := (set(records) | set(weights)) - set(KINDS):
         raise ValueError(f"unknown kind(s) of training sample {sorted(unknown)}; known: {', '.join(KINDS)}")
     if not any(weights.values()) or min(weights.values()) < 0:
@@ -180,7 +183,7 @@ def _check(records: Mapping[str, Sequence], weights: Mapping[str, float], long_s
                 raise ValueError(f"pair {pair.id} has no {name}; write it (with_short_prompts) or set long_share to 1")
 
 
-def _plan(
+def _plan_draws(
     sizes: Mapping[str, int], weights: Mapping[str, float], length: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the kind of each draw, and its record's row in that kind's list."""
@@ -188,8 +191,10 @@ def _plan(
     kinds = np.random.default_rng([seed, 0]).choice(len(KINDS), size=length, p=shares / shares.sum())
     rows = np.zeros(length, dtype=np.int64)
     for number, kind in enumerate(KINDS):
-        places = np.flatnonzero(kinds == number)
+        places = np.flatnonzero(kinds == number)  # the draws of this kind, ascending
+        # A stream of its own for each kind: another kind's weight or size never reorders this one's records.
         random = np.random.default_rng([seed, 1 + number])
+        # Whole permutations one after another, the last cut short: no record comes again before all have come.
         passes = -(-len(places) // max(1, sizes[kind]))
         orders = [random.permutation(sizes[kind]) for _ in range(passes)]
         rows[places] = np.concatenate([np.zeros(0, dtype=np.int64), *orders])[: len(places)]
@@ -262,9 +267,9 @@ def collate(
             without DeepSpeed can leave it out, as long as every batch has an image to generate.
     """
     chained = [example for example in examples if example.forward is not None]
-    idle = idle_example(_pack(examples, config, dropout), config) if whole else []
-    batch = _batch([*examples, *idle], config, dropout)
-    return {"batch": replace(batch, chain=_chain(chained, config)) if chained else batch}
+    idle = idle_example(_pack_examples(examples, config, dropout), config) if whole else []
+    batch = _batch_examples([*examples, *idle], config, dropout)
+    return {"batch": replace(batch, chain=_chain_undos(chained, config)) if chained else batch}
 
 
 def idle_example(pack: Pack, config: BagelConfig) -> list[Example]:
@@ -286,7 +291,7 @@ def idle_example(pack: Pack, config: BagelConfig) -> list[Example]:
     return [Example(IDLE, parts, [], [0.0] * len(noise), noise, [])] if parts else []
 
 
-def _pack(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) -> Pack:
+def _pack_examples(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) -> Pack:
     return pack_samples(
         [example.parts for example in examples],
         config,
@@ -296,11 +301,13 @@ def _pack(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) ->
     )
 
 
-def _batch(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) -> BagelBatch:
+def _batch_examples(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) -> BagelBatch:
+    # What packing drops must not be drawn for: noise and posteriors are those of the VAE images that stay, in order.
     kept = [(example, place) for example in examples for place in _kept_images(example, dropout)]
+    # (z, h, w) of noise and (2 z, h, w) of mean and log-variance (None where unknown) per real image.
     posterior = [example.posterior[place] for example, place in kept if example.kind != IDLE]
-    moments = [_images(example)[place].moments for example, place in kept if example.kind != IDLE]
-    patch, pack = config.latent_patch_size, _pack(examples, config, dropout)
+    moments = [_vae_parts(example)[place].moments for example, place in kept if example.kind != IDLE]
+    patch, pack = config.latent_patch_size, _pack_examples(examples, config, dropout)
     latents = torch.zeros(1, config.autoencoder.z_channels, patch, patch)
     if posterior:
         latents = sample_padded(moments, posterior, config.autoencoder)
@@ -314,7 +321,7 @@ def _batch(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) -
     ]
     return BagelBatch(
         pack,
-        torch.cat([example.noise[place] for example, place in kept]),
+        torch.cat([example.noise[place] for example, place in kept]),  # (k, latent_dim), an idle token last
         pad(posterior) if posterior and latents is None else None,
         latents,
         targets,
@@ -322,7 +329,7 @@ def _batch(examples: Sequence[Example], config: BagelConfig, dropout: Dropout) -
     )
 
 
-def _images(example: Example) -> list[Part]:
+def _vae_parts(example: Example) -> list[Part]:
     return [part for part in example.parts if part.kind == VAE]
 
 
@@ -337,9 +344,9 @@ def _kept_images(example: Example, dropout: Dropout) -> list[int]:
     return kept
 
 
-def _chain(undos: Sequence[Example], config: BagelConfig) -> Chain:
+def _chain_undos(undos: Sequence[Example], config: BagelConfig) -> Chain:
     # The ViT would need the decoded image; the facts leave the choice, and dropping it costs no decoder pass.
     kept = [replace(example, dropout_draws=[0.5] * len(example.dropout_draws)) for example in undos]
-    pack = _pack(kept, config, Dropout(vit=1.0))
-    noise = torch.cat([part for example in undos for part in example.noise])
-    return Chain(_batch([example.forward for example in undos], config, Dropout()), pack, noise)
+    pack = _pack_examples(kept, config, Dropout(vit=1.0))
+    noise = torch.cat([part for example in undos for part in example.noise])  # (k, latent_dim), sources included
+    return Chain(_batch_examples([example.forward for example in undos], config, Dropout()), pack, noise)

@@ -1,4 +1,4 @@
-"""What one training step of BAGEL computes: velocity and text losses, the Do-Undo consistency loss, a running average.
+"""What one training step of BAGEL computes: velocity and text losses, the Do-Undo consistency loss, EMA weights.
 
 The paper (Do-Undo v1, Eq. 1) gives L_c = || I_o - I_R^ ||_1 and its weight 0.5, but neither the space nor the timestep
 nor where I_R^ comes from; hence the options of `Consistency`. In the default (latent, true I_F) L_c equals
@@ -21,13 +21,13 @@ from visdyn.training.bagel.mixture import BagelBatch
 from visdyn.training.bagel.posteriors import pad
 from visdyn.training.losses import consistency_loss, predict_clean, rectified_flow_loss
 
-AVERAGE = "average."  # names of the running average in a checkpoint
+AVERAGE = "average."  # prefix of the EMA weights in a checkpoint
 
 
 class BagelObjective(nn.Module):
     """The loss of a BAGEL over mixed packs.
 
-    A state dict of it holds what trains (and the running average), nothing frozen: checkpoints of a LoRA run are
+    A state dict of it holds what trains (and its EMA), nothing frozen: checkpoints of a LoRA run are
     small, and the frozen rest comes back from the base.
     """
 
@@ -51,7 +51,7 @@ class BagelObjective(nn.Module):
             timestep_shift: s in t <- s t / (1 + (s - 1) t) of t = sigmoid(N(0, 1)); 1 in upstream's code, 4 in the
                 BAGEL paper's last stage.
             consistency: None leaves L_c out; weight 0 measures it without a gradient.
-            average: keeps a running average of what trains; None for none.
+            average: keeps the EMA of what trains; None for none.
         """
         super().__init__()
         if timestep_shift <= 0:
@@ -60,8 +60,8 @@ class BagelObjective(nn.Module):
         self.mse_weight, self.ce_weight, self.reweight_ce = mse_weight, ce_weight, reweight_ce
         self.timestep_shift, self.consistency, self.average = timestep_shift, consistency, average
         self.register_state_dict_post_hook(_keep_trained)
-        self.register_load_state_dict_pre_hook(_take_average)
-        self.register_load_state_dict_post_hook(_forgive_frozen)
+        self.register_load_state_dict_pre_hook(_load_ema)
+        self.register_load_state_dict_post_hook(_ignore_missing_frozen)
 
     def activation_checkpointing_enable(self, **_: object) -> None:
         """Let the Trainer's `activation_checkpointing` reach the decoder layers."""
@@ -80,11 +80,11 @@ class BagelObjective(nn.Module):
         if self.average is not None and self.training and torch.is_grad_enabled():
             self.average.before_forward(self.trained())
         batch = batch.to(self.model.device)
-        output = self._run(batch)
+        output = self._run_model(batch)
         parts = {
-            "mse": self._mse(batch, output),
-            "ce": self._ce(batch, output),
-            "consistency": self._consistency(batch, output),
+            "mse": self._mean_flow_loss(batch, output),
+            "ce": self._mean_cross_entropy(batch, output),
+            "consistency": self._mean_consistency(batch, output),
         }
         loss = self.mse_weight * parts["mse"] + self.ce_weight * parts["ce"]
         if self.consistency is not None and self.consistency.weight > 0:
@@ -95,7 +95,7 @@ class BagelObjective(nn.Module):
         """Yield name and tensor of each parameter that trains, under the model's own names."""
         return ((name, tensor) for name, tensor in self.model.named_parameters() if tensor.requires_grad)
 
-    def _run(self, batch: BagelBatch) -> BagelOutput:
+    def _run_model(self, batch: BagelBatch) -> BagelOutput:
         return self.model(
             batch.pack,
             noise=batch.noise,
@@ -105,35 +105,36 @@ class BagelObjective(nn.Module):
             targets_only=True,
         )
 
-    def _mse(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
+    def _mean_flow_loss(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
         if output.velocity is None:  # only without other ranks, which would wait: see `mixture.idle_example`
             return output.hidden.new_zeros((), dtype=torch.float32)
-        count = sum(h * w for _, (h, w) in batch.targets)
+        count = sum(h * w for _, (h, w) in batch.targets)  # latent tokens, each part below is (k, latent_dim)
         tokens = (part[:count] for part in (output.velocity, output.clean, output.noise))  # the idle one stands last
         return global_mean(rectified_flow_loss(*tokens, reduction="sum"), count)
 
-    def _ce(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
+    def _mean_cross_entropy(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
         if output.ce is None:
             return output.hidden.new_zeros((), dtype=torch.float32)
+        # (answer_tokens,) each; the idle answer's token stands behind them.
         losses, weights = output.ce[: batch.answer_tokens], output.ce_weights[: batch.answer_tokens]
         weights = weights if self.reweight_ce else torch.ones_like(weights)
         return global_mean((losses * weights).sum(), float(weights.sum()))
 
-    def _consistency(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
+    def _mean_consistency(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
         """Return L_c over the undos that pass the time gate."""
         zero = output.hidden.new_zeros((), dtype=torch.float32)
         if self.consistency is None:
             return zero
         with torch.set_grad_enabled(self.consistency.weight > 0 and torch.is_grad_enabled()):
-            undos = self._undos(batch, output)
+            undos = self._undo_maps(batch, output)
             # Pixels one image after another: the decoder's activations of a batch would not fit.
-            groups = [[undo] for undo in undos] if self.consistency.space == "pixel" else _by_size(undos)
+            groups = [[undo] for undo in undos] if self.consistency.space == "pixel" else _group_by_size(undos)
             losses = [loss for loss in map(self._losses_of_undos, groups) if len(loss)]
             # The sum of each group, as its size times its mean: a plain sum would round differently.
             sums = [len(loss) * loss.mean() for loss in losses]
             return global_mean(torch.stack([zero, *sums]).sum(), sum(map(len, losses)))
 
-    def _undos(self, batch: BagelBatch, output: BagelOutput) -> list[tuple[Tensor, ...]]:
+    def _undo_maps(self, batch: BagelBatch, output: BagelOutput) -> list[tuple[Tensor, ...]]:
         """Return (noised, velocity, clean) maps (1, z, H, W) and t (1,) of the undos."""
         found, targets = output, [target for target in batch.targets if target[0]]
         if self.consistency.condition == "gt" or not targets:
@@ -141,11 +142,12 @@ class BagelObjective(nn.Module):
         elif batch.chain is None:
             raise ValueError("consistency on generated images needs the edits of the undos; set BagelMixture's chained")
         else:
-            found = self._chained(batch, output)
+            found = self._undo_generated(batch, output)
         return [maps for is_undo, *maps in target_maps(self.model, found, targets) if is_undo]
 
     def _losses_of_undos(self, undos: list[list[Tensor]]) -> Tensor:
         """Return L_c (m,) of the m of these undos, all of one size, that pass the time gate."""
+        # (m, z, H, W) three times, and t (m,)
         noised, velocity, clean, t = (torch.cat(parts) for parts in zip(*undos, strict=True))
         return consistency_loss(
             noised,
@@ -153,31 +155,33 @@ class BagelObjective(nn.Module):
             t,
             clean,
             space=self.consistency.space,
-            decode=self._decode if self.consistency.space == "pixel" else None,
+            decode=self._decode_latents if self.consistency.space == "pixel" else None,
             t_gate=self.consistency.t_gate,
             weight_function=self.consistency.weight_function,
             reduction="none",
         )
 
-    def _decode(self, latents: Tensor) -> Tensor:
+    def _decode_latents(self, latents: Tensor) -> Tensor:
         decode = self.model.require_vae().decode
         # The decoder's activations of one image take gigabytes at the public size.
         return checkpoint(decode, latents, use_reentrant=False) if torch.is_grad_enabled() else decode(latents)
 
-    def _chained(self, batch: BagelBatch, output: BagelOutput) -> BagelOutput:
+    def _undo_generated(self, batch: BagelBatch, output: BagelOutput) -> BagelOutput:
         """Do, then undo what was done: read the one-step I_F^ of each edit as the source of its undo."""
         edits = batch.chain.edits
+        # detach: the undo's loss then trains the undo alone, not the edit whose image it reads.
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.consistency.detach):
-            done = self._run(edits)
+            done = self._run_model(edits)
             ends = [predict_clean(x, v, t) for _, x, v, _, t in target_maps(self.model, done, edits.targets)]
         starts = [clean for is_undo, _, _, clean, _ in target_maps(self.model, output, batch.targets) if is_undo]
+        # Per undo the source, then the target: (z, H, W) each, in the order of the pack's VAE parts.
         latents = pad([maps[0] for pair in zip(ends, starts, strict=True) for maps in pair])
         return self.model(
             batch.chain.undo, latents=latents, noise=batch.chain.undo_noise, timestep_shift=self.timestep_shift
         )
 
 
-def _by_size(undos: list[list[Tensor]]) -> list[list[list[Tensor]]]:
+def _group_by_size(undos: list[list[Tensor]]) -> list[list[list[Tensor]]]:
     """Group undos whose maps have one size."""
     groups: dict[torch.Size, list[list[Tensor]]] = {}
     for undo in undos:
@@ -190,6 +194,7 @@ def target_maps(model: Bagel, output: BagelOutput, targets: list[tuple[bool, tup
     if not targets:
         return
     lengths = [h * w for _, (h, w) in targets]
+    # (k, latent_dim) -> one (h * w, latent_dim) per target; all tokens of a target share its timestep.
     tokens = [part.float().split(lengths) for part in (output.noised, output.velocity, output.clean)]
     times, patch = output.timesteps.split(lengths), model.config.latent_patch_size
     for (flag, grid), t, *parts in zip(targets, times, *tokens, strict=True):
@@ -261,7 +266,7 @@ def _keep_trained(module: BagelObjective, state: dict, prefix: str, _: dict) -> 
         state.update({f"{prefix}{AVERAGE}{name}": value for name, value in module.average.values.items()})
 
 
-def _take_average(module: BagelObjective, state: dict, prefix: str, *_: object) -> None:
+def _load_ema(module: BagelObjective, state: dict, prefix: str, *_: object) -> None:
     found = {name: state.pop(name) for name in list(state) if name.startswith(f"{prefix}{AVERAGE}")}
     if module.average is not None and found:
         values = {name.removeprefix(f"{prefix}{AVERAGE}"): value for name, value in found.items()}
@@ -269,7 +274,7 @@ def _take_average(module: BagelObjective, state: dict, prefix: str, *_: object) 
         module.average.values = {name: value.float().clone() for name, value in values.items()}
 
 
-def _forgive_frozen(module: BagelObjective, keys) -> None:
-    """Frozen tensors are not in a checkpoint; anything else that is missing still is an error."""
+def _ignore_missing_frozen(module: BagelObjective, keys) -> None:
+    """Allow for frozen tensors, which are not in a checkpoint; anything else that is missing still is an error."""
     frozen = {f"model.{name}" for name, tensor in module.model.named_parameters() if not tensor.requires_grad}
     keys.missing_keys[:] = [name for name in keys.missing_keys if name not in frozen]

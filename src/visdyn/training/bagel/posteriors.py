@@ -45,7 +45,7 @@ class PosteriorCache:
             folder: None keeps the entries in memory, a copy for each rank.
         """
         self.limits, self.kept = limits, {}
-        self.folder = None if folder is None else Path(folder) / _fingerprint(vae, limits)
+        self.folder = None if folder is None else Path(folder) / _cache_key(vae, limits)
 
     @torch.no_grad()
     def fill(self, vae: Autoencoder, images: Iterable[ImageRef]) -> int:
@@ -57,21 +57,21 @@ class PosteriorCache:
         Raises:
             ImageError: an image cannot be read; the message names it.
         """
-        images = list({self._key(image): image for image in images}.items())
+        images = list({self._image_key(image): image for image in images}.items())
         start = len(images) * int(os.environ.get("RANK", "0")) // max(1, int(os.environ.get("WORLD_SIZE", "1")))
         waiting: dict[tuple[int, ...], list[tuple[str, Tensor]]] = {}
         count = 0
         for key, image in images[start:] + images[:start]:
-            if self._has(key):
+            if self._is_cached(key):
                 continue
             pixels = transform(image, self.limits)
             group = waiting.setdefault(tuple(pixels.shape), [])
             group.append((key, pixels))
             count += 1
             if len(group) >= PIXELS // (pixels.shape[1] * pixels.shape[2]):
-                self._encode(vae, waiting.pop(tuple(pixels.shape)))
+                self._encode_group(vae, waiting.pop(tuple(pixels.shape)))
         for group in waiting.values():
-            self._encode(vae, group)
+            self._encode_group(vae, group)
         return count
 
     def __call__(self, image: ImageRef) -> Tensor:
@@ -80,22 +80,23 @@ class PosteriorCache:
         Raises:
             LookupError: the image was not among those that `fill` was given, or its file has changed since.
         """
-        key = self._key(image)
-        if not self._has(key):
+        key = self._image_key(image)
+        if not self._is_cached(key):
             named = image if isinstance(image, str | Path) else "an image in memory"
             raise LookupError(f"{named} has no posterior in the cache or has changed since; start the training again")
         return self.kept[key] if self.folder is None else torch.from_numpy(np.load(self.folder / f"{key}.npy"))
 
-    def _has(self, key: str) -> bool:
+    def _is_cached(self, key: str) -> bool:
         return key in self.kept if self.folder is None else (self.folder / f"{key}.npy").is_file()
 
-    def _encode(self, vae: Autoencoder, group: Sequence[tuple[str, Tensor]]) -> None:
+    def _encode_group(self, vae: Autoencoder, group: Sequence[tuple[str, Tensor]]) -> None:
         device = next(vae.parameters()).device
+        # (B, 3, H, W) -> mean and log-variance (B, 2 z, h, w)
         moments = vae.moments(torch.stack([pixels for _, pixels in group]).to(device)).float().cpu()
         for (key, _), entry in zip(group, moments, strict=True):
-            self._keep(key, entry)
+            self._write_entry(key, entry)
 
-    def _keep(self, key: str, entry: Tensor) -> None:
+    def _write_entry(self, key: str, entry: Tensor) -> None:
         if self.folder is None:
             self.kept[key] = entry.clone()  # a view would keep the whole batch alive when it is sent to a process
             return
@@ -107,13 +108,13 @@ class PosteriorCache:
         write_atomically(self.folder / f"{key}.npy", content.getvalue())
 
     @staticmethod
-    def _key(image: ImageRef) -> str:
+    def _image_key(image: ImageRef) -> str:
         """Name a file by path, size and time of change, so that a step need not read it; others by their pixels."""
         if isinstance(image, str | Path) and os.path.isfile(image):
             found = os.stat(image)  # for each image of each step: pathlib would take as long as the rest of the lookup
-            return _sha(f"{os.path.abspath(image)} {found.st_size} {found.st_mtime_ns}".encode())
+            return _hash_bytes(f"{os.path.abspath(image)} {found.st_size} {found.st_mtime_ns}".encode())
         array = np.asarray(image if isinstance(image, np.ndarray) else load(image))
-        return _sha(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
+        return _hash_bytes(repr(array.shape).encode() + np.ascontiguousarray(array).tobytes())
 
 
 def posterior_cache(where: str | None, model, records: dict[str, Sequence]) -> PosteriorCache | None:
@@ -128,7 +129,9 @@ def posterior_cache(where: str | None, model, records: dict[str, Sequence]) -> P
         return None
     vae, limits = model.require_vae(), model.config.transforms["vae"]
     cache = PosteriorCache(vae, limits, None if where == MEMORY else where)
-    count = cache.fill(vae, (image for kind, rows in records.items() for row in rows for image in _images(kind, row)))
+    count = cache.fill(
+        vae, (image for kind, rows in records.items() for row in rows for image in _images_of(kind, row))
+    )
     print(f"encoded {count} images once for all steps", flush=True)
     return cache
 
@@ -152,7 +155,7 @@ def pad(maps: Sequence[Tensor]) -> Tensor:
     return torch.stack([torch.nn.functional.pad(m, (0, width - m.shape[2], 0, height - m.shape[1])) for m in maps])
 
 
-def _images(kind: str, record) -> tuple[ImageRef, ...]:
+def _images_of(kind: str, record) -> tuple[ImageRef, ...]:
     if kind == "understanding":
         return ()  # seen by the ViT alone
     if kind == "text_to_image":
@@ -160,12 +163,12 @@ def _images(kind: str, record) -> tuple[ImageRef, ...]:
     return (record.start, record.end) if isinstance(record, ReversiblePair) else (record.source, record.target)
 
 
-def _fingerprint(vae: Autoencoder, limits: TransformConfig) -> str:
+def _cache_key(vae: Autoencoder, limits: TransformConfig) -> str:
     digest = hashlib.sha256(f"{limits} {vae.config}".encode())
     for name, value in sorted(vae.model.encoder.state_dict().items()):
         digest.update(name.encode() + value.detach().float().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _sha(content: bytes) -> str:
+def _hash_bytes(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:32]

@@ -174,14 +174,14 @@ def write_trained(
     listed = pd.DataFrame(trained_parameters(model).items(), columns=["name", "elements"])
     listed.to_csv(output / "trained_parameters.csv", index=False, lineterminator="\n")
     write_history(history, output)
-    _write(output, base, model, adapted, state, dtype)
+    _write_model(output, base, model, adapted, state, dtype)
     if average is not None:
         prefix = "" if adapted is None else "base_model.model."
         averaged = {f"{prefix}{name}": value.cpu() for name, value in average.values.items()}
-        _write(output / "average", base, model, adapted, {**state, **averaged}, dtype)
+        _write_model(output / "average", base, model, adapted, {**state, **averaged}, dtype)
 
 
-def _write(folder: Path, base: str, model: Bagel, adapted, state: dict[str, Tensor], dtype: torch.dtype) -> None:
+def _write_model(folder: Path, base: str, model: Bagel, adapted, state: dict[str, Tensor], dtype: torch.dtype) -> None:
     if adapted is not None:
         # A model outside transformers has no embedding to look for; peft would ask the hub whether it has.
         adapted.peft_config["default"].base_model_name_or_path = base

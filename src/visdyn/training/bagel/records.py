@@ -60,23 +60,23 @@ def read_records(
 
 def _read_captions(path: Path) -> list[Caption]:
     images = path.parent / "images.npy"
-    if not images.is_file() or '"image"' in next(iter(_lines(path, ("text",))), ""):
+    if not images.is_file() or '"image"' in next(iter(_text_lines(path, ("text",))), ""):
         return list(_read_lines(path, Caption, ("text",)))
-    texts = [json.loads(line)["caption"] for line in _lines(path, ("caption",))]
+    texts = [json.loads(line)["caption"] for line in _text_lines(path, ("caption",))]
     pixels = np.load(images, mmap_mode="r")
     if len(texts) != len(pixels):
         raise DatasetError(f"{path} has {len(texts)} captions for the {len(pixels)} images of {images}")
     return [Caption(image, text) for image, text in zip(pixels, texts, strict=True)]
 
 
-def _lines(path: Path, texts: tuple[str, ...]) -> list[str]:
+def _text_lines(path: Path, texts: tuple[str, ...]) -> list[str]:
     if not path.is_file():
         raise DatasetError(f"{path} does not exist; give a file of JSON lines with image, {', '.join(texts)}")
     return path.read_text(encoding="utf-8").splitlines()
 
 
 def _read_lines(path: Path, kind: type, texts: tuple[str, ...]) -> Iterator:
-    for number, line in enumerate(_lines(path, texts), start=1):
+    for number, line in enumerate(_text_lines(path, texts), start=1):
         try:
             row = json.loads(line)
             image, values = path.parent / row["image"], [row[name].strip() for name in texts]

@@ -103,7 +103,7 @@ def fit(
     scratch: str | Path,
     collate: Callable | None = None,
     hardware: dict | None = None,
-    mass: Callable | None = None,
+    loss_normalizer: Callable | None = None,
     save: Callable[[pd.DataFrame], None] | None = None,
 ) -> pd.DataFrame:
     """Train `model` in place and return its history (columns step, loss and the model's diagnostics).
@@ -121,8 +121,8 @@ def fit(
         scratch: folder for resume state, not shared with another run.
         collate: makes a batch from a list of items.
         hardware: extra `TrainingArguments` (for example `deepspeed`, `activation_checkpointing`).
-        mass: of a batch, what its loss is a mean over (a sum of weights). With it a batch that is split over ranks and
-            accumulation steps has the loss of the whole, also where the parts weigh differently.
+        loss_normalizer: of a batch, what its loss is a mean over (a sum of weights). With it a batch that is split
+            over ranks and accumulation steps has the loss of the whole, also where the parts weigh differently.
         save: writes the trained model; called with the history, on every rank.
 
     Raises:
@@ -130,8 +130,8 @@ def fit(
         ScratchError: `scratch` holds the state of a run with another recipe or world size.
     """
     scratch = Path(scratch)
-    arguments = _arguments(recipe, scratch, resolve_hardware(hardware or {}))
-    _claim(scratch, recipe, arguments)
+    arguments = _training_arguments(recipe, scratch, resolve_hardware(hardware or {}))
+    _claim_scratch(scratch, recipe, arguments)
     trained_only(model)
     trainer = RecipeTrainer(
         model=model,
@@ -139,7 +139,7 @@ def fit(
         train_dataset=dataset,
         data_collator=collate,
         callbacks=[LogLine(recipe.steps), MarkComplete(), EndAtLastStep()],
-        mass=mass,
+        loss_normalizer=loss_normalizer,
     )
     trainer.remove_callback(PrinterCallback)
     try:
@@ -149,11 +149,11 @@ def fit(
     finally:
         # The library remembers ZeRO-3, and would cut apart the next model that this process loads.
         unset_hf_deepspeed_config()
-    history = _history(trainer.state.log_history)
+    history = _loss_history(trainer.state.log_history)
     if save is not None:
         save(history)
     if trainer.is_world_process_zero():
-        _remove(scratch)
+        _remove_scratch(scratch)
     return history
 
 
@@ -162,14 +162,14 @@ def write_history(history: pd.DataFrame, output: str | Path) -> None:
     history.to_csv(Path(output) / "training.csv", index=False, float_format="%.6g", lineterminator="\n")
 
 
-def _history(rows: list[dict]) -> pd.DataFrame:
+def _loss_history(rows: list[dict]) -> pd.DataFrame:
     history = pd.DataFrame([row for row in rows if "loss" in row])
     history = history.drop(columns=[name for name in ("epoch", "grad_norm", "learning_rate") if name in history])
     # Sorted: the file that a run resumes from keeps its keys in another order than a run in one go.
     return history[["step", "loss", *sorted(set(history) - {"step", "loss"})]]
 
 
-def _arguments(recipe: Recipe, scratch: Path, hardware: dict) -> TrainingArguments:
+def _training_arguments(recipe: Recipe, scratch: Path, hardware: dict) -> TrainingArguments:
     ranks = max(1, int(os.environ.get("WORLD_SIZE", "1")))
     accumulation = hardware.get("gradient_accumulation_steps", 1)
     per_rank = split_batch(recipe.batch_size, ranks, accumulation)
@@ -215,7 +215,7 @@ def split_batch(batch_size: int, ranks: int, accumulation: int) -> int:
     return per_rank
 
 
-def _claim(scratch: Path, recipe: Recipe, arguments: TrainingArguments) -> None:
+def _claim_scratch(scratch: Path, recipe: Recipe, arguments: TrainingArguments) -> None:
     """Refuse resume state of another recipe or world size; else mark the folder as this run's."""
     claim = {**asdict(recipe), "world_size": arguments.world_size}
     marker = scratch / "run.json"
@@ -242,7 +242,7 @@ def _last_complete(scratch: Path, arguments: TrainingArguments) -> str | None:
     return str(complete[-1]) if complete else None
 
 
-def _remove(scratch: Path) -> None:
+def _remove_scratch(scratch: Path) -> None:
     """Delete resume state, marks first, so that a kill half-way leaves nothing that looks complete."""
     for mark in scratch.glob(f"checkpoint-*/{COMPLETE}"):
         mark.unlink()

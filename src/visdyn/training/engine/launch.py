@@ -92,7 +92,7 @@ class Hardware:
             path = repository_root() / hosts
             lines = path.read_text().splitlines() if path.is_file() else []
             return sum(int(slots) for line in lines for slots in re.findall(r"^[^#]*slots=(\d+)", line))
-        count = int(named.get("--num_gpus", 0) or _accelerators())
+        count = int(named.get("--num_gpus", 0) or _count_accelerators())
         return count * int(named.get("--num_nodes", 1))
 
 
@@ -109,7 +109,7 @@ def check_split(hardware: str | None, batch_size: int) -> None:
         split_batch(batch_size, found.ranks, found.trainer.get("gradient_accumulation_steps", 1))
 
 
-def _accelerators() -> int:
+def _count_accelerators() -> int:
     import torch
 
     return torch.cuda.device_count()
@@ -144,13 +144,13 @@ def run_jobs(
             while len(running) < hardware.slots and (job := _next_ready(waiting, running)):
                 waiting.remove(job)
                 if _is_complete(job, scratch):
-                    _promote(job, scratch)
+                    _copy_output(job, scratch)
                     say(f"{job.name}: already trained")
                 else:
-                    running[job.name] = (job, _start(job, scratch, hardware), time.monotonic())
-            _reap(running, seconds, scratch, every)
+                    running[job.name] = (job, _start_job(job, scratch, hardware), time.monotonic())
+            _await_job(running, seconds, scratch, every)
     finally:
-        _end([process for _, process, _ in running.values()])
+        _end_processes([process for _, process, _ in running.values()])
     return seconds
 
 
@@ -167,7 +167,7 @@ def _check_order(jobs: Sequence[Job]) -> None:
         waiting.remove(job)
 
 
-def _end(processes: list[Worker | subprocess.Popen], grace: float = 10.0) -> None:
+def _end_processes(processes: list[Worker | subprocess.Popen], grace: float = 10.0) -> None:
     """End processes and wait until they are gone: a new run must not meet them in the same scratch folder."""
     for process in processes:
         process.terminate()
@@ -185,7 +185,7 @@ def _next_ready(waiting: list[Job], running: dict) -> Job | None:
     return next((job for job in waiting if not unfinished & set(job.after)), None)
 
 
-def _reap(running: dict, seconds: dict, scratch: Path, every: float) -> None:
+def _await_job(running: dict, seconds: dict, scratch: Path, every: float) -> None:
     """Wait until a job ends, printing progress now and then."""
     interval = Interval(every)
     while running:
@@ -194,18 +194,24 @@ def _reap(running: dict, seconds: dict, scratch: Path, every: float) -> None:
                 continue
             del running[name]
             if process.returncode:
-                raise JobError(f"training {name} failed (exit {process.returncode}):\n{_tail(_log(scratch, job), 15)}")
+                raise JobError(
+                    f"training {name} failed (exit {process.returncode}):\n{_last_lines(_log_path(scratch, job), 15)}"
+                )
             seconds[name] = time.monotonic() - started
-            (scratch / job.name / "done").write_text(_digest(job))
-            _promote(job, scratch)
+            (scratch / job.name / "done").write_text(_job_digest(job))
+            _copy_output(job, scratch)
             say(f"{name}: trained in {seconds[name]:.0f} s")
             return
         if interval.is_due():
-            say(" | ".join(f"{name}: {_tail(_log(scratch, job), 1)}" for name, (job, _, _) in running.items()))
+            say(
+                " | ".join(
+                    f"{name}: {_last_lines(_log_path(scratch, job), 1)}" for name, (job, _, _) in running.items()
+                )
+            )
         time.sleep(0.2)
 
 
-def _start(job: Job, scratch: Path, hardware: Hardware) -> Worker | subprocess.Popen:
+def _start_job(job: Job, scratch: Path, hardware: Hardware) -> Worker | subprocess.Popen:
     folder = scratch / job.name
     folder.mkdir(parents=True, exist_ok=True)
     arguments = {**job.arguments, "output": str(folder / "output"), "scratch": str(folder / "state")}
@@ -216,8 +222,8 @@ def _start(job: Job, scratch: Path, hardware: Hardware) -> Worker | subprocess.P
     described = folder / "job.json"
     described.write_text(json.dumps({"function": job.function, "arguments": arguments}))
     if hardware.launcher == "deepspeed":
-        return launch_worker(described, _log(scratch, job), hardware)
-    return fork_worker(described, _log(scratch, job), hardware)
+        return launch_worker(described, _log_path(scratch, job), hardware)
+    return fork_worker(described, _log_path(scratch, job), hardware)
 
 
 def _check_state(folder: Path, description: dict) -> None:
@@ -230,25 +236,25 @@ def _check_state(folder: Path, description: dict) -> None:
         raise JobError(f"{folder} holds the unfinished state of a run with other arguments; delete it to start afresh")
 
 
-def _log(scratch: Path, job: Job) -> Path:
+def _log_path(scratch: Path, job: Job) -> Path:
     return scratch / job.name / "log.txt"
 
 
-def _tail(path: Path, lines: int) -> str:
+def _last_lines(path: Path, lines: int) -> str:
     text = path.read_text(errors="replace").strip().splitlines() if path.is_file() else []
     return "\n".join(text[-lines:]) if text else "starting"
 
 
-def _digest(job: Job) -> str:
+def _job_digest(job: Job) -> str:
     return digest_of([job.function, job.arguments])
 
 
 def _is_complete(job: Job, scratch: Path) -> bool:
     marker = scratch / job.name / "done"
-    return marker.is_file() and marker.read_text() == _digest(job)
+    return marker.is_file() and marker.read_text() == _job_digest(job)
 
 
-def _promote(job: Job, scratch: Path) -> None:
+def _copy_output(job: Job, scratch: Path) -> None:
     output = Path(job.arguments["output"])
     shutil.rmtree(output, ignore_errors=True)
     shutil.copytree(scratch / job.name / "output", output)

@@ -47,12 +47,12 @@ def gathered(model: nn.Module, keep: bool, trained_only: bool) -> dict[str, Tens
         if trained_only and not parameter.requires_grad:
             continue
         if id(parameter) not in seen:
-            seen[id(parameter)] = _whole(parameter, keep)
+            seen[id(parameter)] = _gather_parameter(parameter, keep)
         state[name] = seen[id(parameter)]
     return state
 
 
-def _whole(parameter: nn.Parameter, keep: bool) -> Tensor | None:
+def _gather_parameter(parameter: nn.Parameter, keep: bool) -> Tensor | None:
     if not hasattr(parameter, "ds_id"):
         return parameter.detach().cpu() if keep else None
     import deepspeed

@@ -20,11 +20,11 @@ class RecipeTrainer(Trainer):
     """Trains a module whose forward returns a mapping with `loss`.
 
     Args:
-        mass: see `visdyn.training.engine.fit.fit`.
+        loss_normalizer: see `visdyn.training.engine.fit.fit`.
     """
 
-    def __init__(self, *args, mass: Callable | None = None, **kwargs) -> None:
-        self.mass, self.micro_batches = mass, 1
+    def __init__(self, *args, loss_normalizer: Callable | None = None, **kwargs) -> None:
+        self.loss_normalizer, self.micro_batches = loss_normalizer, 1
         self.diagnostics = _Diagnostics()
         super().__init__(*args, **kwargs)
 
@@ -36,20 +36,20 @@ class RecipeTrainer(Trainer):
         return super()._get_train_sampler(train_dataset)
 
     def _get_num_items_in_batch(self, batch_samples, device):
-        """Return the mass of one optimiser step's batch, over all ranks; None where the batch is in one piece."""
+        """Return the normalizer of one optimiser step's batch, over all ranks; None where the batch is in one piece."""
         self.micro_batches = len(batch_samples)
-        if self.mass is None or not batch_samples or len(batch_samples) * self.args.world_size == 1:
+        if self.loss_normalizer is None or not batch_samples or len(batch_samples) * self.args.world_size == 1:
             return None
-        return self.accelerator.gather(sum(self.mass(batch) for batch in batch_samples).to(device)).sum()
+        return self.accelerator.gather(sum(self.loss_normalizer(batch) for batch in batch_samples).to(device)).sum()
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None, **_):
         outputs = model(**inputs)
         self.diagnostics.add(outputs)
         loss = outputs["loss"]
         if num_items_in_batch is not None:
-            # Ranks and accumulation steps are averaged: each part counts by its share of the mass.
+            # Ranks and accumulation steps are averaged: each part counts by its share of the normalizer.
             parts = self.micro_batches * self.args.world_size
-            loss = loss * (self.mass(inputs) * parts / num_items_in_batch)
+            loss = loss * (self.loss_normalizer(inputs) * parts / num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
     def save_model(self, output_dir=None, _internal_call=False):

@@ -46,8 +46,8 @@ class Worker:
 
 def fork_worker(job: Path, log: Path, hardware) -> Worker:
     """Run a job file in a fork of the warm server, as a `launch.Hardware` says, with its output in `log`."""
-    arguments = (str(job), str(log), _variables(hardware))
-    process = warm_context().Process(target=_forked, args=arguments, name=job.parent.name)
+    arguments = (str(job), str(log), _thread_environment(hardware))
+    process = warm_context().Process(target=_run_forked, args=arguments, name=job.parent.name)
     process.start()
     return Worker(process)
 
@@ -58,17 +58,17 @@ def launch_worker(job: Path, log: Path, hardware) -> subprocess.Popen:
     options = [str(option) for option in hardware.launcher_options]
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *options, *module]
     with log.open("a") as file:
-        environment = {**os.environ, **_variables(hardware)}
+        environment = {**os.environ, **_thread_environment(hardware)}
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=repository_root())
 
 
-def _variables(hardware) -> dict[str, str]:
+def _thread_environment(hardware) -> dict[str, str]:
     count = str(hardware.threads)
     own = {name: str(value) for name, value in hardware.environment.items()}
     return {"OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count, "TOKENIZERS_PARALLELISM": "false", **own}
 
 
-def _forked(job: str, log: str, variables: dict[str, str]) -> None:
+def _run_forked(job: str, log: str, variables: dict[str, str]) -> None:
     """Become the worker: output to the log, threads as asked for, the repository as working directory."""
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     for standard in (1, 2):
