@@ -112,7 +112,7 @@ def test_a_checkpoint_is_found_in_a_folder_and_in_the_cache_only_with_weights(no
 def test_keys_are_looked_for_and_never_shown(no_cache, monkeypatch, capsys):
     from visdyn.pipeline import doctor
 
-    monkeypatch.setattr(doctor, "_texts", lambda value: iter(["OPENAI_API_KEY", "models/base"]))
+    monkeypatch.setattr(doctor, "_walk_texts", lambda value: iter(["OPENAI_API_KEY", "models/base"]))
     monkeypatch.setenv("OPENAI_API_KEY", "secret-value")
     main(["--profile", "profiles/paper", "--json"])
     out = capsys.readouterr().out

@@ -46,18 +46,18 @@ class Question:
         Raises:
             visdyn.images.ImageError: an image cannot be read.
         """
-        return self._messages(lambda ref: _data_url(_sent(ref, max_side)))
+        return self._make_messages(lambda ref: _data_url(_shrink_image(ref, max_side)))
 
     def described(self, max_side: int | None = None) -> list[dict]:
         """Return the same messages with the SHA-256 of each image's size and pixels in place of the image."""
-        return self._messages(lambda ref: _digest(_sent(ref, max_side)))
+        return self._make_messages(lambda ref: _hash_pixels(_shrink_image(ref, max_side)))
 
-    def _messages(self, show: Callable[[ImageRef], str]) -> list[dict]:
+    def _make_messages(self, show: Callable[[ImageRef], str]) -> list[dict]:
         parts = [{"type": "image_url", "image_url": {"url": show(image)}} for image in self.images]
         return [{"role": "user", "content": [*parts, {"type": "text", "text": self.prompt}]}]
 
 
-def _sent(ref: ImageRef, max_side: int | None) -> Image.Image:
+def _shrink_image(ref: ImageRef, max_side: int | None) -> Image.Image:
     image = load(ref)
     if max_side is not None and max(image.size) > max_side:
         image = image.copy()
@@ -71,7 +71,7 @@ def _data_url(image: Image.Image) -> str:
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _digest(image: Image.Image) -> str:
+def _hash_pixels(image: Image.Image) -> str:
     return "sha256:" + hashlib.sha256(repr(image.size).encode() + image.tobytes()).hexdigest()
 
 
@@ -125,10 +125,10 @@ def read_reply(body: object) -> Reply:
     if isinstance(content, list):
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
     text = next((words for words in (content, refusal) if isinstance(words, str) and words), "")
-    return Reply(text, str(choice.get("finish_reason")), _usage(body.get("usage")), body)
+    return Reply(text, str(choice.get("finish_reason")), _read_usage(body.get("usage")), body)
 
 
-def _usage(counted: object) -> Usage | None:
+def _read_usage(counted: object) -> Usage | None:
     names = ("prompt_tokens", "completion_tokens", "total_tokens")
     counts = [counted.get(name) for name in names] if isinstance(counted, dict) else [None]
     if not all(isinstance(count, int) and count >= 0 for count in counts[:2]):
@@ -159,16 +159,16 @@ def asked_wait(headers: Mapping[str, str], text: str = "") -> float | None:
     Gemini's `retryDelay` in the body; header names are in small letters."""
     delay = re.search(r'"retryDelay"\s*:\s*"([0-9.]+)s"', text)
     after = headers.get("retry-after", "")
-    milliseconds = _number(headers.get("retry-after-ms", ""))
+    milliseconds = _parse_seconds(headers.get("retry-after-ms", ""))
     if milliseconds is not None:
         return milliseconds / 1000
-    for seconds in (_number(after), _seconds_until(after), _number(delay[1]) if delay else None):
+    for seconds in (_parse_seconds(after), _seconds_until(after), _parse_seconds(delay[1]) if delay else None):
         if seconds is not None:
             return seconds
     return None
 
 
-def _number(text: str) -> float | None:
+def _parse_seconds(text: str) -> float | None:
     try:
         value = float(text)
     except ValueError:

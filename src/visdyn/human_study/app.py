@@ -101,8 +101,8 @@ class _Site:
         if len(form) < 16:
             raise HTTPException(400, "The form is not the one this page shows. Reload it and send it again.")
         if self._find_annotator(request):
-            return _redirect("/task")
-        return _with_cookie(_redirect("/task"), SESSION, self.store.join(name, form)[1], request)
+            return _redirect_to("/task")
+        return _with_cookie(_redirect_to("/task"), SESSION, self.store.join(name, form)[1], request)
 
     def enter(self, request: Request) -> Response:
         given = request.query_params.get("token")
@@ -114,13 +114,13 @@ class _Site:
     def _check_access(self, request: Request, given: str) -> Response:
         if self.token is not None and not same(access_proof(self.store.secret, given), self.proof):
             return self._render_page("enter.html.j2", 403, error="This is not the study's access token.")
-        return _with_cookie(_redirect("/"), ACCESS, self.proof, request) if self.proof else _redirect("/")
+        return _with_cookie(_redirect_to("/"), ACCESS, self.proof, request) if self.proof else _redirect_to("/")
 
     def resume(self, request: Request) -> Response:
         token = request.path_params["token"]
         if self.store.annotator(token) is None:
             raise HTTPException(404, "This link belongs to no session of this study.")
-        return _with_cookie(_redirect("/task"), SESSION, token, request)
+        return _with_cookie(_redirect_to("/task"), SESSION, token, request)
 
     def pause(self, request: Request) -> Response:
         annotator, tasks, remaining = self._load_session(request)
@@ -129,7 +129,7 @@ class _Site:
                           done=len(tasks) - len(remaining), total=len(tasks))  # fmt: skip
 
     def leave(self, request: Request) -> Response:
-        response = _redirect("/")
+        response = _redirect_to("/")
         response.delete_cookie(SESSION)
         return response
 
@@ -137,7 +137,7 @@ class _Site:
     def next_task(self, request: Request) -> Response:
         annotator, tasks, remaining = self._load_session(request)
         if remaining:
-            return _redirect(f"/task/{remaining[0]}")
+            return _redirect_to(f"/task/{remaining[0]}")
         return self._render_page("done.html.j2", annotator=annotator, total=len(tasks))
 
     def task(self, request: Request) -> Response:
@@ -155,7 +155,7 @@ class _Site:
             return self._task_page(request, given, 422, str(error))
         if not self.store.record(annotator.number, task.key, task.shown, chosen):
             return self._task_page(request, {}, 409, _ALREADY)
-        return _redirect("/task")
+        return _redirect_to("/task")
 
     def _task_page(self, request: Request, given: Mapping[str, str], status: int = 200, error: str = "") -> Response:
         annotator, tasks, remaining = self._load_session(request)
@@ -234,7 +234,7 @@ def _find_name_problem(name: str) -> str:
     return ""
 
 
-def _redirect(path: str) -> Response:
+def _redirect_to(path: str) -> Response:
     return RedirectResponse(path, 303)
 
 

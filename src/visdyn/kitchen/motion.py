@@ -19,12 +19,13 @@ _REACH, _RELEASE = 0.32, 0.68  # the hand arrives at the first and lets go at th
 _LIFT = {"pick-up": 4.0, "put-down": 4.0, "place-in": 9.0, "remove-from": 9.0, "stack": 8.0, "unstack": 8.0}
 
 
-def _ease(t: float) -> float:
+def _ease_in_out(t: float) -> float:
+    # Smoothstep: the hand starts and stops with speed 0, so that optical flow sees a peak between two rests.
     t = min(1.0, max(0.0, t))
     return t * t * (3 - 2 * t)
 
 
-def _interpolate(a: Point, b: Point, t: float) -> Point:
+def _interpolate_points(a: Point, b: Point, t: float) -> Point:
     return a[0] + (b[0] - a[0]) * t, a[1] + (b[1] - a[1]) * t
 
 
@@ -32,9 +33,9 @@ def _split_into_phases(kind: str, t: float) -> tuple[float, float, float]:
     """Return how far hand-in, action and hand-out are (0 to 1) at time t; a held object shortens both ends."""
     reach = 0.0 if kind == "put-down" else _REACH
     release = 1.0 if kind == "pick-up" else _RELEASE
-    come = 1.0 if reach == 0 else _ease(t / reach)
-    act = _ease((t - reach) / (release - reach))
-    return come, act, 0.0 if release == 1 else _ease((t - release) / (1 - release))
+    come = 1.0 if reach == 0 else _ease_in_out(t / reach)
+    act = _ease_in_out((t - reach) / (release - reach))
+    return come, act, 0.0 if release == 1 else _ease_in_out((t - release) / (1 - release))
 
 
 def _locate_palm(scene: Scene, action: Action, amount: float) -> Point:
@@ -52,7 +53,7 @@ def _locate_palm(scene: Scene, action: Action, amount: float) -> Point:
 def _move_hand(palm: Point, come: float, leave: float, root: float) -> Hand:
     """The hand on its way from below the picture to `palm`, there, or on its way out."""
     outside = (root, 82.0)
-    x, y = _interpolate(_interpolate(outside, palm, come), outside, leave)
+    x, y = _interpolate_points(_interpolate_points(outside, palm, come), outside, leave)
     return Hand(x, y, 1.0 if come == 1 and leave == 0 else 0.25, root)
 
 
@@ -79,7 +80,7 @@ def _object_pose(state: State, action: Action, t: float) -> Pose:
     come, act, leave = _split_into_phases(action.kind, t)
     start_place = rendering.resting_places(state)[action.noun]
     end_place = rendering.resting_places(end)[action.noun]
-    x, bottom = _interpolate(start_place, end_place, act)
+    x, bottom = _interpolate_points(start_place, end_place, act)
     bottom -= _LIFT.get(action.kind, 3.0) * math.sin(math.pi * act)
     pose.objects[action.noun] = (x, bottom)
     grip = rendering.holding_hand(action.noun, (x, bottom))

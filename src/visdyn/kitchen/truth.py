@@ -64,7 +64,7 @@ class Truth:
             return None
         records = [self._records(part)[name] for name in ids]
         if backwards:
-            records = [_reverse(record) for record in records]
+            records = [_reverse_record(record) for record in records]
         return [[render_state(item["state"], record["scene"], size) for item in record["candidates"]]
                 for record in records]  # fmt: skip
 
@@ -201,7 +201,7 @@ def _clip_key(record: dict[str, Any]) -> tuple[str, str, str]:
     return record["dataset"], record["class"], Path(record["video"]).stem
 
 
-def _reverse(record: dict[str, Any]) -> dict[str, Any]:
+def _reverse_record(record: dict[str, Any]) -> dict[str, Any]:
     """Turn a transition's record round: it starts at the end state, and its candidates are what follows from there."""
     end, back = State.from_json(record["end"]), inverse(Action.from_json(record["action"]))
     return {**record, "start": record["end"], "end": record["start"], "action": back.to_json(),

@@ -72,21 +72,21 @@ def examine(profile: str = ".") -> list[Check]:
     """Check everything that a profile's parameters ask for."""
     params, external = load_params(profile), repository_root() / "data/external"
     checks = [
-        *_benchmarks(params, profile, external),
-        *_hardware(params),
-        *_models(params, profile, external),
-        *_keys(params),
-        *_libraries(),
-        _disk(profile),
+        *_check_benchmarks(params, profile, external),
+        *_check_hardware(params),
+        *_check_models(params, profile, external),
+        *_check_keys(params),
+        *_check_libraries(),
+        _check_disk(profile),
     ]
     if params.world.kind == "external":
-        checks = [*_data(profile, params, external), *checks]
+        checks = [*_check_data(profile, params, external), *checks]
     return checks
 
 
-def _data(profile: str, params: Params, external: Path) -> Iterator[Check]:
+def _check_data(profile: str, params: Params, external: Path) -> Iterator[Check]:
     for name in ANNOTATIONS:
-        facts = _facts(external, DESCRIPTIONS[name])
+        facts = _describe_source(external, DESCRIPTIONS[name])
         try:
             root = open_stage("doctor", profile).data(name) if getattr(params.data, name) else None
         except (StageError, UnsetVariableError) as error:
@@ -104,7 +104,7 @@ def _data(profile: str, params: Params, external: Path) -> Iterator[Check]:
             yield Check("data", name, True, f"{root}: {counted} files", facts["stages"])
 
 
-def _facts(external: Path, files: Sequence[str]) -> dict:
+def _describe_source(external: Path, files: Sequence[str]) -> dict:
     """Return who needs the data that the files describe, and how they are fetched."""
     described = [yaml.safe_load((external / f"{file}.yaml").read_text()) for file in files]
     return {
@@ -115,11 +115,11 @@ def _facts(external: Path, files: Sequence[str]) -> dict:
     }
 
 
-def _benchmarks(params: Params, profile: str, external: Path) -> Iterator[Check]:
+def _check_benchmarks(params: Params, profile: str, external: Path) -> Iterator[Check]:
     for key, file in BENCHMARKS.items():
         given = getattr(params.spatial, key)
         if given:
-            facts = _facts(external, (file,))
+            facts = _describe_source(external, (file,))
             try:
                 path = profile_root(profile) / expanded(given, f"spatial.{key}")
             except UnsetVariableError as error:
@@ -128,7 +128,7 @@ def _benchmarks(params: Params, profile: str, external: Path) -> Iterator[Check]
             yield Check("data", f"spatial.{key}", path.exists(), str(path), **facts)
 
 
-def _models(params: Params, profile: str, external: Path) -> Iterator[Check]:
+def _check_models(params: Params, profile: str, external: Path) -> Iterator[Check]:
     known = {entry["id"]: entry for entry in yaml.safe_load((external / "models.yaml").read_text())["models"]}
     command = yaml.safe_load((external / "models.yaml").read_text())["command"]
     for name, stages in named_checkpoints(params, known).items():
@@ -160,22 +160,22 @@ def named_checkpoints(params: Params, known: Collection[str] = ()) -> dict[str, 
     for section in fields(params):
         if section.name in ("root", "seed", "runtime", "data"):
             continue
-        for text in _texts(getattr(params, section.name)):
+        for text in _walk_texts(getattr(params, section.name)):
             if (text in known or _is_checkpoint(text)) and section.name not in found.setdefault(text, []):
                 found[text].append(section.name)
     return {name: tuple(stages) for name, stages in found.items()}
 
 
-def _texts(value) -> Iterator[str]:
+def _walk_texts(value) -> Iterator[str]:
     if is_dataclass(value):
         value = [getattr(value, field.name) for field in fields(value)]
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict):
-        yield from _texts(list(value.values()))
+        yield from _walk_texts(list(value.values()))
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _texts(item)
+            yield from _walk_texts(item)
 
 
 def _is_checkpoint(text: str) -> bool:
@@ -205,15 +205,15 @@ def _has_weights(folder: Path) -> bool:
     return any(next(folder.rglob(pattern), None) for pattern in WEIGHTS)
 
 
-def _keys(params: Params) -> Iterator[Check]:
+def _check_keys(params: Params) -> Iterator[Check]:
     """Environment variables that the evaluation's judges and editors name; values are never read or shown."""
-    for text in dict.fromkeys(_texts(params.evaluation)):
+    for text in dict.fromkeys(_walk_texts(params.evaluation)):
         if re.fullmatch(r"[A-Z][A-Z0-9_]*_(KEY|TOKEN)", text):
             present = bool(os.environ.get(text))
             yield Check("key", text, present, "set" if present else "not set", ("evaluation",), f"export {text}=...")
 
 
-def _hardware(params: Params) -> Iterator[Check]:
+def _check_hardware(params: Params) -> Iterator[Check]:
     import torch
 
     wants = params.runtime.device == "cuda" or params.runtime.hardware != "cpu"
@@ -229,13 +229,13 @@ def _hardware(params: Params) -> Iterator[Check]:
     yield Check("hardware", path.name, path.is_file(), str(path) if path.is_file() else f"hardware/ has {known}")
 
 
-def _libraries() -> Iterator[Check]:
+def _check_libraries() -> Iterator[Check]:
     for module, (purpose, command) in EXTRAS.items():
         present = importlib.util.find_spec(module) is not None
         yield Check("library", module, True if present else None, purpose, command="" if present else command)
 
 
-def _disk(profile: str) -> Check:
+def _check_disk(profile: str) -> Check:
     free = shutil.disk_usage(profile_root(profile)).free / 2**30
     return Check("hardware", "disk", free > 5, f"{free:.0f} GiB free below the profile")
 

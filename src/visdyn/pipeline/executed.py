@@ -24,14 +24,14 @@ _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 def scrub(notebook: nbformat.NotebookNode) -> dict[str, Any]:
     """Take from an executed notebook, in place, what differs between two equal runs; return the timings taken."""
-    timings = {"notebook": _times(notebook.metadata.pop("papermill", {})), "cells": []}
+    timings = {"notebook": _keep_times(notebook.metadata.pop("papermill", {})), "cells": []}
     notebook.metadata["kernelspec"], notebook.metadata["language_info"] = dict(KERNEL), dict(LANGUAGE)
     for index, cell in enumerate(notebook.cells):
-        taken = _times(cell.metadata.pop("papermill", {}))
+        taken = _keep_times(cell.metadata.pop("papermill", {}))
         cell.metadata.pop("execution", None)
         cell["id"] = f"cell-{index:02d}"  # papermill gives the cells it adds a random one
         if "outputs" in cell:
-            cell["outputs"] = _joined(cell["outputs"])
+            cell["outputs"] = _join_streams(cell["outputs"])
             for output in cell["outputs"]:
                 _scrub_output(output)
         timings["cells"].append({"index": index, **taken})
@@ -68,11 +68,11 @@ def first_error(path: Path) -> str:
     return ""
 
 
-def _times(metadata: dict[str, Any]) -> dict[str, Any]:
+def _keep_times(metadata: dict[str, Any]) -> dict[str, Any]:
     return {name: metadata[name] for name in ("start_time", "end_time", "duration", "status") if name in metadata}
 
 
-def _joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+def _join_streams(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
     """Join a cell's pieces of stdout and of stderr, and put them first: how they were cut and mixed is chance."""
     streams: dict[str, nbformat.NotebookNode] = {}
     others = []

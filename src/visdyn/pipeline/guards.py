@@ -59,7 +59,7 @@ def read_entries(root: Path) -> dict[str, Entry]:
     """Return the stages that the dvc.yaml of profile folder `root` declares, by name."""
     values = _read_yaml(root / "params.yaml")
     stages = _read_yaml(root / "dvc.yaml").get("stages", {})
-    return {name: _entry(name, body, values) for name, body in stages.items()}
+    return {name: _make_entry(name, body, values) for name, body in stages.items()}
 
 
 def read_entry(root: Path, stage: str) -> Entry:
@@ -80,7 +80,7 @@ def snapshot(root: Path, entry: Entry) -> Snapshot:
     Raises:
         StageError: a dependency does not exist; the message names it and the stage that makes it.
     """
-    taken = {dep: {str(path): _signature(path) for path in _files(root, entry, dep)} for dep in entry.deps}
+    taken = {dep: {str(path): _file_signature(path) for path in _list_files(root, entry, dep)} for dep in entry.deps}
     return taken | {f"params.yaml: {key}": _value_signature(root, key) for key in entry.params}
 
 
@@ -90,7 +90,7 @@ def changed(root: Path, entry: Entry, before: Snapshot) -> list[str]:
     for dep in entry.deps:
         if not (root / dep).exists():
             named.append(f"{dep} (gone)")
-        elif (file := _first_difference(before[dep], list(_files(root, entry, dep)))) is not None:
+        elif (file := _first_difference(before[dep], list(_list_files(root, entry, dep)))) is not None:
             named.append(dep if Path(dep).name == Path(file).name else f"{dep} ({file})")
     keys = (f"params.yaml: {key}" for key in entry.params)
     return named + [key for key in keys if before[key] != _value_signature(root, key.removeprefix("params.yaml: "))]
@@ -117,12 +117,12 @@ def _first_difference(before: dict[str, Signature], now: list[Path]) -> str | No
         old = before.get(str(path))
         stat = path.stat()
         same_stat = old is not None and (old.size, old.modified) == (stat.st_size, stat.st_mtime_ns)
-        if not same_stat and (old is None or not old.digest or old.digest != _signature(path).digest):
+        if not same_stat and (old is None or not old.digest or old.digest != _file_signature(path).digest):
             return str(path)
     return None
 
 
-def _files(root: Path, entry: Entry, dep: str) -> Iterator[Path]:
+def _list_files(root: Path, entry: Entry, dep: str) -> Iterator[Path]:
     path = root / dep
     if path.is_dir():
         found = (item for item in path.rglob("*") if not IGNORED & set(item.relative_to(path).parts))
@@ -130,17 +130,18 @@ def _files(root: Path, entry: Entry, dep: str) -> Iterator[Path]:
     elif path.is_file():
         yield path
     else:
-        raise StageError(f"stage {entry.stage} needs {dep}, which does not exist in {root}; {_remedy(root, dep)}")
+        remedy = _suggest_remedy(root, dep)
+        raise StageError(f"stage {entry.stage} needs {dep}, which does not exist in {root}; {remedy}")
 
 
-def _remedy(root: Path, dep: str) -> str:
+def _suggest_remedy(root: Path, dep: str) -> str:
     for other in read_entries(root).values():
         if any(Path(dep).is_relative_to(out) for out in other.outs):
             return f"run `dvc repro {other.stage}` or `dvc pull {dep}` first"
     return "no stage makes it, so restore it from git"
 
 
-def _signature(path: Path) -> Signature:
+def _file_signature(path: Path) -> Signature:
     stat = path.stat()
     digest = "" if stat.st_size > LARGE_FILE else hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
     return Signature(stat.st_size, stat.st_mtime_ns, digest)
@@ -155,13 +156,13 @@ def _value_signature(root: Path, key: str) -> dict[str, Signature]:
     return {key: Signature(0, 0, json.dumps(value, sort_keys=True))}
 
 
-def _entry(name: str, body: dict[str, Any], values: dict[str, Any]) -> Entry:
+def _make_entry(name: str, body: dict[str, Any], values: dict[str, Any]) -> Entry:
     outs = [_out_path(out) for kind in ("outs", "plots", "metrics") for out in body.get(kind, [])]
     return Entry(
         stage=name,
-        deps=tuple(_filled(dep, values) for dep in body.get("deps", [])),
+        deps=tuple(_fill_template(dep, values) for dep in body.get("deps", [])),
         params=tuple(key for key in body.get("params", []) if isinstance(key, str)),
-        outs=tuple(_filled(out, values) for out in outs),
+        outs=tuple(_fill_template(out, values) for out in outs),
     )
 
 
@@ -169,7 +170,7 @@ def _out_path(out: str | dict[str, Any]) -> str:
     return out if isinstance(out, str) else next(iter(out))
 
 
-def _filled(text: str, values: dict[str, Any]) -> str:
+def _fill_template(text: str, values: dict[str, Any]) -> str:
     return str(Path(re.sub(r"\$\{(\w+)\}", lambda match: str(values[match[1]]), text)))
 
 

@@ -38,7 +38,7 @@ def execute(run: Kernel) -> str:
     for stale in (run.output, run.output.with_suffix(".html")):
         stale.unlink(missing_ok=True)
     try:
-        return _execute(run)
+        return _execute_cells(run)
     finally:
         if run.output.exists():
             write_record(run.output, run.timings, cost())
@@ -50,7 +50,7 @@ def cost() -> dict[str, float]:
     return {"cpu_seconds": round(used.ru_utime + used.ru_stime, 2), "peak_mib": round(used.ru_maxrss / 1024, 1)}
 
 
-def _execute(run: Kernel) -> str:
+def _execute_cells(run: Kernel) -> str:
     import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
@@ -104,13 +104,14 @@ def _register_engine() -> None:
         @classmethod
         def execute_managed_notebook(cls, nb_man, kernel_name, narrate=None, **options):
             if narrate:
-                _narrate(nb_man, narrate)
+                _print_progress(nb_man, narrate)
             return super().execute_managed_notebook(nb_man, kernel_name, **options)
 
     papermill_engines.register("visdyn", NarratingEngine)
 
 
-def _narrate(manager: Any, title: str) -> None:
+def _print_progress(manager: Any, title: str) -> None:
+    # Papermill has no hook of its own for a cell's end: the manager's two methods are wrapped.
     complete, start = manager.cell_complete, manager.cell_start
     codes = [index for index, cell in enumerate(manager.nb.cells) if cell.cell_type == "code"]
     began = {}
@@ -122,14 +123,14 @@ def _narrate(manager: Any, title: str) -> None:
     def completed(cell, cell_index=None, **options):
         if cell_index in codes:
             number, seconds = codes.index(cell_index) + 1, time.monotonic() - began[cell_index]
-            line = f"{title}: cell {number}/{len(codes)} {seconds:6.1f} s  {_heading(manager.nb.cells, cell_index)}"
+            line = f"{title}: cell {number}/{len(codes)} {seconds:6.1f} s  {_name_cell(manager.nb.cells, cell_index)}"
             print(line, file=sys.stderr, flush=True)
         return complete(cell, cell_index, **options)
 
     manager.cell_start, manager.cell_complete = started, completed
 
 
-def _heading(cells: list[Any], index: int) -> str:
+def _name_cell(cells: list[Any], index: int) -> str:
     """Name a code cell: by its opening comment, else by the markdown before it, else by its first line."""
     first = cells[index].source.strip().partition("\n")[0]
     above = cells[index - 1] if index > 1 else None  # the title speaks for the whole notebook

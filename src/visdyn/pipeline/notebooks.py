@@ -38,7 +38,7 @@ def defaults(notebook: Path) -> dict[str, Any]:
     cells = [cell for cell in all_cells if "parameters" in cell.metadata.get("tags", [])]
     if len(cells) != 1:
         raise StageError(f"{notebook} must have exactly one cell tagged 'parameters', not {len(cells)}")
-    return dict(_literals(cells[0].source, notebook))
+    return dict(_parse_literals(cells[0].source, notebook))
 
 
 def checked_parameters(notebook: Path, given: dict[str, Any], texts: dict[str, str] | None = None) -> dict[str, Any]:
@@ -63,14 +63,14 @@ def checked_parameters(notebook: Path, given: dict[str, Any], texts: dict[str, s
             raise StageError(f"{notebook.name} has no parameter {name!r}; its parameters cell has {', '.join(known)}")
     for name, value in given.items():
         if type(value) is not type(known[name]):
-            raise StageError(_mistyped(notebook, name, known[name], value))
-    return given | {name: _read(notebook, name, known[name], text) for name, text in (texts or {}).items()}
+            raise StageError(_describe_mismatch(notebook, name, known[name], value))
+    return given | {name: _read_value(notebook, name, known[name], text) for name, text in (texts or {}).items()}
 
 
 def stage_values(notebook: Path, section: Any) -> dict[str, Any]:
     """Return the notebook parameters that are keys of the stage's section of params.yaml, with their values there."""
     values = asdict(section) if is_dataclass(section) else {}
-    return {name: _plain(values[name]) for name in defaults(notebook) if name in values}
+    return {name: _to_plain(values[name]) for name in defaults(notebook) if name in values}
 
 
 def lint(path: Path, stage: str | None = None, settings: Params | None = None) -> list[str]:
@@ -85,7 +85,7 @@ def lint(path: Path, stage: str | None = None, settings: Params | None = None) -
     problems = [*_title_problems(notebook), *_parameter_problems(path, stage, settings)]
     for number, cell in enumerate(notebook.cells):
         problems += [f"cell {number} {problem}" for problem in _cell_problems(cell)]
-    if not problems and nbformat.writes(_stripped(notebook)) + "\n" != path.read_text():
+    if not problems and nbformat.writes(_strip_outputs(notebook)) + "\n" != path.read_text():
         problems.append("is not as the save hook writes it; open and save it in `make lab`")
     return [f"{path.name}: {problem}" for problem in problems]
 
@@ -100,10 +100,10 @@ def strip_outputs(model: dict[str, Any], path: str = "", contents_manager: Any =
         return
     if contents_manager is not None and not _is_source(Path(contents_manager.root_dir) / path.strip("/")):
         return
-    _stripped(model["content"])
+    _strip_outputs(model["content"])
 
 
-def _stripped(notebook: Any) -> Any:
+def _strip_outputs(notebook: Any) -> Any:
     metadata = notebook["metadata"]
     for name in VOLATILE:
         metadata.pop(name, None)
@@ -121,7 +121,7 @@ def _is_source(path: Path) -> bool:
     return path.resolve().is_relative_to(repository_root() / "notebooks")
 
 
-def _literals(source: str, notebook: Path) -> Iterator[tuple[str, Any]]:
+def _parse_literals(source: str, notebook: Path) -> Iterator[tuple[str, Any]]:
     try:
         for node in ast.parse(source).body:
             if isinstance(node, ast.AnnAssign):
@@ -136,7 +136,7 @@ def _literals(source: str, notebook: Path) -> Iterator[tuple[str, Any]]:
         raise StageError(f"the parameters cell of {notebook} may hold only `name = literal` lines ({error})") from error
 
 
-def _read(notebook: Path, name: str, default: Any, text: str) -> Any:
+def _read_value(notebook: Path, name: str, default: Any, text: str) -> Any:
     if isinstance(default, str):
         return text
     try:
@@ -146,17 +146,17 @@ def _read(notebook: Path, name: str, default: Any, text: str) -> Any:
     if type(value) is int and isinstance(default, float):
         return float(value)
     if type(value) is not type(default):
-        raise StageError(_mistyped(notebook, name, default, value))
+        raise StageError(_describe_mismatch(notebook, name, default, value))
     return value
 
 
-def _mistyped(notebook: Path, name: str, default: Any, value: Any) -> str:
+def _describe_mismatch(notebook: Path, name: str, default: Any, value: Any) -> str:
     kinds = f"{type(default).__name__} (default {default!r}), not {type(value).__name__} ({value!r})"
     return f"parameter {name!r} of {notebook.name} is of type {kinds}"
 
 
-def _plain(value: Any) -> Any:
-    return [_plain(item) for item in value] if isinstance(value, tuple) else value
+def _to_plain(value: Any) -> Any:
+    return [_to_plain(item) for item in value] if isinstance(value, tuple) else value
 
 
 def _title_problems(notebook: Any) -> Iterator[str]:

@@ -51,9 +51,9 @@ def full_params(root: Path, name: str, children: tuple[str, ...] = ()) -> str:
     text = path.read_text()
     parent = (yaml.safe_load(text) or {}).get("parent")
     inherited = full_params(root, parent, (*children, name)) if parent else (root / "params.yaml").read_text()
-    body = _override(_without_header(inherited), _without_header(text), path)
+    body = _override_lines(_without_header(inherited), _without_header(text), path)
     source = f"{OVERRIDES} and {f'profiles/{parent}' if parent else 'the root'}'s params.yaml"
-    return HEADER.format(sources=source) + "".join(_header(text)) + body
+    return HEADER.format(sources=source) + "".join(_header_comments(text)) + body
 
 
 def differences(root: Path) -> list[Path]:
@@ -75,15 +75,15 @@ def write_profiles(root: Path) -> list[Path]:
     return written
 
 
-def _override(text: str, overrides: str, path: Path) -> str:
+def _override_lines(text: str, overrides: str, path: Path) -> str:
     """Replace the lines of `text` whose keys `overrides` has too; both are YAML in block style, indented alike."""
     replaced = {line: ["root: ../.."] for line, key in enumerate(text.splitlines()) if key.startswith("root:")}
     if (delta := yaml.compose(overrides)) is not None:
-        replaced |= _replacements(yaml.compose(text), delta, overrides.splitlines(), path, "")
+        replaced |= _find_replacements(yaml.compose(text), delta, overrides.splitlines(), path, "")
     return "\n".join(new for line, old in enumerate(text.splitlines()) for new in replaced.get(line, [old])) + "\n"
 
 
-def _replacements(
+def _find_replacements(
     base: yaml.MappingNode, delta: yaml.MappingNode, given: list[str], path: Path, section: str
 ) -> dict[int, list[str]]:
     """Return, by line number in `base`, the lines of `given` (the overrides' text) that stand there instead."""
@@ -100,7 +100,7 @@ def _replacements(
         if _is_section(old) and _is_section(value):
             if "#" in given[start]:
                 replaced[first] = [given[start]]
-            replaced |= _replacements(old, value, given, path, f"{section}{key.value}.")
+            replaced |= _find_replacements(old, value, given, path, f"{section}{key.value}.")
         else:
             replaced |= {line: [] for line in range(first, _last_line(old) + 1)}
             replaced[first] = given[start : _last_line(value) + 1]
@@ -120,7 +120,7 @@ def _last_line(node: yaml.Node) -> int:
     return node.end_mark.line
 
 
-def _header(text: str) -> Iterator[str]:
+def _header_comments(text: str) -> Iterator[str]:
     """Yield the comment lines with which a file begins, but for the line that says what it was generated from."""
     for line in text.splitlines(keepends=True):
         if not line.startswith("#"):

@@ -76,12 +76,12 @@ def run_stage(name: str, profile: str = ".", values: dict[str, str] | None = Non
     output = root / "reports/notebooks" / notebook.name
     log = _fresh_log(root, name)
     token = uuid.uuid4().hex
-    variables = _environment(settings.runtime, log, key_of(before), token)
+    variables = _kernel_environment(settings.runtime, log, key_of(before), token)
     kernel = Kernel(notebook, output, parameters, log, root / f".visdyn/timings/{name}.json", name)
-    with _environ(variables), supervised(token):
+    with _set_environ(variables), supervised(token):
         error = execute(kernel)
     if error:
-        raise StageError(_failure(error, output, log))
+        raise StageError(_describe_failure(error, output, log))
     _refuse_changes(root, entry, before)
     shutil.rmtree(root / ".visdyn/scratch" / name, ignore_errors=True)  # the outputs hold what it led to
     return output
@@ -107,7 +107,7 @@ def _fresh_log(root: Path, name: str) -> Path:
     return log
 
 
-def _environment(runtime: Any, log: Path, key: str, token: str) -> dict[str, str]:
+def _kernel_environment(runtime: Any, log: Path, key: str, token: str) -> dict[str, str]:
     source = str(repository_root() / "src")
     paths = [source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "1")
@@ -131,7 +131,7 @@ def _environment(runtime: Any, log: Path, key: str, token: str) -> dict[str, str
 
 
 @contextlib.contextmanager
-def _environ(variables: dict[str, str]) -> Iterator[None]:
+def _set_environ(variables: dict[str, str]) -> Iterator[None]:
     previous = dict(os.environ)
     os.environ.update(variables)
     try:
@@ -141,7 +141,7 @@ def _environ(variables: dict[str, str]) -> Iterator[None]:
         os.environ.update(previous)
 
 
-def _failure(error: str, output: Path, log: Path) -> str:
+def _describe_failure(error: str, output: Path, log: Path) -> str:
     tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL:]
     shown = "".join(f"\n    {line}" for line in tail)
     return f"{error}\n  executed notebook: {output} (and .html)\n  end of {log}:{shown or ' (empty)'}"

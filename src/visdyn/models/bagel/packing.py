@@ -215,15 +215,17 @@ class _PackBuilder:
             text_ids=_to_int64(token for token, _ in self.text),
             text_index=_to_int64(index for _, index in self.text),
             position_ids=_to_int64(self.rotary),
-            vit_tokens=_concat([tokens for tokens, _, _ in self.vit], torch.zeros(0, 0)),
+            vit_tokens=_concat_or_empty([tokens for tokens, _, _ in self.vit], torch.zeros(0, 0)),
             vit_index=_to_int64(i for _, _, span in self.vit for i in span),
-            vit_position_ids=_concat([ids for _, ids, _ in self.vit], _to_int64([])),
+            vit_position_ids=_concat_or_empty([ids for _, ids, _ in self.vit], _to_int64([])),
             vit_lengths=[len(span) for _, _, span in self.vit],
             images=_pad_images([pixels for pixels, *_ in self.latents]),
             latent_shapes=self.latent_shapes,
             latent_index=_to_int64(i for _, _, span, _ in self.latents for i in span),
-            latent_position_ids=_concat([ids for _, ids, _, _ in self.latents], _to_int64([])),
-            raw_timesteps=_concat([torch.full((len(ids),), t) for _, ids, _, t in self.latents], torch.zeros(0)),
+            latent_position_ids=_concat_or_empty([ids for _, ids, _, _ in self.latents], _to_int64([])),
+            raw_timesteps=_concat_or_empty(
+                [torch.full((len(ids),), t) for _, ids, _, t in self.latents], torch.zeros(0)
+            ),
             mse_index=_to_int64(i for span in noised for i in span),
             ce_index=_to_int64(index for index, _, _ in self.answers),
             ce_labels=_to_int64(label for _, label, _ in self.answers),
@@ -255,5 +257,5 @@ def _to_int64(values) -> Tensor:
     return torch.tensor(list(values), dtype=torch.int64)
 
 
-def _concat(parts: list[Tensor], empty: Tensor) -> Tensor:
+def _concat_or_empty(parts: list[Tensor], empty: Tensor) -> Tensor:
     return torch.cat(parts) if parts else empty
