@@ -7,6 +7,7 @@ import shutil
 from operator import attrgetter
 from pathlib import Path
 
+import nbformat
 import pytest
 import yaml
 from checkouts import copy_checkout, dvc
@@ -63,7 +64,15 @@ def test_no_setting_switches_the_run_cache_off(name):
     stage = STAGES[name]
     assert not {"always_changed", "frozen"} & stage.keys()
     assert all(isinstance(out, str) for out in stage["outs"])  # no `cache: false`, no `persist` on outs
-    assert all(options == {"cache": False} for plot in stage["plots"] for options in plot.values())
+    kept_in_git = stage["plots"] + stage.get("metrics", [])
+    assert all(options == {"cache": False} for out in kept_in_git for options in out.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_stage_declares_the_metrics_that_its_notebook_writes(name):
+    book = nbformat.read(ROOT / ENTRIES[name].notebook, as_version=4)
+    writes = any("stage.write_metrics(" in cell.source for cell in book.cells)
+    assert STAGES[name].get("metrics", []) == [{f"reports/metrics/{name}.json": {"cache": False}}] * writes
 
 
 @pytest.mark.parametrize("name", NAMES)

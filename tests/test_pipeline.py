@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -253,6 +254,17 @@ def test_tables_are_sorted_short_and_free_of_minus_zero(toy):
         stage.write_table(table, "../idm/arms.csv")
     with pytest.raises(FileNotFoundError, match="run `dvc repro idm`"):
         stage.read_table("idm/none.csv")
+
+
+def test_metrics_are_means_by_name_and_an_unknown_one_is_null(toy):
+    make_repository(toy)
+    table = pd.DataFrame({"arm": ["b", "a", "a", "a"], "k": [1, 8, 8, 1], "score": [np.nan, 1, 2, 1 / 3]})
+    stage = open_stage("fdm")
+    by_two = stage.write_metrics(table, ["arm", "k"], "score")
+    assert by_two == toy / "reports/metrics/fdm.json"
+    assert json.loads(by_two.read_text()) == {"a": {"1": 0.333333, "8": 1.5}, "b": {"1": None}}
+    assert json.loads(stage.write_metrics(table, ["arm"], "score").read_text())["a"] == 1.11111
+    assert json.loads(stage.write_metrics(table[:0], ["arm", "k"], "score").read_text()) == {}
 
 
 def test_paths_stay_in_the_profile_and_hub_ids_pass(toy):

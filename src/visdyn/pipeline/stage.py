@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from visdyn.pipeline.tables import write_json, write_table
 from visdyn.result_tables import check_columns
 
 RESULTS = "reports/results"
+METRICS = "reports/metrics"  # apart from the results: DVC takes no metrics file inside a folder that is an output
 REFERENCE = "reference.json"  # in a model folder that only names a checkpoint
 
 
@@ -136,6 +138,26 @@ class Stage:
         """Write plain values as `reports/results/<stage>/<rel>`, as `pipeline.tables.write_json` does."""
         path = self._result_file(rel)
         write_json(value, path)
+        return path
+
+    def write_metrics(self, table, keys: Sequence[str], value: str) -> Path:
+        """Write `reports/metrics/<stage>.json`, the few numbers that `dvc metrics` shows: means of a column by name.
+
+        Args:
+            table: a `pandas.DataFrame`.
+            keys: the columns whose values name a mean, from the outermost level to the innermost.
+            value: the column of which means are taken; a mean of no number is null.
+        """
+        metrics: dict[str, Any] = {}
+        for names, mean in table.groupby(list(keys))[value].mean().items():
+            level = metrics
+            *outer, last = map(str, names if len(keys) > 1 else [names])
+            for name in outer:
+                level = level.setdefault(name, {})
+            level[last] = None if mean != mean else float(mean)  # JSON has no NaN
+        path = self.root / METRICS / f"{self.name}.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(metrics, path)
         return path
 
     def read_table(self, rel: str):
