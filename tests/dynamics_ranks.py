@@ -22,7 +22,7 @@ def main(path: str) -> None:
     torch.set_num_threads(1)
     from visdyn.training import chunked_cross_entropy
     from visdyn.training.dynamics import train_dynamics
-    from visdyn.training.engine.worker import end_rank, without_kernels
+    from visdyn.training.engine.worker import end_rank, read_arguments, without_kernels
 
     without_kernels()
     for arguments in json.loads(Path(path).read_text()):
@@ -31,7 +31,7 @@ def main(path: str) -> None:
         expected = arguments.pop("expect", None)
         try:
             with ending(**ends):
-                train_dynamics(**arguments)
+                train_dynamics(**read_arguments(train_dynamics, arguments, path))
         except Exception as error:
             if expected is None or expected not in str(error):
                 raise

@@ -170,12 +170,18 @@ def shrink(values: dict, places: dict[str, str], data: Path) -> dict:
     values["base_models"]["references"] = {key: places[place] for key, place in references.items()}
     values["probing"]["models"] = [places[FAMILIES[model]] for model in values["probing"]["models"]]
     for stage in ("idm", "fdm"):
-        values[stage]["training"] |= {"steps": 3, "epochs": 0, "warmup_steps": 1, "batch_size": 4, "precision": "fp32"}
+        values[stage]["training"] |= {
+            "steps": 3,
+            "epochs": None,
+            "warmup_steps": 1,
+            "batch_size": 4,
+            "precision": "fp32",
+        }
         values[stage]["limits"] |= {"kubric": 3}
-    values["idm_evaluation"]["bert_score"] = ""
+    values["idm_evaluation"]["bert_score"] = None
     values["doundo"]["training"] |= {"steps": 2, "warmup_steps": 1, "batch_size": 4, "precision": "fp32"}
     # What a tiny random VLM answers cannot be read: every pair would fail the filter.
-    values["mining"] |= {"min_interval": 4, "curator": "annotations", "filter_model": "", "expansion_model": ""}
+    values["mining"] |= {"min_interval": 4, "curator": "annotations", "filter_model": None, "expansion_model": None}
     values["annotation"] |= {"max_new_tokens": 4}
     values["verification"] |= {"candidates": [1, 2], "items_per_subset": 1}
     evaluation = values["evaluation"]
@@ -186,5 +192,5 @@ def shrink(values: dict, places: dict[str, str], data: Path) -> dict:
         encoders |= {name: places[name] for name in ("clip", "dino")}
     spatial = values["spatial"]
     spatial["models"] = [name for name in spatial["models"] if name.startswith("models/")]
-    spatial |= dict.fromkeys(("spatialmqa", "spatialmqa_images", "embspatial"), "")
+    spatial |= dict.fromkeys(("spatialmqa", "spatialmqa_images", "embspatial"))
     return values

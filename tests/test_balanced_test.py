@@ -25,7 +25,7 @@ def _counts(pairs):
 
 def test_version_1_balances_the_top_eight_and_adds_the_unseen(pairs):
     seen = [pair for pair in pairs if pair.verb not in ("take", "get")]  # v1's vocabulary has neither
-    chosen = _counts(select_test(seen, "v1", 0, seed=0))
+    chosen = _counts(select_test(seen, "v1", None, seed=0))
     top = {"open", "close", "pick-up", "put-down", "put", "turn-on", "turn-off", "move"}
     assert {verb: chosen[verb] for verb in top} == dict.fromkeys(top, 12)  # as many as the rarest of the eight
     assert {verb: chosen[verb] for verb in UNSEEN_VERBS} == {"rotate": 2, "remove-from": 12, "stack": 3}
@@ -36,7 +36,7 @@ def test_version_1_balances_the_top_eight_and_adds_the_unseen(pairs):
 
 def test_version_2_has_the_printed_counts(pairs):
     assert sum(V2_COUNTS.values()) == 451
-    chosen = _counts(select_test(pairs, "v2", 0, seed=0))
+    chosen = _counts(select_test(pairs, "v2", None, seed=0))
     assert chosen == {verb: min(count, COUNTS[verb]) for verb, count in V2_COUNTS.items()}
 
 
@@ -47,13 +47,13 @@ def test_the_draw_is_seeded_and_keeps_the_order(pairs):
     assert [pair.id for pair in first] == sorted(pair.id for pair in first)
     assert select_test(pairs, "all", 5, seed=1) == pairs
     fewer = [pair for pair in pairs if pair.verb != "close"]  # of other verbs, the draw stays
-    kept = {pair.id for pair in select_test(fewer, "v2", 0, 1)}
-    assert kept == {pair.id for pair in select_test(pairs, "v2", 0, 1) if pair.verb != "close"}
+    kept = {pair.id for pair in select_test(fewer, "v2", None, 1)}
+    assert kept == {pair.id for pair in select_test(pairs, "v2", None, 1) if pair.verb != "close"}
 
 
 def test_the_table_says_how_it_came_about(pairs):
-    chosen = select_test(pairs, "v2", 0, seed=0)
-    table = balance_table([pair.verb for pair in pairs] + ["move"], pairs, chosen, "v2", 0).set_index("verb")
+    chosen = select_test(pairs, "v2", None, seed=0)
+    table = balance_table([pair.verb for pair in pairs] + ["move"], pairs, chosen, "v2", None).set_index("verb")
     assert table.loc["move"].to_dict() == {"unseen": 0, "mined": 13, "passed": 12, "wanted": 10, "chosen": 10}
     assert table.loc["stack", "unseen"] == 1
     assert table["chosen"].sum() == len(chosen)
@@ -61,4 +61,4 @@ def test_the_table_says_how_it_came_about(pairs):
 
 def test_an_unknown_split_is_refused(pairs):
     with pytest.raises(ValueError, match="unknown test split 'v3'"):
-        select_test(pairs, "v3", 0, 0)
+        select_test(pairs, "v3", None, 0)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from visdyn.models import load_model
+from visdyn.params import load_params
 from visdyn.training.arms import ARMS, arm, fdm_jobs
 from visdyn.training.tiny.base_model import base_mixture, train_base
 
@@ -61,22 +63,22 @@ def test_the_recipe_writes_a_model_that_loads(tiny, tiny_folder, scenes, tmp_pat
 
 def test_jobs_of_the_arms():
     files = {"supervised": "s.npz", "idm": "i.npz", "true": "t.npz"}
-    runs = [(name, seed) for name in ARMS for seed in (0, 1)]
-    recipe, steps = {"steps": 9, "seed": 7}, {**dict.fromkeys(ARMS, 9), "synthetic": 12}
-    jobs = fdm_jobs(runs, files, "base", Path("models/fdm"), recipe, 0.4, steps, adapter="full")
+    params = load_params("profiles/paper").fdm  # 40 epochs of batches of 96
+    params = replace(params, arms=tuple(ARMS), seeds=(0, 1), single_seed_arms=(), floor=0.4)
+    jobs = fdm_jobs(params, "base", files, {"supervised": 96, "idm": 97, "true": 1}, Path("models/fdm"))
     assert len({job.name for job in jobs}) == 12
     by_name = {job.name: job.arguments for job in jobs}
     chosen = by_name["synthetic_weighted-s1"]
-    assert chosen["triplets"] == ["s.npz", "i.npz"]
-    assert (chosen["weighting"], chosen["floor"]) == ("recognition", 0.4)
-    assert chosen["recipe"] == {"steps": 9, "seed": 1}
-    assert by_name["synthetic-s1"]["recipe"] == {"steps": 12, "seed": 1}
+    assert chosen["data"] == {"paths": ("s.npz", "i.npz"), "task": "fdm", "weighting": "recognition", "floor": 0.4}
+    assert (chosen["config"]["base"], chosen["config"]["lora"]["rank"], chosen["seed"]) == ("base", 16, 1)
+    steps = {name: job["config"]["training"]["steps"] for name, job in by_name.items()}
+    assert (steps["supervised-s1"], steps["synthetic-s1"], steps["synthetic_weighted_true-s0"]) == (40, 120, 80)
     assert chosen["output"] == str(Path("models/fdm/synthetic_weighted-s1"))
-    assert chosen["adapter"] == "full"
-    assert by_name["supervised-s0"]["triplets"] == ["s.npz"]
-    assert by_name["supervised-s0"]["weighting"] == by_name["synthetic-s0"]["weighting"] == "uniform"
-    assert by_name["synthetic_weighted_nofloor-s0"]["floor"] == 0
-    assert by_name["synthetic_weighted_true-s0"]["triplets"] == ["s.npz", "t.npz"]
+    data = {name: job["data"] for name, job in by_name.items()}
+    assert data["supervised-s0"]["paths"] == ("s.npz",)
+    assert data["supervised-s0"]["weighting"] == data["synthetic-s0"]["weighting"] == "uniform"
+    assert data["synthetic_weighted_nofloor-s0"]["floor"] == 0
+    assert data["synthetic_weighted_true-s0"]["paths"] == ("s.npz", "t.npz")
 
 
 def test_an_unknown_arm_lists_the_known_ones():

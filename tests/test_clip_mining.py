@@ -209,4 +209,4 @@ def test_a_sample_of_clips_is_seeded_and_keeps_the_order(root):
     assert drawn == sample_clips(list(reversed(clips)), 4, seed=3)[::-1]
     assert len(drawn) == 4
     assert drawn != sample_clips(clips, 4, seed=4)
-    assert sample_clips(clips, 0, seed=3) == clips
+    assert sample_clips(clips, None, seed=3) == clips

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from toy_dynamics import job_arguments, lora_of
 
 from visdyn.images import to_pixels
 from visdyn.models import load_model
@@ -18,7 +19,6 @@ from visdyn.training.losses import recognition_weights
 from visdyn.training.triplets import SequenceDataset, _loss_weights, dynamics_dataset, load_triplets, save_triplets
 
 ACTIONS = ["open the red cup", "close the cup", "take lamp", "put the blue drawer on"]
-QUICK = {"steps": 2, "batch_size": 4, "learning_rate": 1e-3, "log_every": 1}
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +29,8 @@ def triplets(tiny, scenes, tmp_path_factory):
     return path
 
 
-def _train(base, triplets, output, **arguments):
-    arguments = {"task": "fdm", "recipe": QUICK, **arguments}
-    files = [str(triplets)]
-    train_dynamics(base=str(base), triplets=files, output=str(output), scratch=str(output) + "-scratch", **arguments)
+def _train(base, triplets, output, **changes):
+    train_dynamics(**job_arguments(base, triplets, output, output=str(output), scratch=f"{output}-scratch", **changes))
     return load_model(output)
 
 
@@ -84,8 +82,8 @@ def test_the_completion_loss_is_the_weighted_mean_over_completions(tiny, grids):
 
 @pytest.mark.parametrize("task", ["fdm", "idm"])
 def test_the_recipe_learns_its_triplets(tiny, tiny_folder, triplets, scenes, tmp_path, task):
-    recipe = {"steps": 60, "batch_size": 4, "learning_rate": 1e-2, "log_every": 10}
-    model = _train(tiny_folder, triplets, tmp_path / task, task=task, recipe=recipe)
+    training = {"steps": 60, "learning_rate": 1e-2, "log_every": 10}
+    model = _train(tiny_folder, triplets, tmp_path / task, data={"task": task}, training=training)
     history = pd.read_csv(tmp_path / task / "training.csv")
     assert history["step"].tolist() == [10, 20, 30, 40, 50, 60]
     assert history["loss"].iloc[-1] < 0.5 * history["loss"].iloc[0]
@@ -101,8 +99,8 @@ def test_the_recipe_learns_its_triplets(tiny, tiny_folder, triplets, scenes, tmp
 
 def test_weighting_changes_what_is_learnt(tiny_folder, triplets, tmp_path):
     uniform = _train(tiny_folder, triplets, tmp_path / "uniform")
-    full = _train(tiny_folder, triplets, tmp_path / "floor-1", weighting="recognition", floor=1.0)
-    weighted = _train(tiny_folder, triplets, tmp_path / "weighted", weighting="recognition", floor=0.0)
+    full = _train(tiny_folder, triplets, tmp_path / "floor-1", data={"weighting": "recognition", "floor": 1.0})
+    weighted = _train(tiny_folder, triplets, tmp_path / "weighted", data={"weighting": "recognition", "floor": 0.0})
     assert not _moved(full, uniform)
     assert _moved(weighted, uniform)
 
@@ -114,8 +112,8 @@ def test_files_are_concatenated(tiny, triplets):
 
 
 def test_an_adapter_is_trained_and_read_back(tiny, tiny_folder, triplets, tmp_path):
-    lora = {"r": 2, "lora_alpha": 4, "modules_to_save": ["lm_head"]}
-    model = _train(tiny_folder, triplets, tmp_path / "lora", adapter="lora", lora=lora, recipe={**QUICK, "steps": 5})
+    lora = lora_of(modules_to_save=("lm_head",))
+    model = _train(tiny_folder, triplets, tmp_path / "lora", lora=lora, training={"steps": 5})
     settings = json.loads((tmp_path / "lora" / "adapter_config.json").read_text())
     assert settings["r"] == 2
     assert not (tmp_path / "lora" / "model.safetensors").exists()
@@ -136,11 +134,8 @@ def test_an_adapter_is_trained_and_read_back(tiny, tiny_folder, triplets, tmp_pa
 def test_an_adapter_finds_its_base_after_both_were_moved(tiny_folder, triplets, tmp_path):
     project = tmp_path / "project"
     shutil.copytree(tiny_folder, project / "models/base")
-    arguments = {"adapter": "lora", "lora": {"r": 2}, "triplets": [str(triplets)], "recipe": {**QUICK, "steps": 1}}
     folder = project / "models/fdm/arm-s0"
-    train_dynamics(
-        base=str(project / "models/base"), task="fdm", output=str(folder), scratch=str(tmp_path / "state"), **arguments
-    )
+    _train(project / "models/base", triplets, folder, lora=lora_of(), training={"steps": 1})
     assert str(tmp_path) not in (folder / "adapter_config.json").read_text()
     project.rename(tmp_path / "clone")
     load_model(tmp_path / "clone/models/fdm/arm-s0")
@@ -157,19 +152,17 @@ def test_gradient_checkpointing_reaches_the_language_model(tiny_folder, triplets
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("data", "message"),
     [
         ({"task": "sideways"}, "unknown task 'sideways'; one of idm, fdm"),
         ({"task": "idm", "weighting": "recognition"}, "an IDM's actions are weighted uniformly"),
         ({"weighting": "loud"}, "unknown weighting 'loud'; one of uniform, recognition"),
         ({"weighting": "recognition", "floor": 2.0}, "floor must be in"),
-        ({"adapter": "prefix"}, "unknown adapter 'prefix'; one of full, lora"),
-        ({"recipe": {**QUICK, "epochs": 1}}, "unknown recipe key"),
     ],
 )
-def test_unknown_settings_are_refused(tiny_folder, triplets, tmp_path, arguments, message):
+def test_unknown_settings_are_refused(tiny_folder, triplets, tmp_path, data, message):
     with pytest.raises(ValueError, match=message):
-        _train(tiny_folder, triplets, tmp_path / "output", **arguments)
+        _train(tiny_folder, triplets, tmp_path / "output", data=data)
 
 
 def test_batches_of_like_length_are_for_mixtures_alone():

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,16 @@ import torch
 from conftest import WORDS
 from safetensors import safe_open
 from tiny_tokens import save_trained_families
+from toy_dynamics import job_arguments, lora_of
 
 from visdyn.models import load_model
 from visdyn.models.token.sequences import collate
 from visdyn.training.dynamics import CompletionLoss, add_adapter, train_dynamics
+from visdyn.training.engine.launch import Job
 from visdyn.training.engine.sharding import widen_trained
 
-LORA = {"r": 2, "lora_alpha": 4, "lora_dropout": 0.1}
-RECIPE = {"steps": 6, "batch_size": 4, "learning_rate": 1e-2, "log_every": 1, "save_every": 2}
+LORA = lora_of(dropout=0.1)
+TRAINING = {"steps": 6, "learning_rate": 1e-2, "save_every": 2}
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +36,9 @@ def world(tiny_folder, tmp_path_factory):
     return {family: (str(base), str(triplets)) for family, (base, triplets) in families.items()}
 
 
-def job(world, family: str, folder: Path, **changes) -> dict:
+def job(world, family: str, folder: Path, lora=LORA, training=None, **changes) -> dict:
     base, triplets = world[family]
-    files = {"base": base, "triplets": [triplets], "output": str(folder / "out"), "scratch": str(folder / "state")}
-    return {**files, "task": "fdm", "adapter": "lora", "lora": LORA, "recipe": RECIPE, **changes}
+    return job_arguments(base, triplets, folder, lora=lora, training={**TRAINING, **(training or {})}, **changes)
 
 
 def names_in(path: Path) -> list[str]:
@@ -48,9 +50,9 @@ def names_in(path: Path) -> list[str]:
 @pytest.mark.parametrize(("family", "task"), [("chameleon", "fdm"), ("liquid", "idm")])
 def test_a_killed_run_ends_with_the_same_adapter(world, tmp_path, family, task):
     """kill -9 in step 5 of 6; the last checkpoint stands at step 4. About 8 s of CPU."""
-    train_dynamics(**job(world, family, tmp_path / "whole", task=task))
-    cut = job(world, family, tmp_path / "cut", task=task)
-    (tmp_path / "jobs.json").write_text(json.dumps([{**cut, "kill": 5}]))
+    train_dynamics(**job(world, family, tmp_path / "whole", data={"task": task}))
+    cut = job(world, family, tmp_path / "cut", data={"task": task})
+    (tmp_path / "jobs.json").write_text(json.dumps([{**Job("cut", "", cut).arguments, "kill": 5}]))
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])}
     command = [sys.executable, "-m", "dynamics_ranks", str(tmp_path / "jobs.json")]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -67,7 +69,7 @@ def test_a_killed_run_ends_with_the_same_adapter(world, tmp_path, family, task):
 
 @pytest.mark.parametrize("family", ["chameleon", "liquid"])
 def test_the_folder_of_an_adapter_holds_the_adapter_alone(world, tmp_path, family):
-    train_dynamics(**job(world, family, tmp_path, recipe={**RECIPE, "steps": 1}))
+    train_dynamics(**job(world, family, tmp_path, training={"steps": 1}))
     files = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert files == {"adapter_config.json", "adapter_model.safetensors", "dynamics.json", "training.csv"}
     assert len(names_in(tmp_path / "out/adapter_model.safetensors")) == 2 * 2 * 7  # A and B, layers, linear maps
@@ -89,7 +91,7 @@ def test_a_saved_head_is_read_back_also_where_it_is_tied(world, tmp_path, family
     model = load_model(base)
     batch = collate([model.builder.forward(*pair)], model.layout.pad)
     torch.manual_seed(0)
-    add_adapter(model, base, {"r": 2, "modules_to_save": ["lm_head"]})
+    add_adapter(model, base, lora_of(alpha=8, modules_to_save=("lm_head",)))
     for name, parameter in model.lm.named_parameters():
         if parameter.requires_grad:
             parameter.data += torch.randn_like(parameter) * (0.2 if "lora" in name else 0.05)
@@ -110,8 +112,8 @@ def test_in_bf16_the_base_is_narrow_and_the_adapter_wide(world, tmp_path, monkey
         return forward(self, *args, **kwargs)
 
     monkeypatch.setattr(CompletionLoss, "forward", looking)
-    changes = {"recipe": {**RECIPE, "precision": "bf16", "steps": 2}, "lora": {**LORA, "modules_to_save": ["lm_head"]}}
-    train_dynamics(**job(world, "chameleon", tmp_path, **changes))
+    lora = replace(LORA, modules_to_save=("lm_head",))
+    train_dynamics(**job(world, "chameleon", tmp_path, lora, {"precision": "bf16", "steps": 2}))
     assert {dtype for dtype, trained in seen.values() if trained} == {torch.float32}
     assert {dtype for dtype, trained in seen.values() if not trained} == {torch.bfloat16}
     assert sum(trained for _, trained in seen.values()) == 28 + 1
@@ -135,8 +137,8 @@ def test_in_bf16_no_adapter_keeps_a_wide_copy_of_its_input(tiny_folder, grids):
     assert all(p.grad.dtype == torch.float32 for p in model.lm.parameters() if p.requires_grad)
 
 
-@pytest.mark.parametrize(("family", "adapter"), [("chameleon", "lora"), ("liquid", "full")])
-def test_activation_checkpointing_computes_layers_twice(world, tmp_path, family, adapter, monkeypatch):
+@pytest.mark.parametrize(("family", "lora"), [("chameleon", LORA), ("liquid", None)])
+def test_activation_checkpointing_computes_layers_twice(world, tmp_path, family, lora, monkeypatch):
     from transformers.models.chameleon.modeling_chameleon import ChameleonMLP
     from transformers.models.gemma.modeling_gemma import GemmaMLP
 
@@ -145,15 +147,7 @@ def test_activation_checkpointing_computes_layers_twice(world, tmp_path, family,
     monkeypatch.setattr(mlp, "forward", lambda self, x: calls.append(1) or forward(self, x))
     counts, losses = [], []
     for name, hardware in (("plain", None), ("again", {"activation_checkpointing": True})):
-        changes = {"adapter": adapter, "recipe": {**RECIPE, "steps": 2}, "hardware": hardware}
-        train_dynamics(
-            **job(
-                world,
-                family,
-                tmp_path / name,
-                **changes,
-            )
-        )
+        train_dynamics(**job(world, family, tmp_path / name, lora, {"steps": 2}, hardware=hardware))
         counts.append(len(calls))
         losses.append(pd.read_csv(tmp_path / name / "out/training.csv")["loss"].tolist())
     assert counts == [4, 4 + 8]  # 2 steps of 2 layers

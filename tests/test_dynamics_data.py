@@ -109,7 +109,7 @@ def test_a_sample_is_seeded_by_its_subset_and_keeps_the_order():
     assert chosen == sorted(chosen) == sample(items, 10, 0, "kubric")
     assert len(set(chosen)) == 10
     assert chosen != sample(items, 10, 0, "ag") != sample(items, 10, 1, "ag")
-    assert sample(items, 0, 0, "ag") == sample(items, 200, 0, "ag") == items
+    assert sample(items, None, 0, "ag") == sample(items, 200, 0, "ag") == items
 
 
 @pytest.fixture
@@ -124,7 +124,7 @@ def stage(tiny_folder, trajectories, tmp_path):
         (tmp_path / "aurora/data" / subset / "train.json").write_text(json.dumps(rows))
     results = tmp_path / "results"
     results.mkdir()
-    limits = replace(settings.idm.limits, kubric=2, magicbrush=-1)
+    limits = replace(settings.idm.limits, kubric=2, magicbrush=0)
     return SimpleNamespace(
         data=lambda name: tmp_path / name,
         device="cpu",
@@ -159,7 +159,7 @@ def test_counts_say_what_was_there_and_what_was_used(stage, trajectories):
 def test_without_a_cache_the_file_holds_the_same_codes(stage, tiny):
     data = open_data(stage)
     cached = CachedTriplets(data.encode(data.read_aurora(stage.data("aurora")), "aurora").path)
-    object.__setattr__(stage.settings.runtime, "codes", "")
+    object.__setattr__(stage.settings.runtime, "codes", None)
     (stage.root / "scratch/triplets").mkdir(parents=True, exist_ok=True)
     part = open_data(stage).encode(data.read_aurora(stage.data("aurora")), "again")
     arrays = load_triplets(part.path)
@@ -168,11 +168,12 @@ def test_without_a_cache_the_file_holds_the_same_codes(stage, tiny):
 
 
 def test_steps_follow_from_epochs_and_the_arm():
-    training = replace(load_params(".").fdm.training, epochs=3, batch_size=8)
+    training = replace(load_params(".").fdm.training, steps=None, epochs=3, batch_size=8)
     assert [count_steps(training, examples) for examples in (8, 9, 16)] == [3, 6, 6]
-    assert count_steps(replace(training, epochs=0, steps=5), 9) == 5
-    with pytest.raises(ValueError, match=r"steps and training\.epochs are both 0"):
-        count_steps(replace(training, epochs=0, steps=0), 9)
+    assert count_steps(replace(training, epochs=None, steps=5), 9) == 5
+    for wrong in ({"epochs": None}, {"steps": 5}):
+        with pytest.raises(ValueError, match="write a number for one, null for the other"):
+            replace(training, **wrong)
     params = replace(load_params(".").fdm, training=training)
     table = arms_table(params, {"supervised": 16, "idm": 9, "true": 1}).set_index(["arm", "seed"])["steps"]
     assert (table["supervised", 0], table["synthetic", 0], table["synthetic_weighted_true", 0]) == (6, 12, 9)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -12,21 +13,22 @@ from conftest import WORDS
 from ranks import run_ranks
 from safetensors.torch import load_file
 from tiny_tokens import save_trained_families
+from toy_dynamics import job_arguments, lora_of
 
 from visdyn.models import load_model
 from visdyn.training.dynamics import train_dynamics
 from visdyn.training.engine.fit import ScratchError
+from visdyn.training.engine.launch import Job
 
-LORA = {"adapter": "lora", "lora": {"r": 2, "lora_alpha": 4}}
-HEAD = {"adapter": "lora", "lora": {"r": 2, "lora_alpha": 4, "modules_to_save": ["lm_head"]}}
-RECIPE = {"steps": 4, "batch_size": 4, "learning_rate": 1e-3, "log_every": 1, "save_every": 2}
+LORA, HEAD = lora_of(), lora_of(modules_to_save=("lm_head",))
+TRAINING = {"steps": 4, "save_every": 2}
 # Sums in another order: the losses differ in the sixth digit, the weights by a small part of one update of 1e-3.
 LOSS, WEIGHT = 2e-5, 3e-5
 RUNS = {
-    "chameleon-fdm-full": {"task": "fdm", "weighting": "recognition", "adapter": "full"},
-    "chameleon-idm-lora": {"task": "idm", **LORA},
-    "liquid-idm-full": {"task": "idm", "adapter": "full"},
-    "liquid-fdm-lora": {"task": "fdm", "weighting": "recognition", "floor": 0.0, **HEAD},
+    "chameleon-fdm-full": {"data": {"task": "fdm", "weighting": "recognition"}},
+    "chameleon-idm-lora": {"data": {"task": "idm"}, "lora": LORA},
+    "liquid-idm-full": {"data": {"task": "idm"}},
+    "liquid-fdm-lora": {"data": {"task": "fdm", "weighting": "recognition", "floor": 0.0}, "lora": HEAD},
 }
 
 
@@ -38,15 +40,14 @@ def world(tiny_folder, tmp_path_factory):
 
 def arguments(world, name: str, folder: Path, **changes) -> dict:
     base, triplets = world[name.split("-")[0]]
-    files = {"base": str(base), "triplets": [str(triplets)]}
     places = {"output": str(folder / name), "scratch": str(folder / f"{name}-state")}
-    return {**files, **places, "recipe": RECIPE, **RUNS[name], **changes}
+    return job_arguments(base, triplets, folder, training=TRAINING, **places, **RUNS[name], **changes)
 
 
 def launch(jobs: list[dict], folder: Path) -> None:
     """Train jobs one after another on two ranks of one process group."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "jobs.json").write_text(json.dumps(jobs))
+    (folder / "jobs.json").write_text(json.dumps([Job("one", "", job).arguments for job in jobs]))
     run_ranks("dynamics_ranks", str(folder / "jobs.json"))
 
 
@@ -86,7 +87,8 @@ def test_two_ranks_train_like_one_process_and_resume(world, whole, tmp_path, sta
         job = arguments(world, name, tmp_path, hardware=hardware, chunk=400 if "fdm" in name else 2**25)
         if "lora" in name:
             jobs.append({**job, "stop": 4, "expect": "stopped"})
-            jobs.append({**job, "recipe": {**RECIPE, "batch_size": 8}, "expect": "different batch_size"})
+            wider = replace(job["config"], training=replace(job["config"].training, batch_size=8))
+            jobs.append({**job, "config": wider, "expect": "different batch_size"})
         else:
             jobs.append({**job, "full": True, "expect": "no space left"})
         jobs.append(job)

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visdyn.models.bagel.rectified_flow import add_noise, training_timesteps
+from visdyn.params import ParamsError, from_mapping
 from visdyn.params.doundo import Consistency
 from visdyn.training.losses import consistency_loss, predict_clean, rectified_flow_loss
 
@@ -62,8 +63,8 @@ def test_timesteps_are_logit_normal_with_shift(shift, share):
 
 @pytest.mark.parametrize("wrong", [{"condition": "chained"}, {"space": "fourier"}, {"weight": -1.0}])
 def test_consistency_refuses_what_it_does_not_know(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        Consistency(**wrong)
+    with pytest.raises(ParamsError, match=f"'doundo.consistency.{next(iter(wrong))}' must be"):
+        from_mapping(Consistency, wrong, "params.yaml", "doundo.consistency")
 
 
 def test_gate_averages_over_the_samples_that_pass():

@@ -15,7 +15,8 @@ from visdyn.inference.do_undo import do_and_undo
 from visdyn.models.autoencoder import tiny_autoencoder
 from visdyn.models.bagel import Bagel
 from visdyn.models.editors import load_editor
-from visdyn.params.doundo import ConditionDropout, Consistency, GeneratorModel, Mixture
+from visdyn.params.base_models import GeneratorModel
+from visdyn.params.doundo import ConditionDropout, Consistency, Mixture
 from visdyn.training.bagel.recipe import is_generation, train_bagel
 from visdyn.training.bagel.records import BagelData
 from visdyn.training.tiny.autoencoder_recipe import equalise_channels, measure_scale

@@ -19,6 +19,7 @@ from test_diffusion_editors import _load, _small_areas, folders  # noqa: F401
 from tiny_pipelines import PIPELINES
 from tiny_tokens import save_trained_families
 from toy_bagel import batch_of, gradients, mixture, words
+from toy_dynamics import job_arguments, lora_of
 
 from visdyn.models import load_model
 from visdyn.models.dynamics_pair import load_dynamics
@@ -119,12 +120,11 @@ def test_the_chunked_loss_has_the_plain_ones_value_and_gradients():
 @pytest.mark.parametrize("family", ["chameleon", "liquid"])
 def test_adapters_train_in_bfloat16_and_verify_on_one_base(world, tmp_path, family):
     base, triplets = world[family]
-    lora = {"adapter": "lora", "lora": {"r": 4, "lora_alpha": 8}}
     hardware = {"activation_checkpointing": True, "gradient_accumulation_steps": 2, "dataloader_num_workers": 2}
     for task in ("fdm", "idm"):
-        places = {"output": str(tmp_path / task), "scratch": str(tmp_path / "scratch")}
-        files = {"base": str(base), "triplets": [str(triplets)], "task": task}
-        train_dynamics(**files, **places, **lora, recipe=RECIPE, hardware=hardware)
+        places = {"output": str(tmp_path / task), "scratch": str(tmp_path / "scratch"), "hardware": hardware}
+        changes = {"data": {"task": task}, "lora": lora_of(rank=4, alpha=8), "training": RECIPE}
+        train_dynamics(**job_arguments(base, triplets, tmp_path, **changes, **places))
         losses = pd.read_csv(tmp_path / task / "training.csv")["loss"]
         assert losses.iloc[-1] < losses.iloc[0] - 0.05
     forward, inverse = load_dynamics(tmp_path / "fdm", tmp_path / "idm", "cuda")
@@ -136,16 +136,16 @@ def test_adapters_train_in_bfloat16_and_verify_on_one_base(world, tmp_path, fami
 def test_deepspeed_trains_as_the_plain_trainer_does(world, tmp_path):
     """One rank of ZeRO-2 and ZeRO-3 by DeepSpeed's launcher, in float32; their optimiser adds in another order."""
     base, triplets = world["chameleon"]
-    recipe = {**RECIPE, "precision": "fp32", "learning_rate": 1e-3}
-    arguments = {"base": str(base), "triplets": [str(triplets)], "task": "fdm", "weighting": "recognition"}
+    training = {**RECIPE, "precision": "fp32", "learning_rate": 1e-3}
+    arguments = job_arguments(base, triplets, tmp_path, data={"weighting": "recognition"}, training=training)
+    del arguments["scratch"]
     expected = None
     for name in ("plain", "zero2", "zero3"):
         trainer = {} if name == "plain" else {"deepspeed": f"hardware/deepspeed/{name}.json"}
         launcher = "python" if name == "plain" else "deepspeed"
         options = [] if name == "plain" else ["--num_gpus", "1"]
         hardware = Hardware(1, 1, launcher, options, trainer)
-        job = Job(name, "visdyn.training.dynamics:train_dynamics", {**arguments, "recipe": recipe})
-        job.arguments["output"] = str(tmp_path / name)
+        job = Job(name, "visdyn.training.dynamics:train_dynamics", {**arguments, "output": str(tmp_path / name)})
         run_jobs([job], tmp_path / "scratch", hardware)
         losses = pd.read_csv(tmp_path / name / "training.csv")["loss"]
         expected = losses if expected is None else expected

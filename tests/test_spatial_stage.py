@@ -26,6 +26,7 @@ from visdyn.kitchen.write.spatial_files import KINDS, write_spatial
 from visdyn.models.token import liquid
 from visdyn.models.token.scoring import Scores
 from visdyn.models.understanding.understanding_model import UnderstandingModel
+from visdyn.params import ParamsError
 from visdyn.paths import repository_root
 from visdyn.pipeline import open_stage
 from visdyn.pipeline.errors import StageError
@@ -250,8 +251,8 @@ def test_faults_of_the_parameters_are_told(root, tiny_folder):
     _parameters(root, spatialmqa="questions.jsonl")
     with pytest.raises(StageError, match=r"needs spatial\.spatialmqa_images"):
         load_questions(open_stage("spatial"))
-    _parameters(root, spatialmqa="", modes=["guess"], models=["models/base"])
-    with pytest.raises(StageError, match="unknown mode 'guess'"):
+    _parameters(root, spatialmqa=None, modes=["guess"], models=["models/base"])
+    with pytest.raises(ParamsError, match=r"'spatial\.modes\[0\]' must be one of likelihood, generation, not 'guess'"):
         _run_notebook()
 
 

@@ -101,12 +101,12 @@ def _make_clip(root: Path, path: Path) -> Clip:
     return Clip(path, dataset, class_name, path.name if path.is_dir() else path.stem)
 
 
-def sample_clips(clips: Sequence[Clip], per_dataset: int, seed: int) -> list[Clip]:
-    """Draw at most `per_dataset` clips of each dataset, in the order given; 0 keeps all.
+def sample_clips(clips: Sequence[Clip], per_dataset: int | None, seed: int) -> list[Clip]:
+    """Draw at most `per_dataset` clips of each dataset, in the order given; None keeps all.
 
     The paper mined 19,658 of Moments' million clips and does not list them: a seeded draw stands for it.
     """
-    if not per_dataset:
+    if per_dataset is None:
         return list(clips)
     drawn: set[tuple] = set()
     for dataset in sorted({clip.dataset for clip in clips}):

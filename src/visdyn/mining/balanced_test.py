@@ -34,13 +34,13 @@ V2_COUNTS = {
 }
 
 
-def wanted_counts(available: Counter, split: str, per_verb: int = 0) -> dict[str, int]:
+def wanted_counts(available: Counter, split: str, per_verb: int | None = None) -> dict[str, int]:
     """Return verb -> number of pairs that a split asks for, of the verbs that are available.
 
     Args:
         available: pairs of each verb.
         split: `all`; `v1`: the 8 most frequent verbs, and as many of the unseen ones; `v2`: the printed counts.
-        per_verb: pairs of each verb in v1; 0 takes as many as the rarest of the 8 has, so that all 8 are equal.
+        per_verb: pairs of each verb in v1; None takes as many as the rarest of the 8 has, so that all 8 are equal.
 
     Raises:
         ValueError: unknown split.
@@ -53,11 +53,11 @@ def wanted_counts(available: Counter, split: str, per_verb: int = 0) -> dict[str
         return dict(V2_COUNTS)
     seen = {verb: count for verb, count in available.items() if verb not in OUT_OF_DISTRIBUTION}
     top = sorted(seen, key=lambda verb: (-seen[verb], verb))[:TOP]
-    each = per_verb or min((seen[verb] for verb in top), default=0)
+    each = min((seen[verb] for verb in top), default=0) if per_verb is None else per_verb
     return dict.fromkeys((*top, *UNSEEN_VERBS), each)
 
 
-def select_test(pairs: Sequence[ReversiblePair], split: str, per_verb: int, seed: int) -> list[ReversiblePair]:
+def select_test(pairs: Sequence[ReversiblePair], split: str, per_verb: int | None, seed: int) -> list[ReversiblePair]:
     """Draw the test set: of each verb the wanted number, or all there are where they are fewer; in the order given.
 
     The draw of one verb depends on the seed and on that verb's pairs alone.
@@ -71,7 +71,11 @@ def select_test(pairs: Sequence[ReversiblePair], split: str, per_verb: int, seed
 
 
 def balance_table(
-    mined: Sequence[str], curated: Sequence[ReversiblePair], chosen: Sequence[ReversiblePair], split: str, per_verb: int
+    mined: Sequence[str],
+    curated: Sequence[ReversiblePair],
+    chosen: Sequence[ReversiblePair],
+    split: str,
+    per_verb: int | None,
 ) -> pd.DataFrame:
     """Say how the test set came about: columns verb, unseen (0, 1), mined, passed, wanted, chosen; by verb.
 

@@ -7,53 +7,48 @@ field here. Fields with a default may be left out of params.yaml.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
+
+from visdyn.params.reading import Count, Name, NotNegative, OneOrMore, Positive, Share, Whole
+from visdyn.params.training import Training
 
 
 @dataclass(frozen=True)
 class Mixture:
     """Relative weights of the kinds of training samples; 0 leaves a kind out."""
 
-    edit: float
-    undo: float
-    text_to_image: float
-    understanding: float
+    edit: NotNegative
+    undo: NotNegative
+    text_to_image: NotNegative
+    understanding: NotNegative
 
 
 @dataclass(frozen=True)
 class ConditionDropout:
     """Probabilities that a sample loses a condition, for classifier-free guidance; independent of each other."""
 
-    text: float
-    vit: float
-    vae: float
+    text: Share
+    vit: Share
+    vae: Share
 
 
 @dataclass(frozen=True)
 class GeneratorLora:
     """Low-rank adapters on the generation expert, where `adapter` is `lora`."""
 
-    rank: int
-    alpha: int
-    dropout: float
+    rank: Count
+    alpha: Count  # the scale is alpha / rank
+    dropout: Share  # of the adapters' inputs
 
 
 @dataclass(frozen=True)
-class BagelTraining:
-    """One optimisation (`training.engine.fit.Recipe` says what each is); `batch_size`: over all ranks."""
+class BagelTraining(Training):
+    """One optimisation (`training.engine.fit.Recipe` says what each is)."""
 
-    steps: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    warmup_steps: int
-    scheduler: str
-    precision: str
-    log_every: int = 20
-    save_every: int = 100
-
-
-CONDITIONS = ("gt", "generated")
-SPACES = ("latent", "pixel")
+    scheduler: Name  # of transformers
+    precision: Literal["fp32", "bf16"]
+    log_every: Count = 20
+    save_every: Count = 100
 
 
 @dataclass(frozen=True)
@@ -70,20 +65,12 @@ class Consistency:
         detach: with `generated`, keep the gradient out of the forward half.
     """
 
-    weight: float = 0.5
-    condition: str = "gt"
-    space: str = "latent"
-    t_gate: float | None = None
-    weight_function: str = "uniform"
+    weight: NotNegative = 0.5
+    condition: Literal["gt", "generated"] = "gt"
+    space: Literal["latent", "pixel"] = "latent"
+    t_gate: Share | None = None
+    weight_function: Literal["uniform", "one_minus_t"] = "uniform"
     detach: bool = True
-
-    def __post_init__(self) -> None:
-        if self.condition not in CONDITIONS:
-            raise ValueError(f"unknown consistency condition {self.condition!r}; one of {', '.join(CONDITIONS)}")
-        if self.space not in SPACES:
-            raise ValueError(f"unknown consistency space {self.space!r}; one of {', '.join(SPACES)}")
-        if self.weight < 0:
-            raise ValueError(f"the consistency weight must not be negative, got {self.weight}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,38 +93,29 @@ class BagelFineTuning:
         training: precision `bf16` keeps what trains in float32 and what is frozen in bfloat16, and saves bfloat16.
     """
 
-    base: str
-    adapter: str
-    lora: GeneratorLora
+    base: Name
+    adapter: Literal["full", "generation_expert", "lora"]
+    lora: GeneratorLora | None
     mixture: Mixture
-    long_share: float
+    long_share: Share
     dropout: ConditionDropout
-    timestep_shift: float
-    average_decay: float | None
-    latents: str | None
-    mse_weight: float
-    ce_weight: float
+    timestep_shift: Positive
+    average_decay: Share | None
+    latents: Name | None
+    mse_weight: NotNegative
+    ce_weight: NotNegative
     consistency: Consistency | None
     training: BagelTraining
     reweight_ce: bool = False
+
+    def __post_init__(self) -> None:
+        if self.adapter == "lora" and self.lora is None:
+            raise ValueError("adapter is lora, but lora is null; give it rank, alpha and dropout")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Doundo(BagelFineTuning):
     """Do-Undo fine-tuning, with and without the consistency loss: a run for each variant and seed."""
 
-    variants: tuple[str, ...]
-    seeds: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class GeneratorModel:
-    """Shape of the small BAGEL that stands for the public one: section `base_models.generator_model`."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_layers: int
-    num_heads: int
-    latent_patch_size: int
-    vocab_size: int
-    timestep_shift: float
+    variants: OneOrMore[Literal["doundo", "doundo_c"]]
+    seeds: OneOrMore[Whole]

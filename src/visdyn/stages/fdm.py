@@ -6,9 +6,8 @@ import pandas as pd
 
 from visdyn.datasets.annotated import read_annotated
 from visdyn.pipeline.stage import Stage
-from visdyn.stages.dynamics_settings import adapter_options, open_data, recipe_of
-from visdyn.training.arms import arm, arm_size, fdm_jobs
-from visdyn.training.engine.fit import count_steps
+from visdyn.stages.dynamics_settings import open_data
+from visdyn.training.arms import arm, fdm_jobs
 from visdyn.training.engine.launch import Job, check_split
 from visdyn.training.runs import requested_runs
 from visdyn.trajectory import Trajectory
@@ -29,16 +28,8 @@ def arm_jobs(stage: Stage) -> tuple[list[Job], dict[str, int], pd.DataFrame]:
     parts = {"supervised": data.encode(data.read_aurora(stage.data("aurora")), "supervised")}
     parts |= {kind: data.encode(items, kind) for kind, items in synthetic.items()}
     sizes = {kind: len(part) for kind, part in parts.items()}
-    jobs = fdm_jobs(
-        runs,
-        {kind: part.path for kind, part in parts.items()},
-        stage.reference(params.base),
-        stage.path("models/fdm"),
-        recipe_of(params.training),
-        params.floor,
-        {name: count_steps(params.training, arm_size(name, sizes)) for name, _ in runs},
-        **adapter_options(params.lora),
-    )
+    paths = {kind: part.path for kind, part in parts.items()}
+    jobs = fdm_jobs(params, stage.reference(params.base), paths, sizes, stage.path("models/fdm"))
     data.quarantine.write(stage.results() / "quarantine.csv")
     used = {name: [parts[kind] for kind in ("supervised", arm(name).synthetic) if kind in parts] for name, _ in runs}
     return jobs, sizes, data.table(used)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pandas as pd
 
 from visdyn.pipeline.stage import Stage
-from visdyn.stages.dynamics_settings import adapter_options, open_data, recipe_of
+from visdyn.stages.dynamics_settings import open_data
+from visdyn.training.dynamics import run_config
 from visdyn.training.dynamics_data import Part
-from visdyn.training.engine.fit import count_steps
 from visdyn.training.engine.launch import Job, check_split
+from visdyn.training.triplets import DynamicsTriplets
 
 
 def idm_jobs(stage: Stage) -> tuple[list[Job], pd.DataFrame]:
@@ -20,20 +21,17 @@ def idm_jobs(stage: Stage) -> tuple[list[Job], pd.DataFrame]:
     data = open_data(stage)
     aurora = data.encode(data.read_aurora(stage.data("aurora")), "aurora")
     models = {"idm": [aurora], "idm_same_labels": [aurora]}
-    if stage.params.limits.epic >= 0:
+    if stage.params.limits.epic != 0:
         models["idm"] = [aurora, data.encode(data.read_epic(stage.data("epic")), "epic")]
     data.quarantine.write(stage.results() / "quarantine.csv")
     return [_idm_job(stage, name, parts) for name, parts in models.items()], data.table(models)
 
 
 def _idm_job(stage: Stage, name: str, parts: list[Part]) -> Job:
-    steps = count_steps(stage.params.training, sum(map(len, parts)))
     arguments = {
-        "base": stage.reference(stage.params.base),
-        "triplets": [part.path for part in parts],
-        "task": "idm",
+        "config": run_config(stage.params, stage.reference(stage.params.base), sum(map(len, parts))),
+        "data": DynamicsTriplets(tuple(part.path for part in parts), "idm"),
+        "seed": stage.seed,
         "output": str(stage.path(f"models/{name}")),
-        "recipe": {**recipe_of(stage.params.training), "steps": steps, "seed": stage.seed},
-        **adapter_options(stage.params.lora),
     }
     return Job(name, "visdyn.training.dynamics:train_dynamics", arguments)

@@ -17,7 +17,6 @@ from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.stage import Stage
 from visdyn.quarantine import Quarantine
 
-MODES = ("likelihood", "generation")
 ANSWERS = ["model", "benchmark", "mode", "rule", "prompt", "group", "relation", "id", "answer", "output", "choice",
            "correct", "invalid", "ambiguous", "chance", "reason"]  # fmt: skip
 ACCURACY = ["model", "benchmark", "mode", "n", "accuracy", "strict_accuracy", "chance", "invalid_rate", "low", "high",
@@ -93,12 +92,7 @@ def ask(
 
     Returns:
         One row a question, mode and rule: columns `ANSWERS`.
-
-    Raises:
-        StageError: an unknown mode.
     """
-    if unknown := set(stage.params.modes) - set(MODES):
-        raise StageError(f"unknown mode {sorted(unknown)[0]!r} in spatial.modes; known are {', '.join(MODES)}")
     model = answers_of(load_model(stage.reference(reference), device=stage.device))
     parts = []
     for benchmark in dict.fromkeys(question.benchmark for question in questions):

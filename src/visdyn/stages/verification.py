@@ -14,7 +14,7 @@ from visdyn.compute.progress import Progress, say
 from visdyn.images import stacked
 from visdyn.inference.verification import Candidates, score_candidates_in_parts
 from visdyn.models.dynamics_pair import load_dynamics
-from visdyn.params import Verification
+from visdyn.params.verification import Verification
 from visdyn.pipeline.stage import Stage
 
 JUDGED = ("editing_success", "minimal_editing", "score", "success")

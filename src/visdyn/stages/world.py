@@ -10,18 +10,10 @@ from visdyn.datasets.inventory import ANNOTATIONS, write_inventory
 from visdyn.kitchen.write import ImageSettings, KitchenSizes, write_kitchen
 from visdyn.pipeline.stage import Stage
 
-KINDS = ("kitchen", "external")
-
 
 def make_world(stage: Stage) -> pd.DataFrame:
-    """Write `data/kitchen` and return what is in it: columns part and count, further ones for real data.
-
-    Raises:
-        ValueError: `world.kind` is unknown.
-    """
+    """Write `data/kitchen` and return what is in it: columns part and count, further ones for real data."""
     world, folder = stage.params, stage.path("data/kitchen")
-    if world.kind not in KINDS:
-        raise ValueError(f"world.kind is {world.kind!r}; one of {', '.join(KINDS)}")
     if stage.kitchen is None:
         data = stage.settings.data
         roots = {name: stage.data(name) if getattr(data, name) else None for name in ANNOTATIONS}

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from visdyn.params import Fdm
+from visdyn.params.dynamics import Fdm
+from visdyn.training.dynamics import run_config
 from visdyn.training.engine.fit import count_steps
 from visdyn.training.engine.launch import Job
 from visdyn.training.runs import requested_runs, run_name
+from visdyn.training.triplets import DynamicsTriplets
 
 
 @dataclass(frozen=True)
@@ -48,40 +49,25 @@ def arm(name: str) -> Arm:
     return ARMS[name]
 
 
-def fdm_jobs(
-    runs: Sequence[tuple[str, int]],
-    triplets: dict[str, str],
-    base: str,
-    output: Path,
-    recipe: dict,
-    floor: float,
-    steps: dict[str, int],
-    **options,
-) -> list[Job]:
+def fdm_jobs(params: Fdm, base: str, triplets: dict[str, str], sizes: dict[str, int], output: Path) -> list[Job]:
     """Return one training job for each (arm, seed).
 
     Args:
-        runs: arms with their seeds.
+        base: folder or hub id of the base model.
         triplets: triplet files by kind: `supervised`, `idm`, `true`.
+        sizes: triplets of each kind.
         output: folder that gets one folder `<arm>-s<seed>` a run.
-        recipe: of every run; its seed and steps are replaced.
-        floor: of the arms that keep one.
-        steps: of each arm.
-        options: further arguments of `train_dynamics` (adapter, lora).
     """
     jobs = []
-    for name, seed in runs:
+    for name, seed in requested_runs(params):
         chosen = arm(name)
-        files = [triplets["supervised"]] + ([] if chosen.synthetic == "none" else [triplets[chosen.synthetic]])
+        paths = tuple(triplets[kind] for kind in ("supervised", chosen.synthetic) if kind != "none")
+        floor = params.floor if chosen.floored else 0.0
         arguments = {
-            "base": base,
-            "triplets": files,
-            "task": "fdm",
+            "config": run_config(params, base, arm_size(name, sizes)),
+            "data": DynamicsTriplets(paths, "fdm", chosen.weighting, floor),
+            "seed": seed,
             "output": str(output / run_name(name, seed)),
-            "recipe": {**recipe, "steps": steps[name], "seed": seed},
-            "weighting": chosen.weighting,
-            "floor": floor if chosen.floored else 0.0,
-            **options,
         }
         jobs.append(Job(run_name(name, seed), "visdyn.training.dynamics:train_dynamics", arguments))
     return jobs

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,10 +16,11 @@ from visdyn.models import load_model
 from visdyn.models.adapters import make_portable
 from visdyn.models.token.sequences import collate
 from visdyn.models.token.unified import UnifiedModel
-from visdyn.training.engine.fit import Recipe, fit
+from visdyn.params.dynamics import DynamicsFineTuning, Lora
+from visdyn.training.engine.fit import Recipe, count_steps, fit
 from visdyn.training.engine.sharding import gathered, widen_trained
 from visdyn.training.losses import weighted_cross_entropy
-from visdyn.training.triplets import dynamics_dataset
+from visdyn.training.triplets import DynamicsTriplets, dynamics_dataset
 
 # All seven linear maps of a decoder layer; the papers name none.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -48,70 +49,79 @@ class CompletionLoss(nn.Module):
 
 
 def train_dynamics(
+    config: DynamicsFineTuning,
+    data: DynamicsTriplets,
     *,
-    base: str,
-    triplets: Sequence[str],
-    task: str,
+    seed: int,
     output: str,
-    recipe: dict,
     scratch: str,
-    weighting: str = "uniform",
-    floor: float = 0.5,
-    adapter: str = "full",
-    lora: dict | None = None,
     hardware: dict | None = None,
 ) -> None:
     """Fine-tune a base model (Chameleon or Liquid) as IDM or FDM on triplets and save it to `output`.
 
-    `full` writes a whole model, `lora` the adapter alone, both with `training.csv`. The image tokenizer never trains.
-    In precision `bf16` a LoRA's base is kept in bfloat16 and its adapter in float32 (by DeepSpeed: bfloat16 with a
-    float32 master copy); full fine-tuning keeps float32 weights under autocast.
+    Without a LoRA a whole model is written, with one the adapter alone, both with `training.csv`. The image tokenizer
+    never trains. In precision `bf16` a LoRA's base is kept in bfloat16 and its adapter in float32 (by DeepSpeed:
+    bfloat16 with a float32 master copy); full fine-tuning keeps float32 weights under autocast.
+
+    Args:
+        config: what is trained and how, of section `idm` or `fdm` of params.yaml; its steps are known (`run_config`).
+        data: what it learns from, and how that is weighted.
+        seed: of the adapter's first weights, dropout and the order of the triplets.
+        scratch: folder for resume state.
+        hardware: see `fit`.
+
+    Raises:
+        ValueError: a base that cannot write images, or a setting that does not fit the task.
+    """
+    values = {name: value for name, value in asdict(config.training).items() if name != "epochs"}
+    settings = Recipe.of({**values, "seed": seed})
+    model = _load_base(config, settings.precision)
+    triplets = dynamics_dataset(data.paths, model.builder, data.task, data.weighting, data.floor)
+    torch.manual_seed(seed)
+    if config.lora is not None:
+        add_adapter(model, config.base, config.lora)
+        widen_trained(model.lm)
+    fit_and_save(model, triplets, settings, output, scratch, hardware, config.base)
+
+
+def run_config(config: DynamicsFineTuning, base: str, examples: int) -> DynamicsFineTuning:
+    """Return a run's configuration out of a section's: the base found, epochs turned into steps.
 
     Args:
         base: folder or hub id of the base model.
-        triplets: what `visdyn.training.triplets` wrote, concatenated.
-        task: `idm` (images to action) or `fdm` (image and action to image).
-        weighting: `uniform`, or `recognition` (Bootstrapping, Eq. 2) with `floor`; FDM only.
-        adapter: `full`, or `lora` with the settings in `lora` (r, lora_alpha, lora_dropout, modules_to_save).
-
-    Raises:
-        ValueError: an unknown setting, or one that does not fit the task.
+        examples: that the run learns from.
     """
-    if adapter not in ("full", "lora"):
-        raise ValueError(f"unknown adapter {adapter!r}; one of full, lora")
-    settings = Recipe.of(recipe)
-    model = _load_base(base, settings, adapter)
-    data = dynamics_dataset(triplets, model.builder, task, weighting, floor)
-    torch.manual_seed(settings.seed)
-    if adapter == "lora":
-        add_adapter(model, base, lora or {})
-        widen_trained(model.lm)
-    fit_and_save(model, data, recipe, output, scratch, hardware, base)
+    training = replace(config.training, steps=count_steps(config.training, examples), epochs=None)
+    return DynamicsFineTuning(base=base, lora=config.lora, training=training)
 
 
-def add_adapter(model: UnifiedModel, base: str, lora: dict) -> None:
+def add_adapter(model: UnifiedModel, base: str, lora: Lora) -> None:
     """Put a LoRA on all linear maps of the decoder's layers, in place.
 
     Args:
         base: what the adapter's folder names as its base.
-        lora: settings of `peft.LoraConfig`.
     """
     from peft import LoraConfig, get_peft_model
 
-    if lora.get("modules_to_save") and model.lm.config.tie_word_embeddings:
-        lora = {"ensure_weight_tying": True, **lora}  # else the head would train and the embeddings stay behind
-    config = LoraConfig(target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM", **lora)
+    options = {"r": lora.rank, "lora_alpha": lora.alpha, "lora_dropout": lora.dropout}
+    if lora.modules_to_save:
+        options["modules_to_save"] = list(lora.modules_to_save)
+        # Else the head would train and the embeddings stay behind.
+        options |= {"ensure_weight_tying": True} if model.lm.config.tie_word_embeddings else {}
+    config = LoraConfig(target_modules=list(LORA_TARGETS), task_type="CAUSAL_LM", **options)
     model.lm = get_peft_model(model.lm, config)
     model.lm.peft_config["default"].base_model_name_or_path = base
 
 
-def _load_base(base: str, settings: Recipe, adapter: str) -> UnifiedModel:
+def _load_base(config: DynamicsFineTuning, precision: str) -> UnifiedModel:
     """Load a base straight to this rank's device."""
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
-    narrow = settings.precision == "bf16" and adapter == "lora"
-    model = load_model(base, device=device, dtype=torch.bfloat16 if narrow else torch.float32)
+    narrow = precision == "bf16" and config.lora is not None
+    model = load_model(config.base, device=device, dtype=torch.bfloat16 if narrow else torch.float32)
     if not isinstance(model, UnifiedModel):
-        raise ValueError(f"{base} cannot write images; a dynamics model starts from a Chameleon, Anole or Liquid")
+        raise ValueError(
+            f"{config.base} cannot write images; a dynamics model starts from a Chameleon, Anole or Liquid"
+        )
     return model
 
 
@@ -122,7 +132,7 @@ def _first_rank() -> bool:
 def fit_and_save(
     model: UnifiedModel,
     data: Dataset,
-    recipe: dict,
+    recipe: Recipe,
     output: str,
     scratch: str,
     hardware: dict | None,
@@ -136,7 +146,7 @@ def fit_and_save(
     together = partial(collate, pad=model.layout.pad)
     save = partial(_save, model, Path(output), base)
     loss, mass = CompletionLoss(model.lm), (lambda batch: batch["weights"].sum())
-    fit(loss, data, Recipe.of(recipe), scratch, together, hardware, mass, save)
+    fit(loss, data, recipe, scratch, together, hardware, mass, save)
 
 
 def _save(model: UnifiedModel, output: Path, base: str | None, history: pd.DataFrame) -> None:

@@ -18,7 +18,7 @@ from visdyn.datasets.epic_kitchens import load_trajectories
 from visdyn.models import load_model
 from visdyn.models.vqgan.cached_pairs import write_triplets
 from visdyn.models.vqgan.code_cache import CodeCache, ModelEncoder
-from visdyn.params import IdmLimits, Limits
+from visdyn.params.dynamics import IdmLimits, Limits
 from visdyn.quarantine import Quarantine
 from visdyn.training.losses import recognition_weights
 from visdyn.training.triplets import save_triplets
@@ -65,11 +65,11 @@ class DynamicsData:
     _model: object = None
 
     def read_aurora(self, root: Path) -> list[Trajectory]:
-        """Read AURORA's training subsets, each to its limit; a negative limit leaves a subset out."""
+        """Read AURORA's training subsets, each to its limit; a limit of 0 leaves a subset out."""
         return [
             item
             for subset in TRAIN_SUBSETS
-            if getattr(self.limits, subset) >= 0
+            if getattr(self.limits, subset) != 0
             for item in self._limited(subset, load_train(root, subset, self.quarantine))
         ]
 
@@ -131,9 +131,9 @@ class DynamicsData:
         return self._model
 
 
-def sample(items: Sequence[Trajectory], limit: int, seed: int, name: str) -> list[Trajectory]:
-    """Return at most `limit` items (0: all) in their order, the same ones for the same seed and name."""
-    if limit <= 0 or limit >= len(items):
+def sample(items: Sequence[Trajectory], limit: int | None, seed: int, name: str) -> list[Trajectory]:
+    """Return at most `limit` items (None: all) in their order, the same ones for the same seed and name."""
+    if limit is None or limit >= len(items):
         return list(items)
     random = np.random.default_rng(named_seeds(seed, name))
     return [items[row] for row in sorted(random.choice(len(items), limit, replace=False))]

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from visdyn.params.doundo import SPACES
 from visdyn.training.chunked_cross_entropy import IGNORED, sum_weighted_nll
 
+SPACES = ("latent", "pixel")
 WEIGHT_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "uniform": torch.ones_like,
     "one_minus_t": lambda t: 1 - t,

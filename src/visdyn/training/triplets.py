@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,7 +14,24 @@ from torch.utils.data import ConcatDataset, Dataset
 from visdyn.models.token.sequences import SequenceBuilder, TokenSequence
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.models.vqgan.cached_pairs import CachedTriplets
+from visdyn.params.reading import Share
 from visdyn.training.losses import normalise_weights, recognition_weights
+
+
+@dataclass(frozen=True)
+class DynamicsTriplets:
+    """What an IDM or FDM learns from: the arguments of `dynamics_dataset`.
+
+    Attributes:
+        paths: of triplet files or folders, concatenated.
+        task: `idm` (images to action) or `fdm` (image and action to image).
+        weighting: `uniform`, or `recognition` (Bootstrapping, Eq. 2) with `floor`; FDM only.
+    """
+
+    paths: tuple[str, ...]
+    task: Literal["idm", "fdm"]
+    weighting: Literal["uniform", "recognition"] = "uniform"
+    floor: Share = 0.5
 
 
 class SequenceDataset(Dataset):

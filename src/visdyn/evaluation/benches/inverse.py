@@ -54,19 +54,19 @@ def _batch_size(model: UnifiedModel) -> int:
 
 
 def text_table(
-    predictions: pd.DataFrame, encoder: ImageTextEncoder, seed: int, bert_model: str = "", device: str = "cpu"
+    predictions: pd.DataFrame, encoder: ImageTextEncoder, seed: int, bert_model: str | None = None, device: str = "cpu"
 ) -> pd.DataFrame:
     """Score predictions of every model: columns model, metric, value, n, low, high.
 
     Args:
-        bert_model: of BERTScore (`roberta-large`); empty leaves it out. Where the package or the model is missing, its
+        bert_model: of BERTScore (`roberta-large`); None leaves it out. Where the package or the model is missing, its
             row is empty and a line says what to do.
     """
     tables = []
     for model, part in predictions.groupby("model"):
         texts = part["prediction"].tolist(), part["reference"].tolist()
         metrics = text_metrics(*texts, seed, encoder)
-        if bert_model:
+        if bert_model is not None:
             metrics.append(_bert_score(*texts, seed, bert_model, device))
         tables.append(pd.DataFrame([asdict(metric) for metric in metrics]).assign(model=model))
     return pd.concat(tables, ignore_index=True)[["model", "metric", "value", "n", "low", "high"]]

@@ -62,7 +62,9 @@ def train_bagel(
     records = read_records(**asdict(data))
     model = load_base(config.base, settings)
     torch.manual_seed(seed)
-    lora = {"r": config.lora.rank, "lora_alpha": config.lora.alpha, "lora_dropout": config.lora.dropout}
+    lora = config.lora and {
+        "r": config.lora.rank, "lora_alpha": config.lora.alpha, "lora_dropout": config.lora.dropout
+    }  # fmt: skip
     adapted = apply_adapter(model, config.adapter, lora)
     if settings.precision == "bf16" and "deepspeed" not in hardware:
         widen_trained(model)  # DeepSpeed keeps float32 masters itself

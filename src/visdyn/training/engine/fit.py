@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from visdyn.params import FineTuning
+from visdyn.params.dynamics import FineTuning
 from visdyn.training.engine.sharding import resolve_hardware
 from visdyn.training.engine.trainer import (
     COMPLETE,
@@ -80,16 +80,10 @@ class Recipe:
 
 
 def count_steps(training: FineTuning, examples: int) -> int:
-    """Return the optimiser steps of a run: `steps`, or as many as `epochs` of the data take.
-
-    Raises:
-        ValueError: both are 0.
-    """
-    if training.epochs > 0:
-        return training.epochs * math.ceil(examples / training.batch_size)
-    if training.steps <= 0:
-        raise ValueError("training.steps and training.epochs are both 0 in params.yaml; set one of them")
-    return training.steps
+    """Return the optimiser steps of a run: `steps`, or as many as `epochs` of the data take."""
+    if training.epochs is None:
+        return training.steps
+    return training.epochs * math.ceil(examples / training.batch_size)
 
 
 class ScratchError(RuntimeError):

@@ -62,7 +62,7 @@ def train_base(
     # (M, 2, h, w)
     pair_codes = model.encode(list(flat.reshape(-1, *flat.shape[2:]))).reshape(len(flat), 2, *codes.shape[1:])
     sequences = base_mixture(model.builder, codes, texts, pair_codes, Recipe.of(recipe).seed)
-    fit_and_save(model, SequenceDataset(sequences, grouped=True), recipe, output, scratch, hardware)
+    fit_and_save(model, SequenceDataset(sequences, grouped=True), Recipe.of(recipe), output, scratch, hardware)
 
 
 def base_mixture(

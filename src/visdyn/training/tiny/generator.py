@@ -17,14 +17,8 @@ import torch
 from visdyn.models.autoencoder import load_autoencoder
 from visdyn.models.bagel import Autoencoder, Bagel, BagelConfig, SamplerSettings, TextConfig, TransformConfig
 from visdyn.models.bagel.checkpoint import special_tokens_of
-from visdyn.params.doundo import (
-    BagelFineTuning,
-    BagelTraining,
-    ConditionDropout,
-    GeneratorLora,
-    GeneratorModel,
-    Mixture,
-)
+from visdyn.params.base_models import GeneratorModel
+from visdyn.params.doundo import BagelFineTuning, BagelTraining, ConditionDropout, Mixture
 from visdyn.training.bagel.recipe import train_bagel
 from visdyn.training.bagel.records import BagelData
 from visdyn.training.tiny.phrases import phrase_tokenizer
@@ -34,7 +28,6 @@ MIXTURE = Mixture(edit=0.5, undo=0.0, text_to_image=0.5, understanding=0.0)
 PROMPTS = ("forward_prompt", "reverse_prompt", "forward_short", "reverse_short")
 # No guidance: nothing is dropped in training, so a branch without its text or image means nothing to these models.
 SAMPLING = SamplerSettings(num_timesteps=9, timestep_shift=3.0, cfg_text_scale=1.0, cfg_img_scale=1.0)
-NO_LORA = GeneratorLora(rank=0, alpha=0, dropout=0.0)  # every parameter trains
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,7 @@ def train_generator(
     config = BagelFineTuning(
         base=str(start),
         adapter="full",
-        lora=NO_LORA,
+        lora=None,
         mixture=MIXTURE,
         long_share=1.0,
         dropout=ConditionDropout(text=0.0, vit=0.0, vae=0.0),

@@ -1,0 +1,33 @@
+"""The section `mining` of params.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from visdyn.params.reading import Count, Name, OneOrMore, Positive
+
+Mode = Literal["top_then_space", "greedy_spaced", "quiet_around_peak"]
+
+
+@dataclass(frozen=True)
+class Mining:
+    """Key-frames from clips and reversible pairs from EPIC-KITCHENS-100."""
+
+    top_k: Count  # K_f, key-frames per clip
+    min_interval: Count  # I_f, frames between two key-frames
+    modes: OneOrMore[Mode]  # key-frame selections compared
+    mode: Mode  # the one whose pairs are annotated
+    flow: Literal["farneback", "dis"]
+    flow_size: Count  # short side in pixels at which flow is measured
+    vocabulary: Literal["v1", "v2"]  # reversible verbs
+    executor: Literal["local", "ray"]
+    clip_timeout: Positive  # seconds of work on one clip
+    clips_per_dataset: Count | None  # a seeded sample; None mines all
+    frame_rate: Positive  # of clips that are folders of frames
+    curator: Name  # `annotations`, or a VLM
+    filter_model: Name | None  # another VLM for the quality filter
+    expansion_model: Name | None  # another VLM for the long prompts
+    vlm_batch: Count  # questions in one generate call
+    test_split: Literal["all", "v1", "v2"]
+    test_per_verb: Count | None  # pairs in split v1; None is as many as the rarest of the top 8 has

@@ -1,0 +1,19 @@
+"""The section `spatial` of params.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from visdyn.params.reading import Name, OneOrMore
+
+
+@dataclass(frozen=True)
+class Spatial:
+    """Multiple-choice questions about where things are (Bootstrapping, Table 2)."""
+
+    models: tuple[Name, ...]  # folders or hub ids
+    modes: OneOrMore[Literal["likelihood", "generation"]]
+    spatialmqa: Name | None  # its test.jsonl; None leaves the benchmark out
+    spatialmqa_images: Name | None  # folder of COCO's test2017
+    embspatial: Name | None  # embspatial_bench.json; None leaves the benchmark out

@@ -1,0 +1,25 @@
+"""The section `world` of params.yaml."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from visdyn.params.reading import NotNegative, Whole
+
+
+@dataclass(frozen=True)
+class World:
+    """The kitchen world on disk; the counts are `kitchen.write.KitchenSizes`."""
+
+    kind: Literal["kitchen", "external"]  # rendered here, or real data
+    jitter: NotNegative  # pixels of camera shift
+    noise: NotNegative  # standard deviation of the sensor's, of 255
+    aurora_train_per_subset: Whole  # labelled triplets
+    aurora_test_per_subset: Whole  # labelled triplets
+    epic_train: Whole  # segments
+    epic_validation: Whole  # segments
+    clips_per_dataset: Whole  # unlabelled
+    captions: Whole  # captioned frames
+    pairs: Whole  # unlabelled pairs of frames
+    spatial: Whole  # questions
