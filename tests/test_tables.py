@@ -157,11 +157,13 @@ def test_only_copy_on_the_benchmark_itself_is_reproduced(results):
 
 def test_a_table_of_public_data_alone_is_not_of_smaller_scale():
     frame = pd.DataFrame({"status": ["reproduced", "interpretation", "not run"]})
-    assert outputs._worth(frame, "smaller scale") == "interpretation"
-    assert outputs._worth(frame.head(1), "smaller scale") == "reproduced"
-    assert outputs._worth(pd.DataFrame({"status": ["reproduced", "not run"]}), "smaller scale") == "smaller scale"
+    assert outputs._table_status(frame, "smaller scale") == "interpretation"
+    assert outputs._table_status(frame.head(1), "smaller scale") == "reproduced"
     assert (
-        outputs._worth(pd.DataFrame({"status": ["smaller scale", "interpretation"]}), "smaller scale")
+        outputs._table_status(pd.DataFrame({"status": ["reproduced", "not run"]}), "smaller scale") == "smaller scale"
+    )
+    assert (
+        outputs._table_status(pd.DataFrame({"status": ["smaller scale", "interpretation"]}), "smaller scale")
         == "smaller scale"
     )
 

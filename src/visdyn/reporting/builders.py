@@ -50,7 +50,7 @@ def _horizontal_lines(results: Results) -> dict[str, float]:
     return {names.FDM_SYSTEMS[entry.system]: entry.value for entry in means.itertuples()}
 
 
-def _plain(frame: pd.DataFrame | None) -> pd.DataFrame | None:
+def _rename_arms(frame: pd.DataFrame | None) -> pd.DataFrame | None:
     return frame if frame is None or "arm" not in frame else frame.assign(arm=frame["arm"].map(names.fdm_system))
 
 
@@ -79,19 +79,19 @@ TABLES: dict[str, TableBuilder] = {
     "k_leaderboard": lambda results, _, status: leaderboard.table(results),
     "k_judges": lambda results, _, status: leaderboard.judges(results),
     "k_measures": lambda results, _, status: leaderboard.measures(results),
-    "k_fdm_training": lambda results, _, status: _plain(results.read_or_none("fdm/arms.csv")),
+    "k_fdm_training": lambda results, _, status: _rename_arms(results.read_or_none("fdm/arms.csv")),
     "k_keyframes": lambda results, _, status: keyframe_table(results.read("mining/keyframes.csv")),
     "k_encoders": lambda results, _, status: results.read("base_measures/encoders.csv"),
     "k_tokenizer": lambda results, _, status: results.read("base_measures/tokenizer.csv"),
 }
 
 
-def _verification(results: Results) -> Figure:
+def _draw_verification(results: Results) -> Figure:
     curves = summaries.verification_curves(results.read("verification/candidates.csv"))
     return figures_bootstrapping.verification_curves(curves, _horizontal_lines(results))
 
 
-def _scatter(name: str, preferred: str) -> FigureBuilder:
+def _make_scatter(name: str, preferred: str) -> FigureBuilder:
     """Draw the model named `preferred` where the file has it, else its first."""
 
     def draw(results: Results) -> Figure:
@@ -102,11 +102,11 @@ def _scatter(name: str, preferred: str) -> FigureBuilder:
     return draw
 
 
-def _strip(name: str) -> FigureBuilder:
+def _make_strips(name: str) -> FigureBuilder:
     return lambda results: figures_shared.image_strips(results.arrays(f"evaluation/{name}.npz"))
 
 
-def _segments(plot: Callable[..., Figure]) -> FigureBuilder:
+def _make_segments_plot(plot: Callable[..., Figure]) -> FigureBuilder:
     def draw(results: Results) -> Figure:
         splits = segments.of_split(results, "train")
         return plot(pd.concat(splits), *[split["source"].iloc[0] for split in splits])
@@ -126,25 +126,25 @@ FIGURES: dict[str, FigureBuilder] = {
     "b_figure3": lambda results: figures_bootstrapping.recognition_weights(
         results.arrays("evaluation/recognition_weights.npz")
     ),
-    "b_figure4": _verification,
-    "b_figure5": _strip("sequence"),
-    "b_figure6": _strip("fdm_examples"),
-    "b_figure7": _scatter("probing/likelihoods.csv", "chameleon-7b"),
-    "b_figure8": _scatter("idm_evaluation/likelihoods.csv", "idm"),
+    "b_figure4": _draw_verification,
+    "b_figure5": _make_strips("sequence"),
+    "b_figure6": _make_strips("fdm_examples"),
+    "b_figure7": _make_scatter("probing/likelihoods.csv", "chameleon-7b"),
+    "b_figure8": _make_scatter("idm_evaluation/likelihoods.csv", "idm"),
     "b_figure9": lambda results: figures_bootstrapping.score_distributions(results.read("annotation/pairs.csv")),
     "b_figure11": lambda results: figures_bootstrapping.judge_distributions(
         {name or "region judge": scores for name, scores in tables_bootstrapping.judges(results, "")}
     ),
-    "d_figure3": _segments(figures_doundo.action_counts),
+    "d_figure3": _make_segments_plot(figures_doundo.action_counts),
     "d_figure4": _benchmark_set,
-    "d_figure6": _strip("doundo_examples"),
+    "d_figure6": _make_strips("doundo_examples"),
     "d_figure7": lambda results: figures_doundo.action_bars(results.read("evaluation/doundo_scores.csv")),
-    "d_figure8": _strip("doundo_rare"),
-    "d_figure10": _segments(figures_doundo.verb_noun_heatmap),
-    "d_figure11": _strip("doundo_judged"),
-    "d_figure12": _strip("doundo_metrics"),
-    "d_figure13": _strip("doundo_unseen"),
-    "d_figure14": _strip("doundo_more"),
+    "d_figure8": _make_strips("doundo_rare"),
+    "d_figure10": _make_segments_plot(figures_doundo.verb_noun_heatmap),
+    "d_figure11": _make_strips("doundo_judged"),
+    "d_figure12": _make_strips("doundo_metrics"),
+    "d_figure13": _make_strips("doundo_unseen"),
+    "d_figure14": _make_strips("doundo_more"),
     "k_fdm_training": lambda results: figures_shared.training_curves(results.read("fdm/training.csv"), "arm"),
     "k_doundo_training": lambda results: figures_shared.training_curves(
         results.read("doundo/training.csv"), "variant", ("loss", "consistency")

@@ -103,18 +103,18 @@ def load(repository: str | Path | None = None) -> ItemMap:
     path = published.folder(repository) / "items.yaml"
     content = yaml.safe_load(path.read_text())
     stages = content["stages"]
-    items = tuple(_item(dict(entry), stages) for entry in content["items"])
+    items = tuple(_make_item(dict(entry), stages) for entry in content["items"])
     known = set(published.names(repository))
     seen: set[str] = set()
     for item in items:
-        _check(item, known)
+        _check_item(item, known)
         if item.id in seen:
             raise ItemError(f"item {item.id} stands twice in items.yaml; keep one")
         seen.add(item.id)
     return ItemMap(items, stages, content["papers"])
 
 
-def _item(entry: dict, stages: dict[str, str]) -> Item:
+def _make_item(entry: dict, stages: dict[str, str]) -> Item:
     name = entry.get("id", "<no id>")
     stage = entry.get("stage")
     if stage not in stages:
@@ -127,7 +127,7 @@ def _item(entry: dict, stages: dict[str, str]) -> Item:
         raise ItemError(f"item {name} in items.yaml: {error}") from None
 
 
-def _check(item: Item, published_names: set[str]) -> None:
+def _check_item(item: Item, published_names: set[str]) -> None:
     unknown = [name for name in item.files if name not in TABLES and not name.endswith(".npz")]
     if unknown:
         raise ItemError(f"item {item.id} is computed from {unknown[0]}, which no stage writes; see result_tables.py")

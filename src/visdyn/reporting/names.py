@@ -85,7 +85,7 @@ def spatial_model(name: str) -> str:
 def system_order(names: Iterable[str], known: dict[str, str]) -> list[str]:
     """Return names in the order of `known`, unknown ones after them by name and number."""
     rank = {name: position for position, name in enumerate(known)}
-    return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), _natural(name)))
+    return sorted(set(names), key=lambda name: (rank.get(name, len(rank)), _natural_key(name)))
 
 
 def dataset(name: str) -> str:
@@ -100,5 +100,6 @@ def judge_criterion(metric: str) -> str | None:
     return next((short for short, spellings in JUDGE.items() if plain in spellings), None)
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
+def _natural_key(name: str) -> list[tuple[int, str]]:
+    # Numbers count by their value: "run 2" stands before "run 10".
     return [(int(part), "") if part.isdigit() else (0, part) for part in re.split(r"(\d+)", name)]

@@ -40,7 +40,7 @@ def load(name: str, repository: str | Path | None = None) -> pd.DataFrame:
         raise ValueError(f"{path.name} gives {twice.iloc[0][['panel', 'row', 'column']].tolist()} twice; keep one")
     frame["digits"] = frame["value"].str.partition(".")[2].str.len().astype(int)
     for column in ("value", "spread"):
-        frame[column] = _numbers(frame[column], path.name, column)
+        frame[column] = _parse_numbers(frame[column], path.name, column)
     return frame
 
 
@@ -49,7 +49,7 @@ def names(repository: str | Path | None = None) -> list[str]:
     return sorted(path.stem for path in folder(repository).glob("*.csv"))
 
 
-def _numbers(strings: pd.Series, name: str, column: str) -> pd.Series:
+def _parse_numbers(strings: pd.Series, name: str, column: str) -> pd.Series:
     try:
         return pd.to_numeric(strings.where(strings != "")).astype(float)
     except ValueError as error:

@@ -55,7 +55,7 @@ def build_item(item: Item, results: Results, reports: Path, repository: Path, st
     if problem := item.problem(view):
         return _not_run(item, problem, numbers, reports, view, repository)
     try:
-        outcome = Outcome(item, item.status, **_sizes(item, view))
+        outcome = Outcome(item, item.status, **_figure_sizes(item, view))
         _write_table(outcome, view, numbers, reports, repository)
         _write_figure(outcome, view, reports, repository)
     except Exception as error:
@@ -110,10 +110,10 @@ def _write_table(
     frame = builder(view, numbers, item.status) if builder else None
     if frame is None:
         return
-    frame = _listed(outcome, frame, numbers, view, repository)
+    frame = _fill_roster(outcome, frame, numbers, view, repository)
     outcome.table, outcome.kit = _split_systems(frame, item, numbers)
     outcome.files += tables.write(outcome.table, item.table, reports / "tables", outcome.roster)
-    inputs = [path for path in _inputs(item, view, repository) if path.is_file()]
+    inputs = [path for path in _input_paths(item, view, repository) if path.is_file()]
     hashes = provenance.input_hashes(inputs, view.profile, repository)
     outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.table}.json", hashes))
     if outcome.kit is not None:
@@ -121,9 +121,9 @@ def _write_table(
         outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.kit_table}.json", hashes))
     if "status" in frame.columns and "value" in frame.columns:
         mine = frame[frame["value"].notna()]
-        outcome.n, outcome.seeds = _range(mine["n"]) or outcome.n, _range(mine["seeds"]) or outcome.seeds
+        outcome.n, outcome.seeds = _format_range(mine["n"]) or outcome.n, _format_range(mine["seeds"]) or outcome.seeds
         outcome.reproduced = int((mine["status"] == "reproduced").sum())
-        outcome.status = _worth(frame, item.status)
+        outcome.status = _table_status(frame, item.status)
 
 
 def _split_systems(
@@ -144,7 +144,7 @@ def _split_systems(
     return frame[printed | baseline], kit
 
 
-def _worth(frame: pd.DataFrame, planned: str) -> str:
+def _table_status(frame: pd.DataFrame, planned: str) -> str:
     """Status of a table: `reproduced` where every cell is, `interpretation` where no cell is of the planned kind."""
     statuses = set(frame["status"])
     if statuses == {"reproduced"}:
@@ -160,7 +160,7 @@ def _write_figure(outcome: Outcome, view: Results, reports: Path, repository: Pa
         outcome.files += style.save(figure, item.figure, reports / "figures", inputs, view.profile, repository)
 
 
-def _listed(
+def _fill_roster(
     outcome: Outcome, frame: pd.DataFrame, numbers: pd.DataFrame | None, view: Results, repository: Path
 ) -> pd.DataFrame:
     """Fill in the roster, and return the frame with what is missing in its cells' notes."""
@@ -181,7 +181,7 @@ def _not_run(
         outcome.files += style.save(SCHEMATICS[item.id](), item.figure, reports / "figures")
     if item.table and numbers is not None:
         empty = pd.DataFrame(columns=["panel", "row", "column", "value"])
-        outcome.table = _listed(outcome, tables.compare(empty, numbers, "not run"), numbers, view, repository)
+        outcome.table = _fill_roster(outcome, tables.compare(empty, numbers, "not run"), numbers, view, repository)
         outcome.files += tables.write(outcome.table, item.table, reports / "tables", outcome.roster)
         path = published.folder(repository) / f"{item.published}.csv"
         hashes = provenance.input_hashes([path], repository)
@@ -199,25 +199,25 @@ def _remove_stale(outcomes: list[Outcome], item_map: ItemMap, reports: Path) -> 
             path.unlink(missing_ok=True)
 
 
-def _inputs(item: Item, view: Results, repository: Path) -> list[Path]:
+def _input_paths(item: Item, view: Results, repository: Path) -> list[Path]:
     inputs = [view.path(name) for name in item.files]
     return [*inputs, published.folder(repository) / f"{item.published}.csv"] if item.published else inputs
 
 
-def _sizes(item: Item, view: Results) -> dict[str, str]:
+def _figure_sizes(item: Item, view: Results) -> dict[str, str]:
     """n and seeds behind a figure: distinct items (else rows) of its first result, or images of its first .npz."""
     name = next(name for name in item.files if view.path(name).is_file())
     if name.endswith(".npz"):
         return {"n": str(len(next(iter(view.arrays(name).values()))))}
     frame = view.read(name)
     if "source" in frame.columns and "count" in frame.columns:
-        return {"n": _range(segments.totals(segments.of_split(view, "train")))}
+        return {"n": _format_range(segments.totals(segments.of_split(view, "train")))}
     keys = [key for key in ("subset", "dataset", "video", "pair", "id") if key in frame.columns]
     count = len(frame[keys].drop_duplicates()) if {"id", "video"} & set(keys) else len(frame)
     return {"n": str(count), "seeds": str(frame["seed"].nunique()) if "seed" in frame.columns else ""}
 
 
-def _range(values: pd.Series) -> str:
+def _format_range(values: pd.Series) -> str:
     values = values.dropna()
     if values.empty:
         return ""

@@ -85,7 +85,7 @@ def printed(name: str, paper: str, labels: Iterable[str], fallback: str, family:
         name = f"{family}_{name}"
         fallback = re.sub("^C-", f"{family[0].upper()}-", fallback).replace("Chameleon", family.capitalize())
     for system in load():
-        if system.paper == paper and _plain(name) in map(_plain, system.kit):
+        if system.paper == paper and _normalise_name(name) in map(_normalise_name, system.kit):
             return next((spelling for spelling in system.spellings if spelling in labels), fallback)
     return fallback
 
@@ -121,7 +121,7 @@ def of_table(
         system = named(label, paper, systems)
         shown = next(name for name in system.spellings if label.startswith(name)) if system else label
         groups.setdefault(shown, (system, []))[1].append(label)
-    rows = [_row(shown, *group, frame, axis, paper, origins) for shown, group in groups.items()]
+    rows = [_make_row(shown, *group, frame, axis, paper, origins) for shown, group in groups.items()]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -134,7 +134,7 @@ def annotated(frame: pd.DataFrame, axis: str, paper: str, systems: Sequence[Syst
     return frame.assign(note=frame["note"].where(~missing, joined))
 
 
-def _row(
+def _make_row(
     shown: str,
     system: System | None,
     labels: list[str],
@@ -145,8 +145,8 @@ def _row(
 ) -> list[str]:
     cells = frame[frame[axis].isin(labels) & frame["published"].notna()]
     ours = int(cells["value"].notna().sum())
-    origin = _origin(shown, system, paper, origins)
-    how = "" if origin is None else _how(origin)
+    origin = _find_origin(shown, system, paper, origins)
+    how = "" if origin is None else _describe_origin(origin)
     needs = system.needs if system else ""
     if not ours:
         return [shown, "not run", f"0 of {len(cells)}", how, needs]
@@ -155,22 +155,26 @@ def _row(
     return [shown, status, f"{ours} of {len(cells)}", (how or "ours") + rest, ""]
 
 
-def _origin(shown: str, system: System | None, paper: str, origins: pd.DataFrame | None) -> dict | None:
+def _find_origin(shown: str, system: System | None, paper: str, origins: pd.DataFrame | None) -> dict | None:
     if origins is None:
         return None
-    wanted = {_plain(name) for name in (shown, *(system.kit if system else ()), *(system.spellings if system else ()))}
+    wanted = {
+        _normalise_name(name)
+        for name in (shown, *(system.kit if system else ()), *(system.spellings if system else ()))
+    }
     for entry in origins[origins["paper"] == paper].to_dict("records"):
-        if {_plain(entry["system"]), _plain(entry["label"])} & wanted:
+        if {_normalise_name(entry["system"]), _normalise_name(entry["label"])} & wanted:
             return entry
     return None
 
 
-def _how(origin: dict) -> str:
+def _describe_origin(origin: dict) -> str:
     parts = [_ORIGINS.get(origin["origin"], origin["origin"])]
     parts += [f"model {origin['model']}"] if origin["model"] else []
     parts += [f"{origin['found']:.0f} of {origin['expected']:.0f} images"] if origin["missing"] > 0 else []
     return "; ".join([*parts, *filter(None, [origin["note"]])])
 
 
-def _plain(name: str) -> str:
+def _normalise_name(name: str) -> str:
+    # The papers write one system in several ways: "GPT-4o" and "GPT4o".
     return re.sub(r"[^a-z0-9]", "", name.lower())

@@ -74,13 +74,13 @@ def recognition_weights(arrays: Mapping[str, np.ndarray], max_columns: int = 7) 
     grid = figure.subplots(3, count, squeeze=False)
     high = weights[:count].max() or 1.0
     for column in range(count):
-        for row, image in enumerate((source[column], target[column], _greyed(target[column]))):
+        for row, image in enumerate((source[column], target[column], _to_grey(target[column]))):
             grid[row][column].imshow(image, interpolation="nearest")
         height, width = target[column].shape[:2]
         shown = grid[2][column].imshow(
             weights[column], cmap=HEATMAP, alpha=0.75, extent=(-0.5, width - 0.5, height - 0.5, -0.5), vmin=0, vmax=high
         )
-        grid[2][column].set_xlabel(_wrapped(str(captions[column]), 18), fontsize=7)
+        grid[2][column].set_xlabel(_wrap_text(str(captions[column]), 18), fontsize=7)
     for axes in grid.ravel():
         axes.set(xticks=[], yticks=[])
         axes.grid(visible=False)
@@ -152,8 +152,8 @@ def likelihood_scatter(pairs: pd.DataFrame, model: str | None = None) -> Figure:
         chosen = pairs[pairs["task"] == task]
         chosen = chosen[chosen["definition"] == chosen["definition"].iloc[0]]
         for place, (axes, kind) in enumerate(zip(row, names.NEGATIVES, strict=True)):
-            _scatter(axes, chosen[chosen["kind"] == kind], place)
-            axes.set_title(f"{names.NEGATIVES[kind]}: {_preferred(chosen[chosen['kind'] == kind])}")
+            _draw_scatter(axes, chosen[chosen["kind"] == kind], place)
+            axes.set_title(f"{names.NEGATIVES[kind]}: {_preferred_share(chosen[chosen['kind'] == kind])}")
         row[0].set_ylabel(f"{task.upper()}: NLL of negative")
     for axes in grid[-1]:
         axes.set_xlabel("NLL of reference")
@@ -198,13 +198,13 @@ def judge_distributions(judges: Mapping[str, pd.DataFrame]) -> Figure:
     grid = figure.subplots(len(judges), 2, sharey="row", squeeze=False)
     for row, (judge, scores) in zip(grid, judges.items(), strict=True):
         for axes, (metric, label) in zip(row, metrics.items(), strict=True):
-            _distribution(axes, scores[scores["metric"] == metric])
+            _draw_distribution(axes, scores[scores["metric"] == metric])
             axes.set(xlabel=label, xticks=range(0, 11, 2))
         row[0].set_ylabel("share of images (%)" + (f"\n{judge}" if len(judges) > 1 else ""))
     return figure
 
 
-def _distribution(axes, scores: pd.DataFrame) -> None:
+def _draw_distribution(axes, scores: pd.DataFrame) -> None:
     systems = {"synthetic": "standard loss (C-FDM w/o LW)", "synthetic_weighted": "weighted loss (C-FDM)"}
     edges = np.arange(-0.5, 11.0, 1.0)
     for place, (system, legend) in enumerate(systems.items()):
@@ -216,12 +216,12 @@ def _distribution(axes, scores: pd.DataFrame) -> None:
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.24), fontsize=7.5)
 
 
-def _preferred(pairs: pd.DataFrame) -> str:
+def _preferred_share(pairs: pd.DataFrame) -> str:
     share = 100 * (pairs["reference"] > pairs["negative"]).mean() if len(pairs) else float("nan")
     return f"{share:.1f} % of {len(pairs)}"
 
 
-def _scatter(axes, pairs: pd.DataFrame, place: int) -> None:
+def _draw_scatter(axes, pairs: pd.DataFrame, place: int) -> None:
     reference, negative = -pairs["reference"], -pairs["negative"]
     axes.scatter(reference, negative, s=11, color=COLORS[place], marker=MARKERS[place], alpha=0.6, lw=0)
     values = pd.concat([reference, negative])
@@ -230,10 +230,10 @@ def _scatter(axes, pairs: pd.DataFrame, place: int) -> None:
         axes.plot(limits, limits, color=MUTED, lw=0.8, ls="--")
 
 
-def _greyed(image: np.ndarray) -> np.ndarray:
+def _to_grey(image: np.ndarray) -> np.ndarray:
     grey = image.mean(axis=-1, keepdims=True)
     return np.repeat(grey, 3, axis=-1).astype(np.uint8)
 
 
-def _wrapped(text: str, width: int) -> str:
+def _wrap_text(text: str, width: int) -> str:
     return textwrap.fill(text, width)

@@ -21,17 +21,17 @@ def action_counts(segments: pd.DataFrame, *sources: str) -> Figure:
         segments: `mining/segments.csv`, `external/segments.csv`, or both.
         sources: which of its rows (`kitchen-train`, `epic-100-validation`).
     """
-    chosen = [_of(segments, source) for source in sources]
+    chosen = [_select_source(segments, source) for source in sources]
     verbs = [min(part["verb"].nunique(), TOP) for part in chosen]
     figure = Figure(figsize=(7.6, sum(0.17 * count + 1.1 for count in verbs)))
     grid = figure.subplots(len(sources), 2, squeeze=False, height_ratios=[0.17 * count + 0.6 for count in verbs])
     for (left, right), source, part in zip(grid, sources, chosen, strict=True):
-        counts, nouns = _counts(part).head(TOP), part.groupby("verb")["noun"].nunique()
+        counts, nouns = _count_by_verb(part).head(TOP), part.groupby("verb")["noun"].nunique()
         nouns, total = nouns.reindex(counts.index), int(part["count"].sum())
         shares = [f"{100 * count / total:.0f}%" for count in counts]
-        _bars(left, counts, 0, f"reversible segments (n = {total})", shares)
-        _bars(right, nouns, 1, "unique nouns", [str(count) for count in nouns])
-        left.set_title(_named(source), loc="left")
+        _draw_bars(left, counts, 0, f"reversible segments (n = {total})", shares)
+        _draw_bars(right, nouns, 1, "unique nouns", [str(count) for count in nouns])
+        left.set_title(_source_name(source), loc="left")
     return figure
 
 
@@ -47,13 +47,13 @@ def benchmark_set(
         sources: which rows of `segments` (`kitchen-test`, `epic-100-validation`), a panel each.
         split: which rows of `prompts`; all where it has none of that split.
     """
-    counts = [_counts(_of(segments, source)) for source in sources]
+    counts = [_count_by_verb(_select_source(segments, source)) for source in sources]
     height = 0.17 * max(map(len, counts), default=0) + 1.2
     figure = Figure(figsize=(3.1 * len(sources) + 3.4, max(3.0, height)))
     *panels, right = figure.subplots(1, len(sources) + 1)
     for axes, source, count in zip(panels, sources, counts, strict=True):
-        _bars(axes, count, 0, f"samples (n = {int(count.sum())})", [str(int(number)) for number in count])
-        axes.set_title(_named(source), loc="left")
+        _draw_bars(axes, count, 0, f"samples (n = {int(count.sum())})", [str(int(number)) for number in count])
+        axes.set_title(_source_name(source), loc="left")
     in_split = prompts[prompts["split"] == split] if (prompts["split"] == split).any() else prompts
     _prompt_lengths(right, in_split.groupby(["length", "num_words"])["count"].sum())
     return figure
@@ -79,9 +79,9 @@ def action_bars(scores: pd.DataFrame) -> Figure:
             table = seeds.groupby(["verb", "system"]).agg(["mean", "std"]).unstack().reindex(verbs)
             present = [name for name in systems if ("mean", name) in table.columns]
             means = table["mean"][present].rename(columns=systems)
-            grouped_bars(axes, means, table["std"][present].rename(columns=systems), base=_floor(means))
-            axes.set_ylim(_floor(means), max(axes.get_ylim()[1], _floor(means) + 0.1))
-            start = f" (axis from {_floor(means):.1f})" if _floor(means) else ""
+            grouped_bars(axes, means, table["std"][present].rename(columns=systems), base=_axis_floor(means))
+            axes.set_ylim(_axis_floor(means), max(axes.get_ylim()[1], _axis_floor(means) + 0.1))
+            start = f" (axis from {_axis_floor(means):.1f})" if _axis_floor(means) else ""
             axes.set_title(f"{label}-{direction[0].upper()}{start}")
             axes.tick_params(axis="x", rotation=60, labelsize=8)
     handles, labels = grid[0][0].get_legend_handles_labels()
@@ -98,9 +98,11 @@ def verb_noun_heatmap(segments: pd.DataFrame, *sources: str, most: int = 20) -> 
         sources: which of its rows (`kitchen-train`, `epic-100-validation`).
         most: at most this many verbs and this many nouns.
     """
-    joints = [_of(segments, source).pivot_table(index="verb", columns="noun", values="count", aggfunc="sum")
+    joints = [_select_source(segments, source).pivot_table(index="verb", columns="noun", values="count", aggfunc="sum")
               for source in sources]  # fmt: skip
-    tables = [joint.loc[_largest(joint.sum(axis=1), most), _largest(joint.sum(axis=0), most)] for joint in joints]
+    tables = [
+        joint.loc[_largest_names(joint.sum(axis=1), most), _largest_names(joint.sum(axis=0), most)] for joint in joints
+    ]
     width = max(len(table.columns) for table in tables)
     rows = [len(table) for table in tables]
     figure = Figure(figsize=(0.42 * width + 2.2, sum(0.3 * count + 1.6 for count in rows)))
@@ -110,23 +112,23 @@ def verb_noun_heatmap(segments: pd.DataFrame, *sources: str, most: int = 20) -> 
         axes.tick_params(axis="x", rotation=90)
         figure.colorbar(image, ax=axes, label="reversible segments", shrink=0.9)
         shown = f"{len(table)} of {len(joint)} verbs, {len(table.columns)} of {joint.shape[1]} nouns"
-        axes.set_title(f"{_named(source)}: {shown}")
+        axes.set_title(f"{_source_name(source)}: {shown}")
     return figure
 
 
-def _of(segments: pd.DataFrame, source: str) -> pd.DataFrame:
+def _select_source(segments: pd.DataFrame, source: str) -> pd.DataFrame:
     return segments[(segments["source"] == source) & (segments["count"] > 0)]
 
 
-def _counts(segments: pd.DataFrame) -> pd.Series:
+def _count_by_verb(segments: pd.DataFrame) -> pd.Series:
     return segments.groupby("verb")["count"].sum().sort_values(ascending=False, kind="stable")
 
 
-def _largest(sums: pd.Series, most: int) -> pd.Index:
+def _largest_names(sums: pd.Series, most: int) -> pd.Index:
     return sums.sort_values(ascending=False, kind="stable").index[:most]
 
 
-def _named(source: str) -> str:
+def _source_name(source: str) -> str:
     return names.SEGMENT_SOURCES.get(source, source)
 
 
@@ -141,7 +143,7 @@ def _prompt_lengths(axes, lengths: pd.Series) -> None:
     axes.legend(loc="upper right")
 
 
-def _bars(axes, counts: pd.Series, place: int, label: str, texts: list[str]) -> None:
+def _draw_bars(axes, counts: pd.Series, place: int, label: str, texts: list[str]) -> None:
     positions = range(len(counts))
     axes.barh(positions, counts, color=COLORS[place], hatch=HATCHES[place], edgecolor="white", linewidth=0.5)
     for position, count, text in zip(positions, counts, texts, strict=True):
@@ -155,7 +157,7 @@ def _bars(axes, counts: pd.Series, place: int, label: str, texts: list[str]) -> 
     axes.margins(x=0.12)
 
 
-def _floor(means: pd.DataFrame) -> float:
+def _axis_floor(means: pd.DataFrame) -> float:
     """Start of the bars: zero, or a step below the lowest where all are far from it (the axis says so)."""
     low = float(means.min().min()) if means.size else 0.0
     return 0.0 if not low > 0.5 else float(int(low * 10 - 1) / 10)

@@ -52,14 +52,14 @@ def image_strips(arrays: Mapping[str, np.ndarray], max_rows: int = 6, title: str
     grid = figure.subplots(len(chosen), len(keys), squeeze=False)
     for place, index in enumerate(chosen):
         for axes, key in zip(grid[place], keys, strict=True):
-            _show(
+            _show_image(
                 axes, columns[key][index], str(arrays.get(f"{key}_text", captions[:0].tolist() or [""] * count)[index])
             )
         grid[place][0].set_ylabel("")
-        _caption(grid[place][0], str(captions[index]))
+        _write_caption(grid[place][0], str(captions[index]))
     for axes, key in zip(grid[-1], keys, strict=True):
         below = axes.get_xlabel()
-        axes.set_xlabel("\n".join(filter(None, [below, _head(key)])), fontsize=6.5 if below else 8)
+        axes.set_xlabel("\n".join(filter(None, [below, _strip_head(key)])), fontsize=6.5 if below else 8)
     if title:
         figure.suptitle(title, fontsize=9.5)
     return figure
@@ -86,7 +86,7 @@ def training_curves(training: pd.DataFrame, series: str, values: Sequence[str] =
                 color=color,
                 dashes=DASHES[place % len(DASHES)],
                 lw=1.4,
-                label=_label(name),
+                label=_system_label(name),
             )
             axes.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=color, alpha=0.18, lw=0)
         axes.set(xlabel="step", ylabel=value)
@@ -133,7 +133,7 @@ def _strip_rank(key: str) -> tuple[int, int]:
     return len(STRIP_ORDER), 0
 
 
-def _head(key: str) -> str:
+def _strip_head(key: str) -> str:
     for suffix in ("_forward", "_reverse"):
         if key.endswith(suffix):
             stem = key.removesuffix(suffix)
@@ -141,17 +141,17 @@ def _head(key: str) -> str:
     return textwrap.fill(HEADS.get(key, names.fdm_system(key)).replace("_", " "), 14)
 
 
-def _label(name: object) -> str:
+def _system_label(name: object) -> str:
     return names.FDM_SYSTEMS.get(str(name), names.DOUNDO_SYSTEMS.get(str(name), str(name).replace("_", " ")))
 
 
-def _caption(axes, text: str) -> None:
+def _write_caption(axes, text: str) -> None:
     """Write a row's caption above its first image, outside the layout: a long one would part the columns."""
     above = {"xycoords": "axes fraction", "xytext": (0, 4), "textcoords": "offset points"}
     axes.annotate(text, (0, 1), **above, fontsize=8, annotation_clip=False).set_in_layout(False)
 
 
-def _show(axes, image: np.ndarray, text: str) -> None:
+def _show_image(axes, image: np.ndarray, text: str) -> None:
     axes.imshow(image, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])

@@ -49,9 +49,9 @@ def diagram(boxes: Mapping[str, Box], arrows: Sequence[tuple[str, str, str]], ti
     axes.set(xlim=(left, right), ylim=(bottom, top), aspect="equal")
     axes.axis("off")
     for start, end, label in arrows:
-        _arrow(axes, boxes[start], boxes[end], label)
+        _draw_arrow(axes, boxes[start], boxes[end], label)
     for box in boxes.values():
-        _box(axes, box)
+        _draw_box(axes, box)
     for text, x in titles.items():
         axes.text(x, top - 0.2, text, ha="center", va="center", fontsize=9.5)
     axes.text(right - 0.1, bottom + 0.1, MARK, ha="right", va="bottom", fontsize=7, color=MUTED, style="italic")
@@ -110,15 +110,15 @@ def architecture() -> Figure:
     return diagram(boxes, arrows, {})
 
 
-def _box(axes, box: Box) -> None:
+def _draw_box(axes, box: Box) -> None:
     corner = (box.x - box.width / 2, box.y - box.height / 2)
     style = {"boxstyle": "round,pad=0,rounding_size=0.1", "facecolor": box.kind, "edgecolor": INK, "linewidth": 0.9}
     axes.add_patch(FancyBboxPatch(corner, box.width, box.height, linestyle=EDGES[box.kind], zorder=2, **style))
     axes.text(box.x, box.y, box.text, ha="center", va="center", fontsize=7.5, zorder=3)
 
 
-def _arrow(axes, start: Box, end: Box, label: str) -> None:
-    ends = [_edge(start, end), _edge(end, start)]
+def _draw_arrow(axes, start: Box, end: Box, label: str) -> None:
+    ends = [_find_border(start, end), _find_border(end, start)]
     axes.add_patch(
         FancyArrowPatch(*ends, arrowstyle="-|>", mutation_scale=9, linewidth=1, color=INK, shrinkA=0, shrinkB=1)
     )
@@ -129,8 +129,9 @@ def _arrow(axes, start: Box, end: Box, label: str) -> None:
         axes.annotate(label, middle, textcoords="offset points", fontsize=7, color=MUTED, **place)
 
 
-def _edge(box: Box, towards: Box) -> tuple[float, float]:
+def _find_border(box: Box, towards: Box) -> tuple[float, float]:
     """Where the line between two centres leaves a box."""
     x, y = towards.x - box.x, towards.y - box.y
+    # The nearer of the vertical and the horizontal side; 9 stands for a side that the line never meets.
     scale = min(box.width / 2 / abs(x) if x else 9, box.height / 2 / abs(y) if y else 9)
     return box.x + scale * x, box.y + scale * y

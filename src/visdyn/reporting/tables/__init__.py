@@ -55,17 +55,19 @@ def compare(ours: pd.DataFrame, published: pd.DataFrame | None, status: str) -> 
     Raises:
         ValueError: a cell is given twice.
     """
-    ours = _complete(ours, status)
+    ours = _fill_columns(ours, status)
     if twice := ours[ours.duplicated(CELL)][CELL].to_numpy().tolist():
         raise ValueError(f"our table gives the cell {twice[0]} twice; average it first")
     if published is None:
         return ours.assign(published=float("nan"), published_spread=float("nan"), digits=3)[COLUMNS]
     theirs = published.rename(columns={"value": "published", "spread": "published_spread", "note": "published_note"})
     both = theirs.merge(ours, on=CELL, how="outer", sort=False)
-    both["note"] = [_joined(mine, printed) for mine, printed in zip(both["note"], both["published_note"], strict=True)]
+    both["note"] = [
+        _join_notes(mine, printed) for mine, printed in zip(both["note"], both["published_note"], strict=True)
+    ]
     both["status"] = both["status"].where(both["value"].notna(), "not run")
     both["digits"] = both["digits"].fillna(theirs["digits"].max() if len(theirs) else 3).astype(int)
-    return _ordered(both, theirs, ours)[COLUMNS]
+    return _sort_cells(both, theirs, ours)[COLUMNS]
 
 
 def grid(frame: pd.DataFrame) -> Grid:
@@ -75,7 +77,7 @@ def grid(frame: pd.DataFrame) -> Grid:
     with_panel = bool(frame["panel"].astype(bool).any())
     rows = []
     for (panel, row), cells in frame.groupby(["panel", "row"], sort=False):
-        found = {entry.column: _cell(entry) for entry in cells.itertuples()}
+        found = {entry.column: _make_cell(entry) for entry in cells.itertuples()}
         labels = (panel, row) if with_panel else (row,)
         rows.append((labels, [found.get(column, Cell("", "", "")) for column in columns]))
     return Grid(["", ""] if with_panel else [""], columns, rows)
@@ -86,7 +88,7 @@ def footnote(frame: pd.DataFrame) -> str:
     mine = frame[frame["value"].notna()]
     if mine.empty:
         return "Only published values: ours were not run."
-    parts = [f"Ours{_range(mine['n'], 'n = ', ' a cell')}{_range(mine['seeds'], '', ' seeds', ' seed')}"]
+    parts = [f"Ours{_format_range(mine['n'], 'n = ', ' a cell')}{_format_range(mine['seeds'], '', ' seeds', ' seed')}"]
     if mine["seeds"].notna().any():
         spread = mine["spread"].notna().any()
         parts.append("± is the standard deviation over seeds" if spread else "one seed, so no spread")
@@ -99,7 +101,7 @@ def footnote(frame: pd.DataFrame) -> str:
 
 def markdown(frame: pd.DataFrame) -> str:
     """Return the frame as a Markdown table, with a footnote where it is a comparison frame."""
-    heads, rows = _text(frame)
+    heads, rows = _text_rows(frame)
     escaped = [[str(cell).replace("|", "\\|") for cell in row] for row in [heads, *rows]]
     lines = ["| " + " | ".join(row) + " |" for row in escaped]
     lines.insert(1, "|" + " --- |" * len(heads))
@@ -109,11 +111,11 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def latex(frame: pd.DataFrame) -> str:
     """Return the frame as a LaTeX tabular with booktabs rules; special characters are escaped."""
-    heads, rows = _text(frame)
+    heads, rows = _text_rows(frame)
     labels = len(grid(frame).labels) if _is_comparison(frame) else 1
-    body = [" & ".join(map(_escaped, row)) + r" \\" for row in rows]
+    body = [" & ".join(map(_escape_latex, row)) + r" \\" for row in rows]
     note = [f"% {footnote(frame)}"] if _is_comparison(frame) else []
-    head = " & ".join(map(_escaped, heads)) + r" \\"
+    head = " & ".join(map(_escape_latex, heads)) + r" \\"
     spec = "l" * labels + "r" * (len(heads) - labels)
     lines = [
         *note,
@@ -157,7 +159,7 @@ def number(value: float, digits: int) -> str:
     return f"−{text[1:]}" if text.startswith("-") and float(text) else text.removeprefix("-")
 
 
-def _complete(ours: pd.DataFrame, status: str) -> pd.DataFrame:
+def _fill_columns(ours: pd.DataFrame, status: str) -> pd.DataFrame:
     defaults = {
         "panel": "",
         "spread": float("nan"),
@@ -172,14 +174,15 @@ def _complete(ours: pd.DataFrame, status: str) -> pd.DataFrame:
     return ours.fillna({"note": "", "panel": ""})
 
 
-def _ordered(both: pd.DataFrame, theirs: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
+def _sort_cells(both: pd.DataFrame, theirs: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:
+    # The paper's order first, then what only the kit has, in the order of its results.
     for name in CELL:
         order = dict.fromkeys([*theirs[name], *ours[name]])
         both[name] = pd.Categorical(both[name], categories=list(order), ordered=True)
     return both.sort_values(CELL, kind="stable").astype(dict.fromkeys(CELL, str)).reset_index(drop=True)
 
 
-def _joined(mine: object, printed: object) -> str:
+def _join_notes(mine: object, printed: object) -> str:
     texts = [
         mine if isinstance(mine, str) else "",
         f"published: {printed}" if isinstance(printed, str) and printed else "",
@@ -187,7 +190,7 @@ def _joined(mine: object, printed: object) -> str:
     return "; ".join(text for text in texts if text)
 
 
-def _cell(entry) -> Cell:
+def _make_cell(entry) -> Cell:
     digits = int(entry.digits)
     ours = number(entry.value, digits)
     if ours and not pd.isna(entry.spread):
@@ -202,7 +205,7 @@ def _cell(entry) -> Cell:
     )
 
 
-def _range(values: pd.Series, before: str, after: str, after_one: str | None = None) -> str:
+def _format_range(values: pd.Series, before: str, after: str, after_one: str | None = None) -> str:
     values = values.dropna()
     if values.empty:
         return ""
@@ -215,20 +218,22 @@ def _is_comparison(frame: pd.DataFrame) -> bool:
     return set(COLUMNS) <= set(frame.columns)
 
 
-def _text(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+def _text_rows(frame: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     if _is_comparison(frame):
         laid = grid(frame)
         return [*laid.labels, *laid.columns], [[*labels, *map(str, cells)] for labels, cells in laid.rows]
-    return list(map(str, frame.columns)), [[_plain(value) for value in row] for row in frame.itertuples(index=False)]
+    return list(map(str, frame.columns)), [
+        [_format_value(value) for value in row] for row in frame.itertuples(index=False)
+    ]
 
 
-def _plain(value: object) -> str:
+def _format_value(value: object) -> str:
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return DASH
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _escaped(text: str) -> str:
+def _escape_latex(text: str) -> str:
     for plain, command in {
         "&": r"\&",
         "%": r"\%",

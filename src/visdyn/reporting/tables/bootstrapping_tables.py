@@ -28,7 +28,7 @@ def figure2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFr
     ours = rates.assign(
         panel=rates["task"].map(names.TASKS).fillna(rates["task"]),
         row=rates["kind"].map(names.NEGATIVES).fillna(rates["kind"]),
-        column="ours: " + rates["model"] + _definition(rates),
+        column="ours: " + rates["model"] + _definition_suffix(rates),
         value=rates["percent"],
         note=[f"{int(ties)} ties" if ties else "" for ties in rates["ties"]],
     )
@@ -42,7 +42,7 @@ def figure8(results: Results, published: pd.DataFrame, status: str) -> pd.DataFr
     models = {"zero_shot": "Chameleon-7B zero-shot", "idm": "Chameleon IDM"}
     ours = rates.assign(
         panel=rates["task"].map(panels).fillna(rates["task"]),
-        row=rates["model"].map(models).fillna(rates["model"]) + _definition(rates),
+        row=rates["model"].map(models).fillna(rates["model"]) + _definition_suffix(rates),
         column=rates["kind"].map(names.NEGATIVES).fillna(rates["kind"]),
         value=rates["percent"],
     )
@@ -66,7 +66,10 @@ def table1(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
             for model in measured["model"]
         ],
         column=measured["metric"].map(columns).fillna(measured["metric"]),
-        note=["; ".join(filter(None, (notes.get(entry.metric), _interval(entry)))) for entry in measured.itertuples()],
+        note=[
+            "; ".join(filter(None, (notes.get(entry.metric), _format_interval(entry))))
+            for entry in measured.itertuples()
+        ],
     )
     frame = compare(ours, published, status)
     return frame if bert_score else name_instruments(frame, "column", {"BS": "a small text encoder"})
@@ -83,9 +86,9 @@ def table2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
         _by_subset(scores[scores["metric"] == "score"], average, labels, results.family).assign(panel=name)
         for name, scores in judges(results, panel)
     ]
-    numbers = judge_tables.beside(published, _asked(results), "B", panel)
+    numbers = judge_tables.beside(published, _judge_names(results), "B", panel)
     spatial = spatial_tables.cells(results, published)
-    frame = compare(_concat([*parts, spatial], SCORES, "a judge's score"), numbers, status)
+    frame = compare(_concat_parts([*parts, spatial], SCORES, "a judge's score"), numbers, status)
     frame = frame.assign(panel=frame["panel"].replace({panel: judge_tables.region_panel(panel, "B")}))
     return spatial_tables.with_digits(frame)
 
@@ -95,18 +98,18 @@ def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
     The published row `GPT4o` stands in the row `Avg.` as columns `Weighted score` and `Standard score`.
     """
-    parts = [cells.assign(panel=name) for name, scores in judges(results, "") for cells in _losses(scores)]
+    parts = [cells.assign(panel=name) for name, scores in judges(results, "") for cells in _loss_cells(scores)]
     moved = published["row"] == "GPT4o"
     published = published.assign(
         row=published["row"].mask(moved, "Avg."), column=published["column"].mask(moved, published["column"] + " score")
     )
-    numbers = judge_tables.beside(published, _asked(results), "B", "")
+    numbers = judge_tables.beside(published, _judge_names(results), "B", "")
     return judge_tables.name_region_judge(
-        compare(_concat(parts, SCORES, "the systems of Table 3"), numbers, status), "B"
+        compare(_concat_parts(parts, SCORES, "the systems of Table 3"), numbers, status), "B"
     )
 
 
-def _losses(scores: pd.DataFrame) -> list[pd.DataFrame]:
+def _loss_cells(scores: pd.DataFrame) -> list[pd.DataFrame]:
     """Return Table 3's cells of one judge: a column for each loss (and baseline) and each of its scores."""
     columns = {name: registry.metric(name, registry.AURORA).printed_as for name in TABLE3_METRICS} | {"score": "score"}
     systems = {
@@ -133,15 +136,15 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     parts = [
         cells.assign(panel=name)
         for name, scores in judges(results, "")
-        for cells in _ablation(scores[scores["metric"] == "score"])
+        for cells in _ablation_cells(scores[scores["metric"] == "score"])
     ]
-    numbers = judge_tables.beside(published, _asked(results), "B", "")
+    numbers = judge_tables.beside(published, _judge_names(results), "B", "")
     return judge_tables.name_region_judge(
-        compare(_concat(parts, SCORES, "the arm synthetic_weighted"), numbers, status), "B"
+        compare(_concat_parts(parts, SCORES, "the arm synthetic_weighted"), numbers, status), "B"
     )
 
 
-def _ablation(scores: pd.DataFrame) -> list[pd.DataFrame]:
+def _ablation_cells(scores: pd.DataFrame) -> list[pd.DataFrame]:
     """Return Table 4's cells of one judge."""
     reference = scores[scores["system"] == "synthetic_weighted"]
     if reference.empty:
@@ -168,7 +171,7 @@ def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
         for judge, scores in asked[asked["metric"] == "score"].groupby("judge", sort=True):
             row = PAPERS_ROW if judge_tables.is_papers(judge, "B") else judge_tables.panel(judge)
             parts.append(_laid_out(scores, {"score": row}, published["column"], results.family))
-    ours = _concat(
+    ours = _concat_parts(
         [part for part in parts if part is not None], SCORES, f"neither it nor {COPY} holds a metric of Table 6"
     )
     heads, instruments = _table6_heads(), measured_with(results, "B")
@@ -214,7 +217,7 @@ def algorithm1(results: Results, published: pd.DataFrame | None, status: str) ->
     return compare(rows(cells, ["panel", "row", "column", "value", "n"]), None, status).assign(digits=2)
 
 
-def _definition(rates: pd.DataFrame) -> pd.Series:
+def _definition_suffix(rates: pd.DataFrame) -> pd.Series:
     several = rates.groupby(["model", "task", "kind"])["definition"].transform("nunique") > 1
     return (" (" + rates["definition"] + ")").where(several, "")
 
@@ -228,7 +231,7 @@ def judges(results: Results, region: str) -> list[tuple[str, pd.DataFrame]]:
     return found
 
 
-def _asked(results: Results) -> list[str]:
+def _judge_names(results: Results) -> list[str]:
     asked = judge_tables.of_paper(results, "B")
     return [] if asked is None else sorted(set(asked["judge"]))
 
@@ -316,21 +319,21 @@ def _laid_out(scores: pd.DataFrame, metrics: dict[str, str], labels: pd.Series, 
     return cells.assign(
         panel=[_subset_name(subset, long_names=True) for subset in cells["subset"]],
         row=cells["metric"].map(metrics),
-        column=[_column6(system, labels, family) for system in cells["system"]],
+        column=[_table6_column(system, labels, family) for system in cells["system"]],
     ).drop(columns=["_subset", "_metric"])
 
 
-def _column6(system: str, labels: pd.Series, family: str) -> str:
+def _table6_column(system: str, labels: pd.Series, family: str) -> str:
     # The column Copy is AURORA-Bench's own, recomputed; the kitchen's stands beside it.
     label = names.fdm_system(system)
     return "Copy (kitchen)" if system == "copy" else roster.printed(system, "B", labels, label, family)
 
 
-def _interval(entry) -> str:
+def _format_interval(entry) -> str:
     return "" if pd.isna(entry.low) else f"interval over items {entry.low:.3f} to {entry.high:.3f}"
 
 
-def _concat(parts: list[pd.DataFrame], name: str, what: str) -> pd.DataFrame:
+def _concat_parts(parts: list[pd.DataFrame], name: str, what: str) -> pd.DataFrame:
     parts = [part for part in parts if len(part)]
     if not parts:
         raise ResultError(f"{name} lacks {what}; run its stage again")

@@ -22,12 +22,12 @@ CHAINED = "from generated"
 
 def table1(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 1: similarity and flow with long prompts."""
-    return _similarity(results, published, status, "long", {"forward clip_t": "CLIP-T F"})
+    return _similarity_table(results, published, status, "long", {"forward clip_t": "CLIP-T F"})
 
 
 def table2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 2: the same with short prompts."""
-    return _similarity(results, published, status, "short", {})
+    return _similarity_table(results, published, status, "short", {})
 
 
 def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -38,18 +38,17 @@ def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
         "TC": "Temporal (TC)",
         "OC": "Object consistency (OC)",
     }
-    parts = [
-        _cells(scores.assign(column=scores["criterion"].map(columns)), ["column"], list(columns.values()), published)
-        .assign(panel=panel)
-        for panel, scores in _judges(results)
-    ]  # fmt: skip
-    return judge_tables.name_region_judge(compare(pd.concat(parts), _beside(results, published), status), "D")
+    parts, order = [], list(columns.values())
+    for panel, scores in _judge_scores(results):
+        scores = scores.assign(column=scores["criterion"].map(columns))
+        parts.append(_mean_cells(scores, ["column"], order, published).assign(panel=panel))
+    return judge_tables.name_region_judge(compare(pd.concat(parts), _add_judges(results, published), status), "D")
 
 
 def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 4: instruction following and identity for each action, long prompts."""
     parts = []
-    for judge, scores in _judges(results):
+    for judge, scores in _judge_scores(results):
         scores = scores[scores["criterion"].isin(["IF", "IDP"])].assign(column=scores["verb"].str.replace("_", "-"))
         cells = summaries.over_seeds(scores, ["system", "criterion", "column"])
         cells = _in_order(cells, published["panel"]).rename(columns={"row": "panel", "criterion": "row"})
@@ -57,7 +56,7 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     cells = pd.concat(parts)
     if cells.empty:
         raise ResultError(f"{SCORES} has no instruction or identity scores; run stage evaluation")
-    asked = [judge for judge, _ in _judges(results)[1:] if judge_tables.is_papers(judge, "D")]
+    asked = [judge for judge, _ in _judge_scores(results)[1:] if judge_tables.is_papers(judge, "D")]
     copies = [published.assign(row=published["row"] + f", {judge}") for judge in asked]
     frame = compare(cells, pd.concat([published, *copies], ignore_index=True), status)
     return name_instruments(frame, "row", dict.fromkeys(["IF", "IDP"], registry.REGION))
@@ -66,20 +65,20 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 def table5(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 5: as Table 1, with the spread over seeds (Bagel stands for `Bagel-think`)."""
     renamed = {"any epe_norm": "EPE", "any epe": "EPE, px"}
-    return _similarity(results, published, status, "long", renamed, {"Bagel": "Bagel (no thinking)"})
+    return _similarity_table(results, published, status, "long", renamed, {"Bagel": "Bagel (no thinking)"})
 
 
 def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 6: the judge's criteria split into forward and reverse, long prompts."""
     order = ["IF-F", "IF-R", "IDP-F", "IDP-R", "OC-F", "OC-R", "TC-F", "TC-R"]
     parts = []
-    for panel, scores in _judges(results):
+    for panel, scores in _judge_scores(results):
         column = scores["criterion"] + "-" + scores["direction"].str[0].str.upper()
-        parts.append(_cells(scores.assign(column=column), ["column"], order, published).assign(panel=panel))
-    return judge_tables.name_region_judge(compare(pd.concat(parts), _beside(results, published), status), "D")
+        parts.append(_mean_cells(scores.assign(column=column), ["column"], order, published).assign(panel=panel))
+    return judge_tables.name_region_judge(compare(pd.concat(parts), _add_judges(results, published), status), "D")
 
 
-def _similarity(
+def _similarity_table(
     results: Results,
     published: pd.DataFrame,
     status: str,
@@ -87,7 +86,7 @@ def _similarity(
     renamed_columns: Mapping[str, str],
     renamed_rows: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    scores = _scores(results, lambda frame: frame["prompt"].isin([prompt, ""]), f"prompts of length {prompt}")
+    scores = _read_scores(results, lambda frame: frame["prompt"].isin([prompt, ""]), f"prompts of length {prompt}")
     columns = {}  # "<direction> <metric>" -> head
     for entry in registry.metrics(registry.DOUNDO):
         if entry.each_direction and entry.measured_with == registry.REGION:
@@ -100,7 +99,9 @@ def _similarity(
     chained = scores["reverse_from"] == "generated"
     column = column.where(~chained, column + f", {CHAINED}")
     order = [*columns.values(), *(f"{name}, {CHAINED}" for name in columns.values())]
-    cells = _cells(scores.assign(column=column).dropna(subset=["column"]), ["column"], order, published, renamed_rows)
+    cells = _mean_cells(
+        scores.assign(column=column).dropna(subset=["column"]), ["column"], order, published, renamed_rows
+    )
     shares = [columns["any epe_norm"], f"{columns['any epe_norm']}, {CHAINED}"]
     cells["note"] = cells["column"].map(
         lambda name: "share of the longer side; the paper's normalisation is unknown" if name in shares else ""
@@ -112,9 +113,9 @@ def _similarity(
     return name_instruments(compare(cells, published, status), "column", by_head)
 
 
-def _judges(results: Results) -> list[tuple[str, pd.DataFrame]]:
+def _judge_scores(results: Results) -> list[tuple[str, pd.DataFrame]]:
     """Return (panel, scores) of the region judge (no panel), then of each judge that answers in words."""
-    own = _scores(results, _long_from_truth, "long prompts")
+    own = _read_scores(results, _long_from_truth, "long prompts")
     asked = judge_tables.of_paper(results, "D")
     found = [("", own)]
     if asked is not None:
@@ -133,12 +134,12 @@ def _long_from_truth(frame: pd.DataFrame) -> pd.Series:
     return frame["prompt"].isin(["long", ""]) & (frame["reverse_from"] != "generated")
 
 
-def _beside(results: Results, published: pd.DataFrame) -> pd.DataFrame:
+def _add_judges(results: Results, published: pd.DataFrame) -> pd.DataFrame:
     asked = judge_tables.of_paper(results, "D")
     return published if asked is None else judge_tables.beside(published, sorted(set(asked["judge"])), "D", "")
 
 
-def _scores(results: Results, chosen: Callable[[pd.DataFrame], pd.Series], what: str) -> pd.DataFrame:
+def _read_scores(results: Results, chosen: Callable[[pd.DataFrame], pd.Series], what: str) -> pd.DataFrame:
     scores = results.read(SCORES)
     scores = scores.assign(reverse_from=scores["reverse_from"].replace("empty", ""))
     scores = scores[chosen(scores)]
@@ -147,7 +148,7 @@ def _scores(results: Results, chosen: Callable[[pd.DataFrame], pd.Series], what:
     return scores
 
 
-def _cells(
+def _mean_cells(
     scores: pd.DataFrame,
     keys: list[str],
     order: list[str],

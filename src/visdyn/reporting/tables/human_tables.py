@@ -20,7 +20,7 @@ def table5(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
         row=[names.SUBSETS.get(subset, (subset, subset))[1] for subset in scores["subset"]],
         column=[roster.printed(name, "B", labels, names.fdm_system(name), family) for name in scores["system"]],
         value=scores["score"],
-        note=[_tests(entry) for entry in scores.to_dict("records")],
+        note=[_describe_tests(entry) for entry in scores.to_dict("records")],
     )
     return compare(ours[["panel", "row", "column", "value", "n", "note"]], published, status)
 
@@ -31,7 +31,7 @@ def table7(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     shares = shares.assign(
         row=[roster.printed(name, "D", published["row"], names.DOUNDO_SYSTEMS.get(name, name))
              for name in shares["system"]],
-        note=[_interval(entry, "%") for entry in shares.to_dict("records")],
+        note=[_format_interval(entry, "%") for entry in shares.to_dict("records")],
     )  # fmt: skip
     parts = [
         shares.assign(column=column, value=shares[name])
@@ -58,8 +58,8 @@ def _of_one_study(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(panel="" if single else frame["study"] + ", " + frame["criterion"])
 
 
-def _tests(entry: dict) -> str:
-    text = f"{int(entry['annotators'])} annotators; {_interval(entry, '')}"
+def _describe_tests(entry: dict) -> str:
+    text = f"{int(entry['annotators'])} annotators; {_format_interval(entry, '')}"
     if pd.isna(entry["p_wilcoxon"]):
         return text
     dagger = "significant against C-FDM (dagger): " if entry["significant"] == 1 else ""
@@ -68,5 +68,5 @@ def _tests(entry: dict) -> str:
     return f"{text}; {dagger}{tests}, {flips}"
 
 
-def _interval(entry: dict, unit: str) -> str:
+def _format_interval(entry: dict, unit: str) -> str:
     return f"95 % interval {entry['low']:.2f} to {entry['high']:.2f} {unit}".strip() + f" over {entry['interval_over']}"

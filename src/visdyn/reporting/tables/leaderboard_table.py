@@ -33,13 +33,15 @@ def table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "paper": wanted["paper"],
-            "metric": [_directed(*pair) for pair in wanted[["paper", "metric"]].to_numpy()],
-            "system": [_system(*pair) for pair in wanted[["paper", "system"]].to_numpy()],
+            "metric": [_add_arrow(*pair) for pair in wanted[["paper", "metric"]].to_numpy()],
+            "system": [_system_name(*pair) for pair in wanted[["paper", "system"]].to_numpy()],
             "mean": wanted["mean"],
             "95 % interval": [f"{low:.3g} to {high:.3g}" for low, high in bounds],
             "n": wanted["n"].astype(int),
             "seeds": wanted["num_seeds"].astype(int),
-            "difference to": [_system(*pair) if pair[1] else "" for pair in wanted[["paper", "reference"]].to_numpy()],
+            "difference to": [
+                _system_name(*pair) if pair[1] else "" for pair in wanted[["paper", "reference"]].to_numpy()
+            ],
             "difference": wanted["difference"],
             "p (Wilcoxon, zeros dropped)": wanted["p"],
         }
@@ -56,11 +58,11 @@ def measures(results: Results) -> pd.DataFrame:
     return results.read(MEASURES)
 
 
-def _directed(paper: str, name: str) -> str:
+def _add_arrow(paper: str, name: str) -> str:
     """Return a metric with an arrow that says which way is better; Do-Undo's names go on with direction and prompt."""
     entry = metric(name.partition(" ")[0], bench_of(paper))
     return f"{name} {'↑' if entry.higher_is_better else '↓'}"
 
 
-def _system(paper: str, name: str) -> str:
+def _system_name(paper: str, name: str) -> str:
     return names.fdm_system(name) if paper == "B" else names.DOUNDO_SYSTEMS.get(name, name)

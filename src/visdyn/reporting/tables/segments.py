@@ -55,15 +55,21 @@ def totals(splits: Iterable[pd.DataFrame]) -> pd.Series:
 def figure3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Figure 3: share, number and unique nouns of each verb, and the totals, beside what the text prints."""
     splits = of_split(results, "train")
-    cells = _shares(splits)
+    cells = _share_cells(splits)
     for segments in splits:
         nouns = segments.groupby("verb")["noun"].nunique()
         counts = segments.groupby("verb")["count"].sum()
-        cells.append(_cell(segments, "(a) number", "reversible segments", counts.sum()))
-        cells.append(_cell(segments, "(a) number", "actions shown", len(counts)))
-        cells += [_cell(segments, "(a) segments", verb, counts[verb]) for verb in _order(splits) if verb in counts]
-        cells += [_cell(segments, "(b) unique nouns", verb, nouns[verb]) for verb in _order(splits) if verb in nouns]
-    return _table(cells, published, status)
+        cells.append(_make_cell(segments, "(a) number", "reversible segments", counts.sum()))
+        cells.append(_make_cell(segments, "(a) number", "actions shown", len(counts)))
+        cells += [
+            _make_cell(segments, "(a) segments", verb, counts[verb]) for verb in _order_verbs(splits) if verb in counts
+        ]
+        cells += [
+            _make_cell(segments, "(b) unique nouns", verb, nouns[verb])
+            for verb in _order_verbs(splits)
+            if verb in nouns
+        ]
+    return _compare_cells(cells, published, status)
 
 
 def figure4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -71,12 +77,12 @@ def figure4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFr
     splits = of_split(results, "test")
     cells = []
     for segments in splits:
-        cells.append(_cell(segments, "(a) number", "samples", segments["count"].sum()))
-        cells.append(_cell(segments, "(a) number", "actions", segments["verb"].nunique()))
-    return _table([*cells, *_balanced(results), *_shares(splits)], published, status)
+        cells.append(_make_cell(segments, "(a) number", "samples", segments["count"].sum()))
+        cells.append(_make_cell(segments, "(a) number", "actions", segments["verb"].nunique()))
+    return _compare_cells([*cells, *_balanced_cells(results), *_share_cells(splits)], published, status)
 
 
-def _balanced(results: Results) -> list[dict]:
+def _balanced_cells(results: Results) -> list[dict]:
     """What the balanced test set of version 1 could take of the real validation annotations."""
     table = results.read_or_none(BALANCED)
     if table is None:
@@ -94,30 +100,30 @@ def _balanced(results: Results) -> list[dict]:
     return [{**shared, "row": row, "value": float(value)} for row, value in counts.items()]
 
 
-def _shares(splits: list[pd.DataFrame]) -> list[dict]:
+def _share_cells(splits: list[pd.DataFrame]) -> list[dict]:
     cells = []
     for segments in splits:
         share = 100 * segments.groupby("verb")["count"].sum() / segments["count"].sum()
-        verbs = [verb for verb in _order(splits) if verb in share]
-        cells += [_cell(segments, "(a) share of samples (%)", verb, share[verb]) for verb in verbs]
+        verbs = [verb for verb in _order_verbs(splits) if verb in share]
+        cells += [_make_cell(segments, "(a) share of samples (%)", verb, share[verb]) for verb in verbs]
     return cells
 
 
-def _order(splits: list[pd.DataFrame]) -> list[str]:
+def _order_verbs(splits: list[pd.DataFrame]) -> list[str]:
     """Verbs by their largest share in any source, so that rare sources do not scatter the common verbs."""
     shares = [part.groupby("verb")["count"].sum() / part["count"].sum() for part in splits]
     largest = pd.concat(shares, axis=1).max(axis=1)
     return list(largest.sort_values(ascending=False, kind="stable").index)
 
 
-def _cell(segments: pd.DataFrame, panel: str, row: str, value: float) -> dict:
+def _make_cell(segments: pd.DataFrame, panel: str, row: str, value: float) -> dict:
     real = segments["source"].iloc[0].startswith("epic")
     total = int(segments["count"].sum())
     cell = {"panel": panel, "row": row, "column": label(segments), "value": float(value), "n": total}
     return cell | ({"status": "interpretation", "note": UNFILTERED} if real else {"status": None, "note": ""})
 
 
-def _table(cells: list[dict], published: pd.DataFrame, status: str) -> pd.DataFrame:
+def _compare_cells(cells: list[dict], published: pd.DataFrame, status: str) -> pd.DataFrame:
     frame = compare(pd.DataFrame(cells), published, status)
     decimals = frame["panel"].str.contains("%") & frame["published"].isna()
     return frame.assign(digits=frame["digits"].where(~decimals, 1))

@@ -34,12 +34,12 @@ def cells(results: Results, published: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(columns=["panel", "row", "column", "value", "n", "status", "note"])
     labels = published.loc[published["panel"] == PANEL, "column"]
     found = [
-        _cell(entry, mode, measure, labels, results.family)
+        _make_cell(entry, mode, measure, labels, results.family)
         for (mode, measure) in _ROWS
         for entry in accuracy[accuracy["mode"] == mode].to_dict("records")
     ]
     each = accuracy.drop_duplicates(["benchmark", "model"]).to_dict("records")
-    found += [_chance(entry, labels, results.family) for entry in each]
+    found += [_chance_cell(entry, labels, results.family) for entry in each]
     return pd.DataFrame(found).assign(panel=PANEL)
 
 
@@ -72,23 +72,23 @@ def with_digits(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(digits=frame["digits"].where(~ours, 1))
 
 
-def _cell(entry: dict, mode: str, measure: str, labels: pd.Series, family: str) -> dict:
+def _make_cell(entry: dict, mode: str, measure: str, labels: pd.Series, family: str) -> dict:
     own = (mode, measure) == ("generation", "accuracy") and entry["benchmark"] != "kitchen"
     note = f"95 % interval {100 * entry['low']:.1f} to {100 * entry['high']:.1f}" if measure == "accuracy" else ""
-    where = {"row": _benchmark(entry) + _ROWS[mode, measure], "column": _column(entry, labels, family)}
+    where = {"row": _benchmark_name(entry) + _ROWS[mode, measure], "column": _column_name(entry, labels, family)}
     return where | {"value": 100 * entry[measure], "n": entry["n"], "status": None if own else "interpretation",
                     "note": note}  # fmt: skip
 
 
-def _chance(entry: dict, labels: pd.Series, family: str) -> dict:
-    where = {"row": f"{_benchmark(entry)}, chance", "column": _column(entry, labels, family)}
+def _chance_cell(entry: dict, labels: pd.Series, family: str) -> dict:
+    where = {"row": f"{_benchmark_name(entry)}, chance", "column": _column_name(entry, labels, family)}
     return where | {"value": 100 * entry["chance"], "n": entry["n"], "status": "interpretation",
                     "note": "expected accuracy of drawing an option"}  # fmt: skip
 
 
-def _benchmark(entry: dict) -> str:
+def _benchmark_name(entry: dict) -> str:
     return BENCHMARKS.get(entry["benchmark"], entry["benchmark"])
 
 
-def _column(entry: dict, labels: pd.Series, family: str) -> str:
+def _column_name(entry: dict, labels: pd.Series, family: str) -> str:
     return roster.printed(entry["model"], "B", labels, names.spatial_model(entry["model"]), family)
