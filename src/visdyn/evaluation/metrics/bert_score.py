@@ -42,7 +42,7 @@ def bert_score(
     """
     if not len(predictions) or len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions cannot be paired with {len(references)} references")
-    scorer = _scorer(str(model), num_layers, rescale, baseline_path, device)
+    scorer = _load_scorer(str(model), num_layers, rescale, baseline_path, device)
     filled = [index for index, text in enumerate(predictions) if text.strip()]
     empty = _empty_score(scorer) if rescale else 0.0
     values = np.full(len(predictions), empty)
@@ -53,7 +53,7 @@ def bert_score(
     return Metric("bert_score", interval.value, interval.n, interval.low, interval.high)
 
 
-def _scorer(model: str, num_layers: int | None, rescale: bool, baseline_path: str | Path | None, device: str):
+def _load_scorer(model: str, num_layers: int | None, rescale: bool, baseline_path: str | Path | None, device: str):
     try:
         from bert_score import BERTScorer
     except ImportError as error:

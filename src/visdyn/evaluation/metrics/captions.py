@@ -67,7 +67,7 @@ class Captioner:
         """Return the caption of each question's image; an empty one becomes `image`, for CLIP needs some text."""
         import torch
 
-        (model, processor), texts = self._load(), []
+        (model, processor), texts = self._load_model(), []
         for start in range(0, len(questions), _AT_ONCE):
             images = [load(images[0]) for images, _ in questions[start : start + _AT_ONCE]]
             inputs = processor(images=images, return_tensors="pt").to(model.device, dtype=model.dtype)
@@ -83,7 +83,7 @@ class Captioner:
     def __getstate__(self) -> dict:
         return self.__dict__ | {"_loaded": None, "_cached": None}
 
-    def _load(self):
+    def _load_model(self):
         if self._loaded is None:
             from transformers import AutoModelForImageTextToText, AutoProcessor
 

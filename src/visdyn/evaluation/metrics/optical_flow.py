@@ -36,7 +36,7 @@ def estimate(
         ValueError: size None and images of different sizes.
     """
     compute = get_backend(backend) if isinstance(backend, str) else backend
-    return compute(*_frames([start, end], size))
+    return compute(*_load_frames([start, end], size))
 
 
 # flow(start, end) -> (H, W, 2) in pixels: `estimate` with a backend and a size of one's own
@@ -73,7 +73,7 @@ def of_f(end: ImageRef, generated: ImageRef, flow: Flow = estimate) -> FlowError
     return mean_length(flow(end, generated))
 
 
-def _frames(refs: list[ImageRef], size: int | None) -> list[np.ndarray]:
+def _load_frames(refs: list[ImageRef], size: int | None) -> list[np.ndarray]:
     import cv2
 
     frames = [np.asarray(load(ref)) for ref in refs]

@@ -59,8 +59,8 @@ def get_backend(name: str, weights: str | None = None, device: str = "cpu") -> F
         FileNotFoundError: `weights` does not exist, or torchvision cannot fetch them.
     """
     builders: dict[str, Callable[[], FlowBackend]] = {
-        "farneback": lambda: _farneback,
-        "dis": lambda: _dis,
+        "farneback": lambda: _run_farneback,
+        "dis": lambda: _run_dis,
         "raft": lambda: _Raft(weights, device),
     }
     if name not in builders:
@@ -68,23 +68,23 @@ def get_backend(name: str, weights: str | None = None, device: str = "cpu") -> F
     return builders[name]()
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def _to_grey(image: np.ndarray) -> np.ndarray:
     import cv2
 
     return cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
 
 
-def _farneback(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+def _run_farneback(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     import cv2
 
     # OpenCV's documented example values: 3 pyramid levels, 15-pixel window, 3 iterations, neighbourhood 5, sigma 1.2.
-    return cv2.calcOpticalFlowFarneback(_grey(start), _grey(end), None, 0.5, 3, 15, 3, 5, 1.2, 0)
+    return cv2.calcOpticalFlowFarneback(_to_grey(start), _to_grey(end), None, 0.5, 3, 15, 3, 5, 1.2, 0)
 
 
-def _dis(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+def _run_dis(start: np.ndarray, end: np.ndarray) -> np.ndarray:
     import cv2
 
-    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(_grey(start), _grey(end), None)
+    return cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(_to_grey(start), _to_grey(end), None)
 
 
 class _Raft:

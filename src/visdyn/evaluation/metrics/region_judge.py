@@ -97,13 +97,13 @@ def judge_batch(
         ValueError: arrays that do not fit together.
         NoChangeError: an item whose source and target are the same image.
     """
-    _check(sources, predictions, targets, candidates)
+    _check_arrays(sources, predictions, targets, candidates)
     regions = _judged_regions(sources, targets, threshold)
     before = region_distance(sources, targets, regions)
     editing = 10 * np.clip(1 - region_distance(predictions, targets, regions) / before, 0, 1)
     minimal = 10 * np.clip(1 - region_distance(predictions, sources, ~regions) / outside_scale, 0, 1)
     states = [
-        _nearest(sources[i], predictions[i], targets[i], candidates[i] if candidates else (), regions[i], threshold)
+        _judge_item(sources[i], predictions[i], targets[i], candidates[i] if candidates else (), regions[i], threshold)
         for i in range(len(sources))
     ]
     success, copied = np.array(states, bool).reshape(-1, 2).T
@@ -117,7 +117,7 @@ def changed_regions(sources: np.ndarray, targets: np.ndarray, threshold: float |
         sources, targets: uint8 (N, H, W, 3).
         threshold: difference in [0, 1], one for all or one for each item (N,).
     """
-    radius = _radius(sources)
+    radius = _blur_radius(sources)
     mask = _smoothed_difference(sources, targets) > np.reshape(threshold, (-1, 1, 1))
     return _box_sum(mask.astype(np.int32), radius) > 0
 
@@ -129,7 +129,7 @@ def region_distance(left: np.ndarray, right: np.ndarray, regions: np.ndarray) ->
         left, right: uint8 (N, H, W, 3).
         regions: bool (N, H, W).
     """
-    difference = _difference(left, right)
+    difference = _sum_difference(left, right)
     total, pixels = (difference * regions).sum(axis=(1, 2), dtype=np.int64), regions.sum(axis=(1, 2))
     return total / np.maximum(pixels, 1) / (3 * 255)
 
@@ -143,7 +143,7 @@ def _judged_regions(sources: np.ndarray, targets: np.ndarray, threshold: float) 
     return changed_regions(sources, targets, np.minimum(threshold, largest / 2))
 
 
-def _nearest(source, prediction, target, candidates, region, threshold: float) -> tuple[bool, bool]:
+def _judge_item(source, prediction, target, candidates, region, threshold: float) -> tuple[bool, bool]:
     """Return (success, copied) of one item."""
     others, union = np.empty((0, *source.shape), np.uint8), region
     if len(candidates):
@@ -157,18 +157,18 @@ def _nearest(source, prediction, target, candidates, region, threshold: float) -
     return success, to_source < to_target and to_source <= min(to_others, default=to_source)
 
 
-def _difference(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def _sum_difference(left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Return the absolute difference summed over channels as int32 (N, H, W): integers, so sums are exact."""
     channels = np.abs(left.astype(np.int16) - right.astype(np.int16))
     return channels[..., 0].astype(np.int32) + channels[..., 1] + channels[..., 2]
 
 
 def _smoothed_difference(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    radius = _radius(left)
-    return _box_sum(_difference(left, right), radius) / (3 * 255 * (2 * radius + 1) ** 2)
+    radius = _blur_radius(left)
+    return _box_sum(_sum_difference(left, right), radius) / (3 * 255 * (2 * radius + 1) ** 2)
 
 
-def _radius(images: np.ndarray) -> int:
+def _blur_radius(images: np.ndarray) -> int:
     return max(1, round(min(images.shape[1:3]) * WINDOW_SHARE))
 
 
@@ -183,7 +183,9 @@ def _box_sum(values: np.ndarray, radius: int) -> np.ndarray:
     return values
 
 
-def _check(sources: np.ndarray, predictions: np.ndarray, targets: np.ndarray, candidates: Sequence | None) -> None:
+def _check_arrays(
+    sources: np.ndarray, predictions: np.ndarray, targets: np.ndarray, candidates: Sequence | None
+) -> None:
     shapes = {array.shape for array in (sources, predictions, targets)}
     if len(shapes) != 1 or sources.ndim != 4 or sources.shape[-1] != 3:
         raise ValueError(f"sources, predictions and targets must share one shape (N, H, W, 3), not {sorted(shapes)}")

@@ -34,23 +34,23 @@ def region_verdicts(
     if known and None not in truths and len({image.size for image in known}) == 1:
         arrays = [np.stack([np.asarray(image) for image in part]) for part in (*images, truths)]
         try:
-            return _columns(judge_batch(*arrays, candidates), candidates)
+            return _make_columns(judge_batch(*arrays, candidates), candidates)
         except NoChangeError:
             pass  # one by one, so that only the item without a change has no verdict
     others = candidates or [()] * len(truths)
-    rows = [_one(*row, candidates) for row in zip(*images, truths, others, strict=True)]
+    rows = [_judge_one(*row, candidates) for row in zip(*images, truths, others, strict=True)]
     return {name: np.array([row[name] for row in rows], float) for name in NAMES}
 
 
-def _one(source, prediction, target, others, candidates) -> dict[str, float]:
+def _judge_one(source, prediction, target, others, candidates) -> dict[str, float]:
     if target is None:
         return dict.fromkeys(NAMES, np.nan)
     try:
-        return _columns(judge(source, prediction, target, others), candidates)
+        return _make_columns(judge(source, prediction, target, others), candidates)
     except NoChangeError:
         return dict.fromkeys(NAMES, np.nan)
 
 
-def _columns(verdict, candidates) -> dict:
+def _make_columns(verdict, candidates) -> dict:
     known = {name: np.asarray(getattr(verdict, name), float) for name in NAMES}
     return known if candidates is not None else known | {name: known[name] * np.nan for name in STATES}

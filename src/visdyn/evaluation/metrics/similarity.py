@@ -60,7 +60,7 @@ def cosine_pairs(encoder: ImageEncoder, images_a: Sequence[ImageRef], images_b: 
         ValueError: sequences of different lengths, or an encoder whose answer is malformed.
     """
     _same_length(images_a, images_b, "images", "images")
-    return _cosines(encoder.embed_images(images_a), encoder.embed_images(images_b), len(images_a))
+    return _compare_features(encoder.embed_images(images_a), encoder.embed_images(images_b), len(images_a))
 
 
 def clip_t(encoder: ImageTextEncoder, images: Sequence[ImageRef], texts: Sequence[str]) -> np.ndarray:
@@ -73,7 +73,7 @@ def clip_t(encoder: ImageTextEncoder, images: Sequence[ImageRef], texts: Sequenc
         ValueError: sequences of different lengths, or an encoder whose answer is malformed.
     """
     _same_length(images, texts, "images", "texts")
-    return _cosines(encoder.embed_images(images), encoder.embed_texts(texts), len(images))
+    return _compare_features(encoder.embed_images(images), encoder.embed_texts(texts), len(images))
 
 
 def row_cosines(left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -89,7 +89,7 @@ def _same_length(left: Sequence, right: Sequence, left_name: str, right_name: st
         raise ValueError(f"{len(left)} {left_name} cannot be paired with {len(right)} {right_name}")
 
 
-def _cosines(left: np.ndarray, right: np.ndarray, expected: int) -> np.ndarray:
+def _compare_features(left: np.ndarray, right: np.ndarray, expected: int) -> np.ndarray:
     left, right = np.asarray(left), np.asarray(right)
     if left.ndim != 2 or left.shape != right.shape or len(left) != expected:
         raise ValueError(f"the encoder answered with shapes {left.shape} and {right.shape} for {expected} pairs")

@@ -48,11 +48,11 @@ def rouge(predictions: Sequence[str], references: Sequence[str], name: str = "ro
     """Return the mean ROUGE F1 (`rouge1`, `rouge2` or `rougeL`) of the rouge-score package with its Porter stemmer."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    _check(predictions, references)
+    _check_lengths(predictions, references)
     scorer = RougeScorer([name], use_stemmer=True)
     pairs = zip(references, predictions, strict=True)
     values = [scorer.score(reference, prediction)[name].fmeasure for reference, prediction in pairs]
-    return _metric(name, bootstrap_interval(values, seed))
+    return _make_metric(name, bootstrap_interval(values, seed))
 
 
 def bleu(predictions: Sequence[str], references: Sequence[str], seed: int = 0) -> list[Metric]:
@@ -68,17 +68,18 @@ def bleu(predictions: Sequence[str], references: Sequence[str], seed: int = 0) -
         interval = bootstrap_statistic(
             len(counts), lambda rows, n=order: _corpus_bleu(counts[rows].sum(axis=1), n), seed
         )
-        metrics.append(_metric("bleu" if order == MAX_ORDER else f"bleu{order}", interval))
+        metrics.append(_make_metric("bleu" if order == MAX_ORDER else f"bleu{order}", interval))
     return metrics
 
 
 def exact_match(predictions: Sequence[str], references: Sequence[str], seed: int = 0) -> Metric:
     """Return the share of predictions equal to their reference; case, extra spaces and a final stop do not count."""
-    _check(predictions, references)
+    _check_lengths(predictions, references)
     values = [
-        _normal(prediction) == _normal(reference) for prediction, reference in zip(predictions, references, strict=True)
+        _normalise_text(prediction) == _normalise_text(reference)
+        for prediction, reference in zip(predictions, references, strict=True)
     ]
-    return _metric("exact", bootstrap_interval(np.array(values, float), seed))
+    return _make_metric("exact", bootstrap_interval(np.array(values, float), seed))
 
 
 def embedding_score(
@@ -88,18 +89,18 @@ def embedding_score(
 
     It stands in for BERTScore where no pretrained text model is at hand, and is not comparable with it.
     """
-    _check(predictions, references)
+    _check_lengths(predictions, references)
     values = row_cosines(encoder.embed_texts(list(predictions)), encoder.embed_texts(list(references)))
     if len(values) != len(predictions):
         raise ValueError(f"the encoder answered with {len(values)} rows for {len(predictions)} texts")
-    return _metric("embedding", bootstrap_interval(values, seed))
+    return _make_metric("embedding", bootstrap_interval(values, seed))
 
 
 def _bleu_counts(predictions: Sequence[str], references: Sequence[str]) -> np.ndarray:
     """Return int64 (N, 10): matching n-grams and n-grams of order 1 to 4, prediction and reference length."""
     from sacrebleu.metrics import BLEU
 
-    _check(predictions, references)
+    _check_lengths(predictions, references)
     # effective_order only silences a warning meant for sentence scores: the counts do not depend on it.
     scorer = BLEU(lowercase=True, tokenize="13a", smooth_method="none", effective_order=True)
     sentences = [
@@ -118,16 +119,16 @@ def _corpus_bleu(sums: np.ndarray, order: int) -> np.ndarray:
         return np.where((correct > 0).all(axis=1), precision * penalty, 0.0)
 
 
-def _check(predictions: Sequence[str], references: Sequence[str]) -> None:
+def _check_lengths(predictions: Sequence[str], references: Sequence[str]) -> None:
     if not len(predictions):
         raise ValueError("no predictions to score")
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions cannot be paired with {len(references)} references")
 
 
-def _metric(name: str, interval: Interval) -> Metric:
+def _make_metric(name: str, interval: Interval) -> Metric:
     return Metric(name, interval.value, interval.n, interval.low, interval.high)
 
 
-def _normal(text: str) -> str:
+def _normalise_text(text: str) -> str:
     return " ".join(text.lower().split()).removesuffix(".").rstrip()
