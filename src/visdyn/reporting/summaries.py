@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import comb
 
-import numpy as np
 import pandas as pd
 
-SELECTORS = ("idm", "likelihood", "random", "oracle")
+from visdyn.evaluation.measurements import SELECTORS, best_of_k
 
 
 def over_seeds(scores: pd.DataFrame, keys: Sequence[str], value: str = "value") -> pd.DataFrame:
@@ -91,38 +89,15 @@ def preference_rates(likelihoods: pd.DataFrame) -> pd.DataFrame:
 
 
 def expected_best_of_k(candidates: pd.DataFrame, selector: str, k: int, metric: str = "score") -> pd.DataFrame:
-    """Expected metric when the best of K candidates is chosen by `selector`, for each arm, seed and subset.
+    """Expected metric of the best of K (`measurements.best_of_k`) for each arm, seed and subset.
 
-    The expectation is exact over all subsets of K of an item's M candidates: the candidate of rank r (0 = best) is
-    chosen with probability C(M-1-r, K-1) / C(M, K). It has less noise than one draw of K and the same mean.
-
-    Args:
-        candidates: rows of `verification/candidates.csv`.
-        selector: `idm` (the paper's verifier), `likelihood` (the FDM's own), `random`, or `oracle` (the metric itself).
-        k: number of candidates, 1 <= k <= M.
+    Items that have no value are left out of the mean and of n.
 
     Returns:
         arm, seed, subset, value, n (items), selector, k.
-
-    Raises:
-        ValueError: unknown selector, or an item with fewer than k candidates.
     """
-    columns = {"idm": "idm_log_likelihood", "likelihood": "fdm_log_likelihood", "oracle": metric, "random": None}
-    if selector not in columns:
-        raise ValueError(f"unknown selector {selector!r}; one of {', '.join(SELECTORS)}")
-    keys = ["arm", "seed", "subset", "id"]
-    counts = candidates.groupby(keys).size()
-    if (counts < k).any():
-        raise ValueError(f"item {counts[counts < k].index[0]} has {counts.min()} candidates, fewer than K = {k}")
-    ordered = candidates.sort_values([*keys, "candidate"], kind="stable")
-    if columns[selector]:
-        ordered = ordered.sort_values(columns[selector], ascending=False, kind="stable")
-    rank = ordered.groupby(keys).cumcount().to_numpy()
-    size = ordered.groupby(keys)["candidate"].transform("size").to_numpy()
-    chosen = [comb(int(m) - 1 - int(r), k - 1) / comb(int(m), k) for m, r in zip(size, rank, strict=True)]
-    weights = np.asarray(chosen) if columns[selector] else 1 / size
-    items = (ordered[metric] * weights).groupby([ordered[key] for key in keys]).sum()
-    table = items.groupby(["arm", "seed", "subset"]).agg(value="mean", n="size").reset_index()
+    items = best_of_k(candidates, selector, [k], metric)[k]
+    table = items.groupby(["arm", "seed", "subset"]).agg(value="mean", n="count").reset_index()
     return table.assign(selector=selector, k=k)
 
 

@@ -1,0 +1,352 @@
+"""Result tables as measurements: who was measured, in which chain, on which item, and what came out.
+
+Result tables have the columns of their stages; claims speak of systems, metrics and items. A *view* turns one table
+into rows of: chain, item, cluster (what an item shares with others: its video, where one was cut into several items),
+value, and the columns by which a claim picks rows. Columns are of two kinds. *Settings* (system, metric, prompt ...)
+must be named by a claim: an average over them would mean nothing. *Groups* (subset, verb ...) divide the items.
+
+    results = Measurements(lambda name: read_columns(name, folder / name))
+    results.rows("evaluation/fdm_scores.csv")      # chain, item, cluster, value, system, metric, subset
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import comb
+
+import numpy as np
+import pandas as pd
+
+from visdyn.evaluation.metrics.registry import AURORA, DOUNDO, metrics
+
+FIXED = ("copy", "oracle", "shuffled")  # systems that answer the same whatever a chain draws
+SELECTORS = ("idm", "likelihood", "random", "oracle")
+SAMPLED = (1, 2, 4, 8)  # K of Bootstrapping, Figure 4
+
+
+class NotMeasuredError(RuntimeError):
+    """There are no results that could decide; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How one result table is read as measurements.
+
+    Attributes:
+        table: `<stage>/<file>.csv`.
+        settings, groups: columns by which a claim picks rows (see the module's head).
+        build: makes the rows of the declared table.
+        system: the setting that names who was measured.
+        units: metric -> unit (`score`, `share`, `cosine`, `intensity`, `pixels`, `nats`, `count`).
+        drawn: chains drew it; False for what depends on data alone.
+        values: permitted values of further settings; None of a column not listed permits any.
+    """
+
+    table: str
+    settings: tuple[str, ...]
+    groups: tuple[str, ...]
+    build: Callable[[pd.DataFrame], pd.DataFrame]
+    system: str
+    units: dict[str, str]
+    drawn: bool = True
+    values: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns that a claim may name."""
+        return (*self.settings, *self.groups)
+
+
+class Measurements:
+    """The results of one run as measurements; each table is read and rearranged once."""
+
+    def __init__(self, read: Callable[[str], pd.DataFrame]) -> None:
+        """Take `read`, which returns a result table by name or raises `NotMeasuredError`."""
+        self.read, self._rows, self._answers = read, {}, {}
+
+    def rows(self, table: str) -> pd.DataFrame:
+        """Return a table's rows: chain (int), item, cluster (str), value (float), and its view's columns.
+
+        Raises:
+            NotMeasuredError: there is no such result.
+        """
+        if table not in self._rows:
+            chosen, found = VIEWS[table], self.read(table)
+            rows = chosen.build(with_chain(found) if chosen.drawn else found.assign(chain=0))
+            self._rows[table] = rows[["chain", "item", "cluster", "value", *chosen.columns]]
+        return self._rows[table]
+
+    def answers(self, table: str, system: str) -> dict[int, bytes]:
+        """Return everything that a system answered in a table, in one order of rows for all chains: chain -> bytes.
+
+        Raises:
+            NotMeasuredError: there is no such result.
+        """
+        if (table, system) not in self._answers:
+            rows, chosen = self.rows(table), VIEWS[table]
+            rows = rows[rows[chosen.system] == system].sort_values(["item", *chosen.columns], kind="stable")
+            found = {int(chain): part["value"].to_numpy(float).tobytes() for chain, part in rows.groupby("chain")}
+            self._answers[table, system] = found
+        return self._answers[table, system]
+
+
+def with_chain(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table with a column `chain`, for tables written before there were chains.
+
+    Their base models and labels were drawn once and `seed` repeats the last training only, which makes one chain.
+    """
+    return table if "chain" in table.columns else table.assign(chain=0)
+
+
+def best_of_k(candidates: pd.DataFrame, selector: str, ks: Sequence[int], metric: str = "score") -> pd.DataFrame:
+    """Expected metric of each item when the best of K candidates is chosen by `selector`.
+
+    The expectation is exact over all subsets of K of an item's M candidates: the candidate of rank r (0 = best) is
+    chosen with probability C(M-1-r, K-1) / C(M, K). It has less noise than one draw of K and the same mean.
+
+    Args:
+        candidates: rows of `verification/candidates.csv`.
+        selector: `idm` (the paper's verifier), `likelihood` (the FDM's own), `random`, or `oracle` (the metric itself).
+        ks: numbers of candidates, 1 <= k <= M.
+
+    Returns:
+        An item a row (index `keys_of(candidates)`), a K a column; NaN where one that can be chosen has no value.
+
+    Raises:
+        ValueError: unknown selector, or an item with fewer than k candidates.
+    """
+    columns = {"idm": "idm_log_likelihood", "likelihood": "fdm_log_likelihood", "oracle": metric, "random": None}
+    if selector not in columns:
+        raise ValueError(f"unknown selector {selector!r}; one of {', '.join(SELECTORS)}")
+    keys = keys_of(candidates)
+    counts = candidates.groupby(keys).size()
+    if (counts < max(ks)).any():
+        few = counts[counts < max(ks)]
+        raise ValueError(f"item {few.index[0]} has {few.min()} candidates, fewer than K = {max(ks)}")
+    ordered = candidates.sort_values([*keys, "candidate"], kind="stable")
+    if columns[selector]:
+        ordered = ordered.sort_values(columns[selector], ascending=False, kind="stable")
+    items = ordered.groupby(keys)
+    rank, size = items.cumcount().to_numpy(), items["candidate"].transform("size").to_numpy()
+    weighted = {}
+    for k in ks:
+        chosen = [comb(int(m) - 1 - int(r), k - 1) / comb(int(m), k) for m, r in zip(size, rank, strict=True)]
+        weights = np.asarray(chosen) if columns[selector] else 1 / size
+        weighted[k] = (ordered[metric] * weights).where(weights > 0, 0.0)  # what cannot be chosen need not be known
+    parts = pd.DataFrame(weighted)
+    by = [ordered[key] for key in keys]
+    return parts.groupby(by).sum().mask(parts.isna().groupby(by).any())
+
+
+def keys_of(candidates: pd.DataFrame) -> list[str]:
+    """Return the columns that name an item of a table of candidates: arm, its repetition, subset, id."""
+    return ["arm", *(column for column in ("chain", "seed") if column in candidates), "subset", "id"]
+
+
+def _forward_scores(table: pd.DataFrame) -> pd.DataFrame:
+    item = table["subset"] + "/" + table["id"]
+    return table.assign(item=item, cluster=item)
+
+
+def _doundo_scores(table: pd.DataFrame) -> pd.DataFrame:
+    # EPIC's narration ids are <participant>_<video>_<number>; one video is one kitchen.
+    return table.assign(item=table["id"], cluster=table["id"].str.rpartition("_")[0])
+
+
+def _preferences(table: pd.DataFrame) -> pd.DataFrame:
+    """1 where the reference is strictly likelier than the negative (Bootstrapping, Figure 2), 0 where it is not."""
+    keys = ["chain", "model", "definition", "task", "subset", "id"]
+    is_reference = table["kind"] == "reference"
+    reference = table[is_reference].set_index(keys)["log_likelihood"].rename("reference")
+    negatives = table[~is_reference].join(reference, on=keys)
+    known = negatives["log_likelihood"].notna() & negatives["reference"].notna()
+    value = (negatives["reference"] > negatives["log_likelihood"]).astype(float).where(known)
+    item = negatives["subset"] + "/" + negatives["id"]
+    return negatives.assign(item=item, cluster=item, value=value, metric="preferred")
+
+
+def _predictions(table: pd.DataFrame) -> pd.DataFrame:
+    item = table["subset"] + "/" + table["id"]
+    value = (table["reference"].str.lower() == table["prediction"].str.lower()).astype(float)
+    return table.assign(item=item, cluster=item, value=value, metric="exact")
+
+
+def _annotation(table: pd.DataFrame) -> pd.DataFrame:
+    """Labels of key-frame pairs: a cell of data set and class is an item, since each chain selects other pairs.
+
+    Metrics of `pairs` = all or selected: `correct` (share of labels that are right, of those known), `log_likelihood`
+    (mean, nats a token); and per data set `evenness`, the entropy of the classes' counts over its maximum.
+    """
+    every = [table.assign(pairs="all"), table[table["selected"] == 1].assign(pairs="selected")]
+    table = pd.concat(every, ignore_index=True)
+    by = ["chain", "pairs", "dataset"]
+    cells = table.groupby([*by, "class"])[["correct", "log_likelihood"]].mean().reset_index()
+    parts = [cells.assign(metric=metric, value=cells[metric], item=cells["dataset"] + "/" + cells["class"])
+             for metric in ("correct", "log_likelihood")]  # fmt: skip
+    classes = table.groupby("dataset")["class"].nunique()
+    counts = table.groupby([*by, "class"]).size()
+    share = counts / counts.groupby(by).transform("sum")
+    entropy = (-share * np.log(share)).groupby(by).sum().rename("value").reset_index()
+    entropy["value"] /= entropy["dataset"].map(np.log(classes.clip(lower=2)))
+    parts.append(entropy.assign(metric="evenness", item=entropy["dataset"]))
+    rows = pd.concat(parts, ignore_index=True)
+    return rows.assign(cluster=rows["item"])
+
+
+def _verification(table: pd.DataFrame) -> pd.DataFrame:
+    most = table.groupby(keys_of(table)).size().min()
+    parts = []
+    for metric in ("score", "success"):
+        for selector in SELECTORS:
+            chosen = best_of_k(table, selector, [k for k in SAMPLED if k <= most], metric)
+            long = chosen.rename_axis(columns="k").stack(future_stack=True).rename("value").reset_index()
+            parts.append(long.assign(metric=metric, selector=selector, k=long["k"].astype(str)))
+    rows = pd.concat(parts, ignore_index=True)
+    item = rows["subset"] + "/" + rows["id"]
+    return rows.assign(item=item, cluster=item)
+
+
+def _spatial(table: pd.DataFrame) -> pd.DataFrame:
+    item = table["benchmark"] + "/" + table["id"]
+    both = [table.assign(metric="correct", value=table["correct"].astype(float)),
+            table.assign(metric="above_chance", value=table["correct"] - table["chance"])]  # fmt: skip
+    return pd.concat([one.assign(item=item, cluster=item) for one in both], ignore_index=True)
+
+
+def _keyframes(table: pd.DataFrame) -> pd.DataFrame:
+    item = table["dataset"] + "/" + table["video"]
+    return table.assign(item=item, cluster=item, metric="clean_pairs", value=table["num_clean_pairs"].astype(float))
+
+
+def _judge_scores(table: pd.DataFrame) -> pd.DataFrame:
+    """Criteria of judges that answer in words, their repeats averaged, and `score`, the smaller of B's two."""
+    keys = ["chain", "judge", "paper", "system", "subset", "id", "direction", "reverse_from", "prompt"]
+    repeats = [column for column in ("seed",) if column in table]
+    table = table.rename(columns={"criterion": "metric"})
+    both = table[table["metric"].isin(["editing_success", "minimal_editing"])]
+    by = [both[key] for key in (*keys, *repeats, "repeat")]
+    least = both["value"].groupby(by).min().mask(both["value"].isna().groupby(by).any())
+    rows = pd.concat([table, least.reset_index().assign(metric="score")], ignore_index=True)
+    rows = rows.groupby([*keys, "metric"])["value"].mean().reset_index()
+    item = rows["subset"] + "/" + rows["id"]
+    return rows.assign(item=item, cluster=item)
+
+
+def _copy_error(table: pd.DataFrame) -> pd.DataFrame:
+    parts = [table.assign(metric="l1", value=table["l1"], item=table["subset"]),
+             table.assign(metric="l1_error", value=table["l1"] - table["published"], item=table["subset"])]  # fmt: skip
+    rows = pd.concat(parts, ignore_index=True)
+    return rows.assign(cluster=rows["item"], system="copy")
+
+
+def _test_split(table: pd.DataFrame) -> pd.DataFrame:
+    known = table.assign(unseen=table["unseen"].astype(str))
+    most = known.groupby(["split", "unseen"])["chosen"].transform("max")
+    return known.assign(
+        item=known["verb"], cluster=known["verb"], metric="share_of_largest", value=known["chosen"] / most
+    )
+
+
+_UNITS = {bench: {one.name: one.unit for one in metrics(bench)} for bench in (AURORA, DOUNDO)}
+_CRITERIA = ("editing_success", "minimal_editing", "score", "IF", "IDP", "TC", "OC")
+_KINDS = ("random_action", "random_observation", "copy_observation", "inverse_observation")
+
+
+def _likelihood_view(table: str) -> View:
+    settings = ("model", "metric", "definition", "task", "kind")
+    values = {"task": ("fdp", "idp"), "kind": _KINDS}
+    return View(table, settings, ("subset",), _preferences, "model", {"preferred": "share"}, values=values)
+
+
+VIEWS = {
+    one.table: one
+    for one in (
+        View("evaluation/fdm_scores.csv", ("system", "metric"), ("subset",), _forward_scores, "system", _UNITS[AURORA]),
+        View(
+            "evaluation/doundo_scores.csv",
+            ("system", "metric", "direction", "reverse_from", "prompt"),
+            ("verb",),
+            _doundo_scores,
+            "system",
+            _UNITS[DOUNDO],
+            values={
+                "direction": ("forward", "reverse"),
+                "reverse_from": ("", "gt", "generated"),
+                "prompt": ("long", "short"),
+            },
+        ),
+        View(
+            "evaluation/judge_scores.csv",
+            ("judge", "paper", "system", "metric", "direction", "reverse_from", "prompt"),
+            ("subset",),
+            _judge_scores,
+            "system",
+            dict.fromkeys(_CRITERIA, "score"),
+        ),
+        _likelihood_view("probing/likelihoods.csv"),
+        _likelihood_view("idm_evaluation/likelihoods.csv"),
+        View(
+            "idm_evaluation/predictions.csv",
+            ("model", "metric"),
+            ("subset",),
+            _predictions,
+            "model",
+            {"exact": "share"},
+        ),
+        View(
+            "annotation/pairs.csv",
+            ("pairs", "metric"),
+            ("dataset",),
+            _annotation,
+            "pairs",
+            {"correct": "share", "log_likelihood": "nats", "evenness": "share"},
+            values={"pairs": ("all", "selected")},
+        ),
+        View(
+            "verification/candidates.csv",
+            ("arm", "metric", "selector", "k"),
+            ("subset",),
+            _verification,
+            "arm",
+            {"score": "score", "success": "share"},
+            values={"selector": SELECTORS, "k": tuple(map(str, SAMPLED))},
+        ),
+        View(
+            "spatial/answers.csv",
+            ("model", "metric", "benchmark", "mode", "rule"),
+            ("relation",),
+            _spatial,
+            "model",
+            {"correct": "share", "above_chance": "share"},
+        ),
+        View(
+            "mining/keyframes.csv",
+            ("mode", "metric"),
+            ("dataset",),
+            _keyframes,
+            "mode",
+            {"clean_pairs": "count"},
+            drawn=False,
+        ),
+        View(
+            "external/aurora_copy.csv",
+            ("system", "metric", "geometry"),
+            (),
+            _copy_error,
+            "system",
+            {"l1": "intensity", "l1_error": "intensity"},
+            drawn=False,
+            values={"geometry": ("paper", "matched")},
+        ),
+        View(
+            "external/test_split.csv",
+            ("source", "metric", "split", "unseen"),
+            (),
+            _test_split,
+            "source",
+            {"share_of_largest": "share"},
+            drawn=False,
+        ),
+    )
+}
