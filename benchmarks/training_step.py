@@ -25,11 +25,12 @@ from random_models import SIZES, add_options, now, peak, random_liquid, random_m
 
 from visdyn.models.token.sequences import TokenSequence, collate
 from visdyn.models.token.unified import UnifiedModel
+from visdyn.params.dynamics import Lora
 from visdyn.training.dynamics import CompletionLoss, add_adapter
 from visdyn.training.engine.fit import Recipe, fit
 from visdyn.training.engine.sharding import trained_parameters, widen_trained
 
-LORA = {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05}
+LORA = Lora(rank=16, alpha=32, dropout=0.05, modules_to_save=())
 ACTION = "open the red drawer"
 FAMILIES = {"chameleon": partial(random_model, images=True), "liquid": random_liquid}
 
