@@ -15,7 +15,7 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export DVC_NO_ANALYTICS := 1
 
 # What `figures` reads that is not in git.
-FIGURE_INPUTS := data/generated/evaluation
+FIGURE_INPUTS := data/generated/evaluation data/generated/evaluation_doundo
 # What the report links to: one executed copy a stage, not in git either.
 EXECUTED := $(patsubst notebooks/%.ipynb,reports/notebooks/%.html,$(filter-out %/explore.ipynb,$(wildcard notebooks/*.ipynb)))
 

@@ -184,12 +184,13 @@ def shrink(values: dict, places: dict[str, str], data: Path) -> dict:
     values["mining"] |= {"min_interval": 4, "curator": "annotations", "filter_model": None, "expansion_model": None}
     values["annotation"] |= {"max_new_tokens": 4}
     values["verification"] |= {"candidates": [1, 2], "items_per_subset": 1}
-    evaluation = values["evaluation"]
-    evaluation |= {"editors": [], "flow_steps": 2, "gallery": 2, "items_per_subset": 2}
-    evaluation["captions"] |= {"model": ""}
-    evaluation["flow"] |= {"backend": "farneback", "size": 32}
-    for encoders in evaluation["encoders"].values():
-        encoders |= {name: places[name] for name in ("clip", "dino")}
+    values["evaluation"] |= {"items_per_subset": 2}
+    values["evaluation_doundo"] |= {"pairs": 2, "flow_steps": 2}
+    values["evaluation_doundo"]["flow"] |= {"backend": "farneback", "size": 32}
+    for section in ("evaluation", "evaluation_doundo"):
+        values[section] |= {"editors": [], "gallery": 2}
+        values[section]["captions"] |= {"model": ""}
+        values[section]["encoders"] |= {name: places[name] for name in ("clip", "dino")}
     spatial = values["spatial"]
     spatial["models"] = [name for name in spatial["models"] if name.startswith("models/")]
     spatial |= dict.fromkeys(("spatialmqa", "spatialmqa_images", "embspatial"))

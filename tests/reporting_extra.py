@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from visdyn.reporting.results import EVALUATIONS
 from visdyn.stages.human_study import COLUMNS as STUDY
 from visdyn.stages.spatial import ACCURACY
 
@@ -15,14 +16,19 @@ DOUNDO_CRITERIA = ("instruction", "identity", "temporal", "objects")
 def frames(rng: np.random.Generator) -> dict[str, pd.DataFrame]:
     """Return result file -> frame."""
     return {
-        "evaluation/judge_scores.csv": judge_scores(rng),
-        "evaluation/judge_runs.csv": _runs(),
-        "evaluation/systems.csv": systems(),
-        "evaluation/measures.csv": _measures(),
-        "evaluation/leaderboard.csv": _leaderboard(),
+        **_of_papers("judge_scores", judge_scores(rng)),
+        **_of_papers("judge_runs", _runs()),
+        **_of_papers("systems", systems()),
+        **_of_papers("measures", _measures()),
+        **_of_papers("leaderboard", _leaderboard()),
         "spatial/accuracy.csv": accuracy(),
         **study(),
     }
+
+
+def _of_papers(name: str, frame: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return each paper's rows under the file of its evaluation."""
+    return {f"{stage}/{name}.csv": frame[frame["paper"] == paper] for paper, stage in EVALUATIONS.items()}
 
 
 def judge_scores(rng: np.random.Generator) -> pd.DataFrame:

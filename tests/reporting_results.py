@@ -40,7 +40,7 @@ def write(profile: Path, seed: int = 0) -> Path:
         "doundo/training.csv": _training(rng, "variant", ("doundo", "doundo_c"), ["loss", "consistency"]),
         "verification/candidates.csv": candidates(rng),
         "evaluation/fdm_scores.csv": _fdm_scores(rng),
-        "evaluation/doundo_scores.csv": _doundo_scores(rng),
+        "evaluation_doundo/doundo_scores.csv": _doundo_scores(rng),
         "base_measures/encoders.csv": pd.DataFrame(
             [("clip", "caption recall at 1", 0.61, 64)], columns=["encoder", "measure", "value", "n"]
         ),
@@ -52,7 +52,7 @@ def write(profile: Path, seed: int = 0) -> Path:
         path = profile / "reports" / "results" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.to_csv(path, index=False, float_format="%.6g")
-    _images(profile / "data" / "generated" / "evaluation", rng)
+    _images(profile / "data" / "generated", rng)
     (profile / "params.yaml").write_text("root: .\n")
     return profile
 
@@ -278,8 +278,10 @@ def _aurora_copy() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["subset", "geometry", "n", "l1", "published"])
 
 
-def _images(folder: Path, rng: np.random.Generator) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+def _images(generated: Path, rng: np.random.Generator) -> None:
+    folder, doundo = generated / "evaluation", generated / "evaluation_doundo"
+    for stage in (folder, doundo):
+        stage.mkdir(parents=True, exist_ok=True)
 
     def pictures(count: int = 2) -> np.ndarray:
         images = np.full((count, 64, 64, 3), 225, dtype=np.uint8)
@@ -302,9 +304,9 @@ def _images(folder: Path, rng: np.random.Generator) -> None:
         for direction in ("forward", "reverse")
     }
     for name in ("doundo_examples", "doundo_metrics"):
-        np.savez(folder / f"{name}.npz", **pair, **both)
+        np.savez(doundo / f"{name}.npz", **pair, **both)
     scores = {f"{key}_text": np.array([f"IF:{n} IDP:9" for n in range(2)]) for key in both}
-    np.savez(folder / "doundo_judged.npz", **pair, **both, **scores)
+    np.savez(doundo / "doundo_judged.npz", **pair, **both, **scores)
 
 
 def read_sidecar(path: Path) -> dict[str, str]:

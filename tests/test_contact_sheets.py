@@ -131,6 +131,7 @@ def test_a_generator_shows_what_it_does_and_undoes(stage, monkeypatch):
 
 
 def test_a_gallery_of_the_evaluation_is_shown_where_there_is_one(stage, scenes):
+    stage.name = "evaluation"
     assert sheets.evaluated_examples(stage, "fdm_examples") is None
     folder = stage.path("data/generated/evaluation")
     folder.mkdir(parents=True)

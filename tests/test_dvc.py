@@ -38,6 +38,7 @@ NAMES = (
     "doundo",
     "verification",
     "evaluation",
+    "evaluation_doundo",
     "spatial",
     "human_study",
     "figures",

@@ -1,6 +1,7 @@
-"""Notebook 08 by parameters alone, on real data's layouts: every diffusers baseline by a tiny pipeline of its class.
+"""Notebooks 08 and 08d by parameters alone, on real data's layouts, with every diffusers baseline.
 
-Beside them an editor behind an endpoint, folders made elsewhere, a judge over HTTP, and models that are not there.
+Each baseline is a tiny pipeline of its class. Beside them an editor behind an endpoint, folders made elsewhere, a judge
+over HTTP, and models that are not there.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import json
 from collections import Counter
 from importlib.util import find_spec
 
-import nbformat
 import pandas as pd
 import pytest
 import rehearsal
@@ -62,31 +62,38 @@ def profile(tmp_path_factory):
     usual = {"steps": 1, "size": "source"}
     editors = [{"name": name, "model": str(pipelines[kind]), **usual} for name, kind in EDITORS.items()]
     editors[1]["call"] = SMALL_KONTEXT
-    values["evaluation"] |= {
-        "trained": ["zero_shot", "tokenizer_ceiling", "fdm", "doundo"],
-        "editors": [*editors, {"name": "away", "model": "nobody/has-this"}],
+    shared = {"editors": [*editors, {"name": "away", "model": "nobody/has-this"}], "gallery": 2}
+    values["evaluation"] |= shared | {
+        "trained": ["zero_shot", "tokenizer_ceiling", "fdm"],
         "imported": [{"name": "SmartEdit", "folder": str(root / "SmartEdit")}, {"name": "GoT", "folder": "GoT"}],
-        "encoders": {"aurora": {"preset": "bootstrapping", **encoders}, "doundo": {"preset": "doundo", **encoders}},
-        "flow": {"backend": FLOW, "size": 64, "weights": ""},
-        "doundo_annotations": str(data / "doundo/annotations_test.json"),
-        "prompts": ["long"], "items_per_subset": ITEMS, "flow_steps": 2, "gallery": 2,
-        "keep_images": ["SmartEdit", "FLUX Kontext"], "reference_aurora": "FLUX Kontext", "reference_doundo": "base",
+        "encoders": {"preset": "bootstrapping", **encoders}, "items_per_subset": ITEMS,
+        "keep_images": ["SmartEdit", "FLUX Kontext"], "reference": "FLUX Kontext",
+    }  # fmt: skip
+    values["evaluation_doundo"] |= shared | {
+        "encoders": {"preset": "doundo", **encoders}, "flow": {"backend": FLOW, "size": 64, "weights": ""},
+        "annotations": str(data / "doundo/annotations_test.json"), "prompts": ["long"], "pairs": ITEMS,
+        "flow_steps": 2, "keep_images": ["FLUX Kontext"], "reference": "base",
     }  # fmt: skip
     (root / "params.yaml").write_text(yaml.safe_dump(values))
     return root
 
 
 def run(profile):
-    """Execute notebook 08 with papermill as a user would, and return its printed output."""
+    """Execute both notebooks with papermill as a user would."""
     import papermill
 
-    out = profile / "08.ipynb"
-    papermill.execute_notebook(
-        str(ROOT / "notebooks/08_evaluation.ipynb"), str(out), {"profile": str(profile)}, cwd=str(ROOT),
-        progress_bar=False, kernel_name="python3",
-    )  # fmt: skip
-    cells = nbformat.read(out, as_version=4).cells
-    return "".join(output.get("text", "") for cell in cells for output in cell.get("outputs", []))
+    for name in ("08_evaluation", "08d_doundo_evaluation"):
+        papermill.execute_notebook(
+            str(ROOT / f"notebooks/{name}.ipynb"), str(profile / f"{name}.ipynb"), {"profile": str(profile)},
+            cwd=str(ROOT), progress_bar=False, kernel_name="python3",
+        )  # fmt: skip
+
+
+def written(profile):
+    """Return the bytes of both stages' results, by stage and file name."""
+    results = profile / "reports/results"
+    return {f"{stage}/{path.name}": path.read_bytes()
+            for stage in ("evaluation", "evaluation_doundo") for path in (results / stage).iterdir()}  # fmt: skip
 
 
 def judged(text):
@@ -106,18 +113,22 @@ def test_every_system_is_scored_by_parameters_alone(profile, serve, monkeypatch,
     for name, value in (("IPYTHONDIR", str(tmp_path / "ipython")), ("HF_HUB_OFFLINE", "1"), ("EDIT_KEY", KEY)):
         monkeypatch.setenv(name, value)
     values = yaml.safe_load((profile / "params.yaml").read_text())
-    values["evaluation"] |= {
-        "judges": [{"kind": "region"}, {"kind": "endpoint", "name": "tester", "model": "judge-1", "base_url": judge.url,
-                                        "key_variable": "JUDGE_KEY", "repeats": 2, "price_in": 1.0,
-                                        "systems": ["FLUX Kontext", "SmartEdit"]}],
-        "api_editors": [{"name": "Gemini", "model": "image-1", "base_url": edits.url, "key_variable": "EDIT_KEY"}],
-    }  # fmt: skip
+    for section in ("evaluation", "evaluation_doundo"):
+        values[section] |= {
+            "judges": [{"kind": "region"}, {"kind": "endpoint", "name": "tester", "model": "judge-1",
+                                            "base_url": judge.url, "key_variable": "JUDGE_KEY", "repeats": 2,
+                                            "price_in": 1.0, "systems": ["FLUX Kontext", "SmartEdit"]}],
+            "api_editors": [{"name": "Gemini", "model": "image-1", "base_url": edits.url, "key_variable": "EDIT_KEY"}],
+        }  # fmt: skip
     (profile / "params.yaml").write_text(yaml.safe_dump(values))
     run(profile)
     asked, edited = Counter(judge.seen), Counter(edits.seen)
-    first = {path.name: path.read_bytes() for path in (profile / "reports/results/evaluation").iterdir()}
-    tables = {name: pd.read_csv(profile / "reports/results/evaluation" / name, dtype={"id": str})
-              for name in first if name != "quarantine.csv"}  # fmt: skip
+    first = written(profile)
+    tables = {}
+    for name in sorted({name.partition("/")[2] for name in first} - {"quarantine.csv"}):
+        parts = [pd.read_csv(profile / "reports/results" / path, dtype={"id": str})
+                 for path in sorted(first) if path.endswith(f"/{name}")]  # fmt: skip
+        tables[name] = pd.concat(parts, ignore_index=True)
 
     subsets = tables["fdm_scores.csv"]["subset"].nunique()
     items, images = ITEMS * subsets, ITEMS * 3
@@ -172,8 +183,10 @@ def test_every_system_is_scored_by_parameters_alone(profile, serve, monkeypatch,
     run(profile)  # makes no image and asks nobody again
     assert edits.seen == edited
     assert judge.seen == asked
-    again = {path.name: path.read_bytes() for path in (profile / "reports/results/evaluation").iterdir()}
-    assert {name for name in first if first[name] != again[name]} == {"judge_runs.csv"}  # replies were reused
-    written = [path for path in profile.rglob("*") if path.suffix in (".csv", ".jsonl", ".ipynb")]
-    everything = b"".join(path.read_bytes() for path in written)
+    again = written(profile)
+    assert {name for name in first if first[name] != again[name]} == {
+        "evaluation/judge_runs.csv", "evaluation_doundo/judge_runs.csv"
+    }  # replies were reused  # fmt: skip
+    files = [path for path in profile.rglob("*") if path.suffix in (".csv", ".jsonl", ".ipynb")]
+    everything = b"".join(path.read_bytes() for path in files)
     assert KEY.encode() not in everything

@@ -169,7 +169,7 @@ def test_a_study_is_made_of_the_pipeline_s_images(outputs, tmp_path, capsys):
 
 def test_a_pairwise_study_shows_one_chain(outputs, tmp_path, capsys):
     values = yaml.safe_load((outputs / "params.yaml").read_text())
-    values["evaluation"]["doundo_annotations"] = "data/kitchen/doundo/annotations_test.json"
+    values["evaluation_doundo"]["annotations"] = "data/kitchen/doundo/annotations_test.json"
     (outputs / "params.yaml").write_text(yaml.safe_dump(values))
     assert prepare(["--out", str(tmp_path / "study"), "--kind", "pairwise"]) == 0
     study = load_study(tmp_path / "study")

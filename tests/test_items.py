@@ -55,7 +55,7 @@ def test_no_item_claims_reproduction_in_advance(item_map):
 
 
 def test_items_with_a_judge_or_encoder_name_it(item_map):
-    scored = {"evaluation/fdm_scores.csv", "evaluation/doundo_scores.csv"}
+    scored = {"evaluation/fdm_scores.csv", "evaluation_doundo/doundo_scores.csv"}
     assert all(item.instrument for item in item_map if scored & set(item.files))
 
 

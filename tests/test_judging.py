@@ -1,4 +1,4 @@
-"""The evaluation's judging as notebook 08 calls it: both papers' criteria over HTTP, killed, resumed, and counted."""
+"""Judging as notebooks 08 and 08d call it: both papers' criteria over HTTP, killed, resumed, and counted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pytest
 from fake_endpoint import KEY, completion
 
 from visdyn.compute.store import Store
-from visdyn.evaluation.benches.bench import DOUNDO_BENCH
+from visdyn.evaluation.benches.bench import BENCHES, DOUNDO_BENCH
 from visdyn.evaluation.judges.run import RUNS, SCORES, judge_all, spread
 from visdyn.evaluation.systems.outputs import FORWARD, SystemImages
 from visdyn.models.editors.protocol import Request
@@ -59,7 +59,14 @@ def judges(url, **changes):
 
 
 def ask(judges, benches, root):
-    return judge_all(judges, benches, Path(root) / "data/kept/replies")
+    """Ask about each benchmark in turn, as the stages do, and return both papers' rows together."""
+    replies = Path(root) / "data/kept/replies"
+    found = [judge_all(judges, BENCHES[name], *shown, replies) for name, shown in benches.items()]
+    return tuple(pd.concat([part for part in parts if len(part)] or parts[:1]) for parts in zip(*found, strict=True))
+
+
+def only(name):
+    return {name: systems()[name]}
 
 
 def editing(name, repeat):
@@ -204,8 +211,8 @@ def test_requests_refused_for_good_do_not_end_a_later_run(serve, tmp_path):
     """Eleven are refused, more than end a run that gets no reply at all."""
     no = 400, {}, '{"error": {"message": "too dark"}}'
     server = serve(lambda name, nth, repeat: answer(server, name, repeat) if name == "0" else no)
-    first, _ = ask(judges(server.url, benches=("aurora",)), systems(), tmp_path)
-    again, runs = ask(judges(server.url, benches=("aurora",)), systems(), tmp_path)
+    first, _ = ask(judges(server.url), only("aurora"), tmp_path)
+    again, runs = ask(judges(server.url), only("aurora"), tmp_path)
     pd.testing.assert_frame_equal(first, again)
     assert again["value"].notna().sum() == 2 * REPEATS * 3
     assert runs["failed"].tolist() == [2 * REPEATS * (ITEMS - 1)]
@@ -213,21 +220,20 @@ def test_requests_refused_for_good_do_not_end_a_later_run(serve, tmp_path):
 
 def test_an_undone_image_without_its_done_one_is_left_out_and_counted(serve, tmp_path):
     server = serve(lambda name, nth, repeat: answer(server, name, repeat))
-    benches = systems()
+    benches = only("doundo")
     benches["doundo"][1][0].images[Request("long")][2] = None
-    scores, runs = ask(judges(server.url, benches=("doundo",), repeats=1), benches, tmp_path)
+    scores, runs = ask(judges(server.url, repeats=1), benches, tmp_path)
     chained = scores[(scores["reverse_from"] == "generated") & (scores["criterion"] == "instruction")]
     assert sorted(chained["id"]) == ["P01_0", "P01_1", "P01_3", "P01_4"]
     assert runs["note"].str.contains("1 undone images not shown").all()
 
 
-def test_systems_and_benches_are_chosen_by_the_entry(serve, tmp_path):
+def test_systems_are_chosen_by_the_entry(serve, tmp_path):
     server = serve(lambda name, nth, repeat: answer(server, name, repeat))
     nobody = ask(judges(server.url, systems=("another",)), systems(), tmp_path)
     assert nobody[0].empty
     assert nobody[1].empty
-    scores, _ = ask(judges(server.url, benches=("doundo",), repeats=1), systems(), tmp_path)
-    assert set(scores["paper"]) == {"D"}
+    ask(judges(server.url, repeats=1), only("doundo"), tmp_path)
     chained = [p for p in server.payloads if "item 20" in p["messages"][0]["content"][-1]["text"]]
     # From the true end, and from the generated image: two different first images.
     assert len({p["messages"][0]["content"][0]["image_url"]["url"] for p in chained}) == 2

@@ -90,7 +90,8 @@ def test_every_metric_of_the_results_is_registered_and_headed_as_the_papers_prin
     from visdyn.evaluation.metrics.registry import DOUNDO, PAPERS, metric, metrics
     from visdyn.paths import repository_root
 
-    measures = pd.read_csv(repository_root() / "reports/results/evaluation/measures.csv")
+    files = (repository_root() / "reports/results").glob("evaluation*/measures.csv")
+    measures = pd.concat([pd.read_csv(path) for path in files])
     for paper, name in measures[["paper", "metric"]].itertuples(index=False):
         assert metric(name, "aurora" if paper == "B" else DOUNDO).paper == paper
     headings = [metric("dino", DOUNDO).heading("reverse"), metric("epe_norm", DOUNDO).heading("reverse")]

@@ -29,6 +29,6 @@ def test_the_paper_profile_runs_on_tiny_checkpoints_of_the_public_classes(tmp_pa
     assert (profile / "models/idm/adapter_model.safetensors").stat().st_size < 2**20  # an adapter, not the base again
     scores = pd.read_csv(results / "evaluation/fdm_scores.csv")
     assert {"copy", "oracle", "shuffled", "zero_shot", "supervised", "synthetic_weighted"} <= set(scores["system"])
-    doundo = pd.read_csv(results / "evaluation/doundo_scores.csv")
+    doundo = pd.read_csv(results / "evaluation_doundo/doundo_scores.csv")
     assert {"copy", "oracle", "shuffled", "base", "doundo", "doundo_c"} <= set(doundo["system"])
     assert (profile / "reports/index.html").is_file()

@@ -154,9 +154,24 @@ def test_a_leaderboard_shows_what_decides(results, tmp_path):
     assert frame["difference to"].tolist() == ["", "C-FDM", ""]
     assert tables.markdown(frame).count("|") > 20
     other = _copied(results, tmp_path)
-    board = results.read("evaluation/leaderboard.csv").assign(metric="another")
-    board.to_csv(other.path("evaluation/leaderboard.csv"), index=False)
+    for name in ("evaluation/leaderboard.csv", "evaluation_doundo/leaderboard.csv"):
+        results.read(name).assign(metric="another").to_csv(other.path(name), index=False)
     with pytest.raises(ResultError, match="none of the metrics"):
+        built(other, "k_leaderboard")
+
+
+def test_the_leaderboard_of_one_paper_does_not_wait_for_the_other(results, tmp_path):
+    other = _copied(results, tmp_path)
+    path = other.path("evaluation_doundo/leaderboard.csv")
+    path.write_text("another\n")
+    with pytest.raises(ResultError, match="lacks the columns"):  # a broken file is no missing one
+        built(other, "k_leaderboard")
+    path.unlink()
+    assert built(other, "k_leaderboard")["system"].tolist() == ["C-FDM", "Copy"]
+    repository = published.folder().parents[1]
+    assert outputs.build_item(items.load()["k_leaderboard"], other, tmp_path / "reports", repository).n == "2"
+    other.path("evaluation/leaderboard.csv").unlink()
+    with pytest.raises(ResultError, match=r"run stage evaluation;.*run stage evaluation_doundo"):
         built(other, "k_leaderboard")
 
 

@@ -317,9 +317,9 @@ def test_the_papers_table_holds_its_systems_and_the_kits_the_others(results):
 
 
 def test_no_judge_scores_is_said(results, tmp_path):
-    path = tmp_path / "reports" / "results" / "evaluation" / "doundo_scores.csv"
+    path = tmp_path / "reports" / "results" / "evaluation_doundo" / "doundo_scores.csv"
     path.parent.mkdir(parents=True)
-    scores = results.read("evaluation/doundo_scores.csv")
+    scores = results.read("evaluation_doundo/doundo_scores.csv")
     scores[scores["metric"] == "dino"].to_csv(path, index=False)
     with pytest.raises(ResultError, match="no judge scores"):
         built(Results(tmp_path), "d_table3")

@@ -31,6 +31,25 @@ _LIKELIHOODS: Columns = {
 _QUARANTINE: Columns = {"item": str, "reason": str}
 _USED: Columns = {"model": str, "subset": str, "available": int, "used": int}
 _SEGMENTS: Columns = {"source": str, "verb": str, "noun": str, "count": int, "reversible_share": float}
+_JUDGE_SCORES: Columns = {
+    "judge": str, "paper": str, "system": str, "seed": int, "subset": str, "id": str, "direction": str,
+    "reverse_from": str, "prompt": str, "repeat": int, "criterion": str, "value": float,
+}  # fmt: skip
+_JUDGE_RUNS: Columns = {
+    "judge": str, "paper": str, "system": str, "asked": int, "reused": int, "invalid": int, "failed": int,
+    "cost_usd": float, "note": str,
+}  # fmt: skip
+_SYSTEMS: Columns = {
+    "paper": str, "system": str, "label": str, "origin": str, "model": str, "expected": int, "found": int,
+    "missing": int, "note": str,
+}  # fmt: skip
+_MEASURES: Columns = {
+    "paper": str, "metric": str, "measured_with": str, "status": str, "n": int, "empty": int, "note": str,
+}  # fmt: skip
+_LEADERBOARD: Columns = {
+    "paper": str, "metric": str, "system": str, "mean": float, "n": int, "low": float, "high": float,
+    "num_seeds": int, "reference": str, "difference": float, "p": float, "num_nonzero": int,
+}  # fmt: skip
 
 TABLES: dict[str, Columns] = {
     "world/counts.csv": {"part": str, "count": int},
@@ -83,30 +102,22 @@ TABLES: dict[str, Columns] = {
     "evaluation/fdm_scores.csv": {
         "system": str, "seed": int, "subset": str, "id": str, "metric": str, "value": float,
     },
-    "evaluation/doundo_scores.csv": {
+    "evaluation/judge_scores.csv": _JUDGE_SCORES,
+    "evaluation/judge_runs.csv": _JUDGE_RUNS,
+    "evaluation/systems.csv": _SYSTEMS,
+    "evaluation/measures.csv": _MEASURES,
+    "evaluation/leaderboard.csv": _LEADERBOARD,
+    "evaluation/quarantine.csv": _QUARANTINE,
+    "evaluation_doundo/doundo_scores.csv": {
         "system": str, "seed": int, "direction": str, "reverse_from": str, "prompt": str, "verb": str, "id": str,
         "metric": str, "value": float,
     },
-    "evaluation/judge_scores.csv": {
-        "judge": str, "paper": str, "system": str, "seed": int, "subset": str, "id": str, "direction": str,
-        "reverse_from": str, "prompt": str, "repeat": int, "criterion": str, "value": float,
-    },
-    "evaluation/judge_runs.csv": {
-        "judge": str, "paper": str, "system": str, "asked": int, "reused": int, "invalid": int, "failed": int,
-        "cost_usd": float, "note": str,
-    },
-    "evaluation/systems.csv": {
-        "paper": str, "system": str, "label": str, "origin": str, "model": str, "expected": int, "found": int,
-        "missing": int, "note": str,
-    },
-    "evaluation/measures.csv": {
-        "paper": str, "metric": str, "measured_with": str, "status": str, "n": int, "empty": int, "note": str,
-    },
-    "evaluation/leaderboard.csv": {
-        "paper": str, "metric": str, "system": str, "mean": float, "n": int, "low": float, "high": float,
-        "num_seeds": int, "reference": str, "difference": float, "p": float, "num_nonzero": int,
-    },
-    "evaluation/quarantine.csv": _QUARANTINE,
+    "evaluation_doundo/judge_scores.csv": _JUDGE_SCORES,
+    "evaluation_doundo/judge_runs.csv": _JUDGE_RUNS,
+    "evaluation_doundo/systems.csv": _SYSTEMS,
+    "evaluation_doundo/measures.csv": _MEASURES,
+    "evaluation_doundo/leaderboard.csv": _LEADERBOARD,
+    "evaluation_doundo/quarantine.csv": _QUARANTINE,
     "spatial/answers.csv": {
         "model": str, "benchmark": str, "mode": str, "rule": str, "prompt": str, "group": str, "relation": str,
         "id": str, "answer": str, "output": str, "choice": str, "correct": bool, "invalid": bool, "ambiguous": bool,

@@ -34,7 +34,7 @@ VERDICTS = ("holds", "fails", "undecided", "not measured")
 KINDS = ("kitchen", "recorded", "real")
 SIDES = ("above", "below", "within")
 # Where every chain's base model answers the same questions: equal answers mean one base, whatever was trained on it.
-BASES = {"B": ("probing/likelihoods.csv", "base"), "D": ("evaluation/doundo_scores.csv", "base")}
+BASES = {"B": ("probing/likelihoods.csv", "base"), "D": ("evaluation_doundo/doundo_scores.csv", "base")}
 
 
 class ClaimError(ValueError):

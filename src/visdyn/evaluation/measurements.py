@@ -259,12 +259,17 @@ def _likelihood_view(table: str) -> View:
     return View(table, settings, ("subset",), _preferences, "model", {"preferred": "share"}, values=values)
 
 
+def _judge_view(table: str) -> View:
+    settings = ("judge", "paper", "system", "metric", "direction", "reverse_from", "prompt")
+    return View(table, settings, ("subset",), _judge_scores, "system", dict.fromkeys(_CRITERIA, "score"))
+
+
 VIEWS = {
     one.table: one
     for one in (
         View("evaluation/fdm_scores.csv", ("system", "metric"), ("subset",), _forward_scores, "system", _UNITS[AURORA]),
         View(
-            "evaluation/doundo_scores.csv",
+            "evaluation_doundo/doundo_scores.csv",
             ("system", "metric", "direction", "reverse_from", "prompt"),
             ("verb",),
             _doundo_scores,
@@ -276,14 +281,8 @@ VIEWS = {
                 "prompt": ("long", "short"),
             },
         ),
-        View(
-            "evaluation/judge_scores.csv",
-            ("judge", "paper", "system", "metric", "direction", "reverse_from", "prompt"),
-            ("subset",),
-            _judge_scores,
-            "system",
-            dict.fromkeys(_CRITERIA, "score"),
-        ),
+        _judge_view("evaluation/judge_scores.csv"),
+        _judge_view("evaluation_doundo/judge_scores.csv"),
         _likelihood_view("probing/likelihoods.csv"),
         _likelihood_view("idm_evaluation/likelihoods.csv"),
         View(

@@ -13,7 +13,7 @@ from visdyn.params.annotation import Annotation
 from visdyn.params.base_models import BaseModels
 from visdyn.params.doundo import Doundo
 from visdyn.params.dynamics import Fdm, Idm, IdmEvaluation
-from visdyn.params.evaluation import Evaluation
+from visdyn.params.evaluation import Evaluation, EvaluationDoundo
 from visdyn.params.figures import Figures
 from visdyn.params.human_study import HumanStudy
 from visdyn.params.mining import Mining
@@ -47,6 +47,7 @@ class Params:
     doundo: Doundo
     verification: Verification
     evaluation: Evaluation
+    evaluation_doundo: EvaluationDoundo
     spatial: Spatial
     human_study: HumanStudy
     figures: Figures

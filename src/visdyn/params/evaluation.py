@@ -1,6 +1,8 @@
-"""The types of params.yaml's section `evaluation` (see `visdyn.params`): systems, judges, encoders.
+"""The types of params.yaml's sections `evaluation` and `evaluation_doundo` (see `visdyn.params`).
 
-Entries of its lists may leave out what has a default here; the keys of the section itself stand in every params.yaml.
+Each paper's benchmark has a section, with systems, judges and encoders of its own: what a stage reads is all that DVC
+hashes for it. Entries of their lists may leave out what has a default here; the keys of a section itself stand in every
+params.yaml.
 """
 
 from __future__ import annotations
@@ -15,14 +17,6 @@ class EncoderSet:
     preset: str
     clip: str
     dino: str
-
-
-@dataclass(frozen=True)
-class Encoders:
-    """One set for each benchmark."""
-
-    aurora: EncoderSet
-    doundo: EncoderSet
 
 
 @dataclass(frozen=True)
@@ -55,7 +49,6 @@ class EditorEntry:
     offload: bool = False
     batch_size: int = 8
     call: dict = field(default_factory=dict)
-    benches: tuple[str, ...] = ("aurora", "doundo")
 
 
 @dataclass(frozen=True)
@@ -73,7 +66,6 @@ class ApiEditorEntry:
     timeout_s: float = 300.0
     price_per_image: float = 0.0
     allow_http: bool = False
-    benches: tuple[str, ...] = ("aurora", "doundo")
 
 
 @dataclass(frozen=True)
@@ -82,7 +74,6 @@ class ImportedEntry:
 
     name: str
     folder: str
-    bench: str = "aurora"
     prompt: str = "long"
 
 
@@ -108,28 +99,44 @@ class JudgeEntry:
     allow_http: bool = False
     price_in: float = 0.0
     price_out: float = 0.0
-    benches: tuple[str, ...] = ("aurora", "doundo")
     systems: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """Which systems are scored, by which judges and metrics."""
+class Comparison:
+    """Which systems a benchmark compares, by which judges and encoders."""
 
     trained: tuple[str, ...]
     editors: tuple[EditorEntry, ...]
     api_editors: tuple[ApiEditorEntry, ...]
     imported: tuple[ImportedEntry, ...]
     judges: tuple[JudgeEntry, ...]
-    encoders: Encoders
+    encoders: EncoderSet
     captions: Captions
-    flow: Flow
-    doundo_annotations: str
+    keep_images: tuple[str, ...]
+    reference: str
+    gallery: int
+
+    @property
+    def asks_region(self) -> bool:
+        """Whether the region judge is among the judges."""
+        return any(judge.kind == "region" for judge in self.judges)
+
+
+@dataclass(frozen=True)
+class Evaluation(Comparison):
+    """AURORA-Bench (Bootstrapping)."""
+
+    items_per_subset: int
+
+
+@dataclass(frozen=True)
+class EvaluationDoundo(Comparison):
+    """The Do-Undo benchmark."""
+
+    annotations: str
+    pairs: int
     prompts: tuple[str, ...]
     reverse_from: tuple[str, ...]
-    items_per_subset: int
     flow_steps: int
-    keep_images: tuple[str, ...]
-    reference_aurora: str
-    reference_doundo: str
-    gallery: int
+    flow: Flow

@@ -206,11 +206,15 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _check_keys(params: Params) -> Iterator[Check]:
-    """Environment variables that the evaluation's judges and editors name; values are never read or shown."""
-    for text in dict.fromkeys(_walk_texts(params.evaluation)):
-        if re.fullmatch(r"[A-Z][A-Z0-9_]*_(KEY|TOKEN)", text):
-            present = bool(os.environ.get(text))
-            yield Check("key", text, present, "set" if present else "not set", ("evaluation",), f"export {text}=...")
+    """Environment variables that the evaluations' judges and editors name; values are never read or shown."""
+    stages: dict[str, list[str]] = {}
+    for stage in ("evaluation", "evaluation_doundo"):
+        for text in dict.fromkeys(_walk_texts(getattr(params, stage))):
+            if re.fullmatch(r"[A-Z][A-Z0-9_]*_(KEY|TOKEN)", text):
+                stages.setdefault(text, []).append(stage)
+    for name, needed in stages.items():
+        present = bool(os.environ.get(name))
+        yield Check("key", name, present, "set" if present else "not set", tuple(needed), f"export {name}=...")
 
 
 def _check_hardware(params: Params) -> Iterator[Check]:

@@ -103,7 +103,7 @@ def _make_scatter(name: str, preferred: str) -> FigureBuilder:
 
 
 def _make_strips(name: str) -> FigureBuilder:
-    return lambda results: figures_shared.image_strips(results.arrays(f"evaluation/{name}.npz"))
+    return lambda results: figures_shared.image_strips(results.arrays(f"{name}.npz"))
 
 
 def _make_segments_plot(plot: Callable[..., Figure]) -> FigureBuilder:
@@ -127,8 +127,8 @@ FIGURES: dict[str, FigureBuilder] = {
         results.arrays("evaluation/recognition_weights.npz")
     ),
     "b_figure4": _draw_verification,
-    "b_figure5": _make_strips("sequence"),
-    "b_figure6": _make_strips("fdm_examples"),
+    "b_figure5": _make_strips("evaluation/sequence"),
+    "b_figure6": _make_strips("evaluation/fdm_examples"),
     "b_figure7": _make_scatter("probing/likelihoods.csv", "chameleon-7b"),
     "b_figure8": _make_scatter("idm_evaluation/likelihoods.csv", "idm"),
     "b_figure9": lambda results: figures_bootstrapping.score_distributions(results.read("annotation/pairs.csv")),
@@ -137,14 +137,14 @@ FIGURES: dict[str, FigureBuilder] = {
     ),
     "d_figure3": _make_segments_plot(figures_doundo.action_counts),
     "d_figure4": _benchmark_set,
-    "d_figure6": _make_strips("doundo_examples"),
-    "d_figure7": lambda results: figures_doundo.action_bars(results.read("evaluation/doundo_scores.csv")),
-    "d_figure8": _make_strips("doundo_rare"),
+    "d_figure6": _make_strips("evaluation_doundo/doundo_examples"),
+    "d_figure7": lambda results: figures_doundo.action_bars(results.read("evaluation_doundo/doundo_scores.csv")),
+    "d_figure8": _make_strips("evaluation_doundo/doundo_rare"),
     "d_figure10": _make_segments_plot(figures_doundo.verb_noun_heatmap),
-    "d_figure11": _make_strips("doundo_judged"),
-    "d_figure12": _make_strips("doundo_metrics"),
-    "d_figure13": _make_strips("doundo_unseen"),
-    "d_figure14": _make_strips("doundo_more"),
+    "d_figure11": _make_strips("evaluation_doundo/doundo_judged"),
+    "d_figure12": _make_strips("evaluation_doundo/doundo_metrics"),
+    "d_figure13": _make_strips("evaluation_doundo/doundo_unseen"),
+    "d_figure14": _make_strips("evaluation_doundo/doundo_more"),
     "k_fdm_training": lambda results: figures_shared.training_curves(results.read("fdm/training.csv"), "arm"),
     "k_doundo_training": lambda results: figures_shared.training_curves(
         results.read("doundo/training.csv"), "variant", ("loss", "consistency")

@@ -27,7 +27,7 @@ _FDM = [*names.FDM_SYSTEMS, *(f"{arm}_best_of_{k}" for arm in names.FDM_SYSTEMS 
 # Names that a claim may give to who was measured. Which models are probed is the profile's choice: none is listed.
 SYSTEMS = {
     "evaluation/fdm_scores.csv": _FDM,
-    "evaluation/doundo_scores.csv": list(names.DOUNDO_SYSTEMS),
+    "evaluation_doundo/doundo_scores.csv": list(names.DOUNDO_SYSTEMS),
     "idm_evaluation/likelihoods.csv": list(names.IDM_MODELS),
     "idm_evaluation/predictions.csv": list(names.IDM_MODELS),
     "verification/candidates.csv": list(names.FDM_SYSTEMS),

@@ -95,7 +95,7 @@ def _spatial(results: Results) -> list[tuple[str, str]]:
 
 
 def _doundo(results: Results) -> list[tuple[str, str]]:
-    scores = results.read("evaluation/doundo_scores.csv")
+    scores = results.read("evaluation_doundo/doundo_scores.csv")
     long = scores[scores["prompt"] == "long"]
     rows = []
     for system, name in EDITORS.items():

@@ -11,7 +11,7 @@ from visdyn.reporting import names, provenance, published, roster, tables
 from visdyn.reporting.builders import FIGURES, SCHEMATICS, TABLES
 from visdyn.reporting.figures import style
 from visdyn.reporting.items import Item, ItemMap
-from visdyn.reporting.results import ResultError, Results
+from visdyn.reporting.results import EVALUATIONS, ResultError, Results
 from visdyn.reporting.tables import segments
 
 
@@ -205,11 +205,16 @@ def _input_paths(item: Item, view: Results, repository: Path) -> list[Path]:
 
 
 def _figure_sizes(item: Item, view: Results) -> dict[str, str]:
-    """n and seeds behind a figure: distinct items (else rows) of its first result, or images of its first .npz."""
+    """n and seeds behind a figure: distinct items (else rows) of its first result, or images of its first .npz.
+
+    Where an item reads the same file of both papers' evaluations, the rows of both count.
+    """
     name = next(name for name in item.files if view.path(name).is_file())
     if name.endswith(".npz"):
         return {"n": str(len(next(iter(view.arrays(name).values()))))}
-    frame = view.read(name)
+    file = Path(name).name
+    twins = {f"{stage}/{file}" for stage in EVALUATIONS.values()} <= set(item.files)
+    frame = view.read_evaluations(file) if twins else view.read(name)
     if "source" in frame.columns and "count" in frame.columns:
         return {"n": _format_range(segments.totals(segments.of_split(view, "train")))}
     keys = [key for key in ("subset", "dataset", "video", "pair", "id") if key in frame.columns]

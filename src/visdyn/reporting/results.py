@@ -16,10 +16,14 @@ import pandas as pd
 from visdyn.result_tables import ResultTableError, read_columns
 
 EXTERNAL = "external/"
+EVALUATIONS = {"B": "evaluation", "D": "evaluation_doundo"}  # paper -> the stage that measures its systems
 _EMPTY = {
     "human_study": "no answers were exported; ask people with `make human-study STUDY=folder`, then name the exported "
     "CSV in human_study.exports",
-    "evaluation/judge_runs.csv": "no judge that answers in words was asked; name one in evaluation.judges",
+    **{
+        f"{stage}/judge_runs.csv": f"no judge that answers in words was asked; name one in {stage}.judges"
+        for stage in EVALUATIONS.values()
+    },
 }
 
 
@@ -75,11 +79,7 @@ class Results:
         Raises:
             ResultError: missing, without rows, a column that is missing or not declared, a cell of another type.
         """
-        path = self._existing(name)
-        try:
-            frame = read_columns(name, path)
-        except ResultTableError as error:
-            raise ResultError(f"{error}; see docs/architecture.md") from None
+        frame = self._read_typed(name)
         if frame.empty:
             why = _EMPTY.get(name) or _EMPTY.get(Path(name).parts[0]) or "its stage had nothing to measure"
             raise ResultError(f"{name} has no rows: {why}")
@@ -91,6 +91,18 @@ class Results:
             return self.read(name)
         except ResultError:
             return None
+
+    def read_evaluations(self, file: str) -> pd.DataFrame:
+        """Return a file that the evaluation of each paper writes, Bootstrapping's rows first; of those that are there.
+
+        Raises:
+            ResultError: none has rows, or one is not as declared.
+        """
+        names = [f"{stage}/{file}" for stage in EVALUATIONS.values()]
+        parts = [part for name in names if self.path(name).is_file() and len(part := self._read_typed(name))]
+        if not parts:
+            raise ResultError("; ".join(filter(None, map(self.problem, names))))
+        return pd.concat(parts, ignore_index=True)
 
     def arrays(self, name: str) -> dict[str, np.ndarray]:
         """Return the arrays of an .npz of `data/generated/` (images are uint8 (N, H, W, 3)).
@@ -107,6 +119,14 @@ class Results:
         if not arrays or not all(len(array) for array in arrays.values() if array.ndim):
             raise ResultError(f"{name} holds no images: its stage had nothing to show")
         return arrays
+
+    def _read_typed(self, name: str) -> pd.DataFrame:
+        """Return a result with its declared types, be it without rows."""
+        path = self._existing(name)
+        try:
+            return read_columns(name, path)
+        except ResultTableError as error:
+            raise ResultError(f"{error}; see docs/architecture.md") from None
 
     def _existing(self, name: str) -> Path:
         if not self.may_read(name):

@@ -1,7 +1,7 @@
 """The systems that the papers' tables list (`data/published/systems.yaml`), and what became of each in a run.
 
 A table's roster has one row for every system that the paper lists: measured, imported, or not run with what it would
-take. `evaluation/systems.csv` says where a system's images came from.
+take. `systems.csv` of the paper's evaluation says where a system's images came from.
 """
 
 from __future__ import annotations
@@ -16,9 +16,8 @@ import pandas as pd
 import yaml
 
 from visdyn.reporting import published
-from visdyn.reporting.results import Results
+from visdyn.reporting.results import EVALUATIONS, Results
 
-SYSTEMS = "evaluation/systems.csv"
 COLUMNS = ["system", "status", "cells", "how", "needs"]
 NOT_RUN = "not run, needs "
 DEFAULT_FAMILY = "chameleon"
@@ -115,7 +114,8 @@ def of_table(
     Returns:
         system (as printed), status (measured, imported, not run), cells (ours of those printed, as text), how, needs.
     """
-    origins = results.read_or_none(SYSTEMS) if results.may_read(SYSTEMS) else None
+    name = f"{EVALUATIONS[paper]}/systems.csv"
+    origins = results.read_or_none(name) if results.may_read(name) else None
     groups: dict[str, tuple[System | None, list[str]]] = {}
     for label in dict.fromkeys(numbers[axis]):
         system = named(label, paper, systems)
@@ -162,7 +162,7 @@ def _find_origin(shown: str, system: System | None, paper: str, origins: pd.Data
         _normalise_name(name)
         for name in (shown, *(system.kit if system else ()), *(system.spellings if system else ()))
     }
-    for entry in origins[origins["paper"] == paper].to_dict("records"):
+    for entry in origins.to_dict("records"):
         if {_normalise_name(entry["system"]), _normalise_name(entry["label"])} & wanted:
             return entry
     return None

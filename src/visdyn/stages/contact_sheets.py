@@ -218,12 +218,12 @@ def verified_candidates(stage: Stage, count: int = 3) -> Image.Image:
 
 
 def evaluated_examples(stage: Stage, name: str, count: int = 5) -> Image.Image | None:
-    """Show examples of a gallery that the evaluation has written; None where it was left out.
+    """Show examples of a gallery that this stage, an evaluation, has written; None where it was left out.
 
     Args:
-        name: file of `data/generated/evaluation`, such as `fdm_examples` or `doundo_examples`.
+        name: file of `data/generated/<stage>`, such as `fdm_examples` or `doundo_examples`.
     """
-    path = stage.path(f"data/generated/evaluation/{name}.npz")
+    path = stage.path(f"data/generated/{stage.name}/{name}.npz")
     if not path.is_file():
         return None
     with np.load(path) as arrays:

@@ -1,7 +1,7 @@
 """A study from the pipeline's own images: `data/generated/outputs` of a profile (docs/architecture.md).
 
 `python -m visdyn.stages.human_study_outputs --out FOLDER [--kind pairwise] [--profile profiles/paper] [--systems A B]`
-writes one from the images that stage `evaluation` keeps of a profile's systems (`evaluation.keep_images`).
+writes one from the images that stages `evaluation` and `evaluation_doundo` keep of a profile's systems (`keep_images`).
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from pathlib import Path
 from visdyn.datasets.aurora import load_bench
 from visdyn.datasets.bad_items import DatasetError
 from visdyn.datasets.doundo_bench import load
+from visdyn.evaluation.benches.bench import AURORA_BENCH, DOUNDO_BENCH, Bench
 from visdyn.human_study.prepare import write_best_worst, write_pairwise
 from visdyn.human_study.study import StudyError
 from visdyn.human_study.study_criteria import BEST_WORST, PAIRWISE
 from visdyn.mining.reversible import with_short_prompts
+from visdyn.models.editors.protocol import Request
 from visdyn.params import ParamsError
 from visdyn.pipeline import open_stage
 from visdyn.pipeline.errors import StageError
@@ -25,12 +27,13 @@ from visdyn.pipeline.stage import Stage
 from visdyn.quarantine import Quarantine
 
 OUTPUTS = "data/generated/outputs"
+BENCHES: dict[str, Bench] = {BEST_WORST: AURORA_BENCH, PAIRWISE: DOUNDO_BENCH}
 # What the papers compared, where its images are there; the order says nothing to the annotator.
 WANTED = {
     BEST_WORST: ("GoT", "SmartEdit", "supervised", "synthetic_weighted"),
     PAIRWISE: ("base", "doundo", "doundo_c"),
 }
-BENCHES = {BEST_WORST: "aurora", PAIRWISE: "doundo"}
+STAGES = {BEST_WORST: "evaluation", PAIRWISE: "evaluation_doundo"}  # that keep the images
 
 
 def prepare_study(
@@ -51,17 +54,20 @@ def prepare_study(
         StudyError: no images, a system without a folder, fewer than two systems, or no item that all of them have.
     """
     bad = Quarantine() if quarantine is None else quarantine
-    root = stage.path(OUTPUTS) / BENCHES[kind]
+    root = stage.path(OUTPUTS) / BENCHES[kind].name
     chosen = _systems(root, kind, systems)
     if kind == BEST_WORST:
         items = load_bench(stage.data("aurora"))
-        wanted = {name: [(root / name / item.subset / f"{item.id}.png",) for item in items] for name in chosen}
+        requests = [Request()]
     else:
         settings = {"length": "short"} | settings
-        annotations = stage.located(stage.settings.evaluation.doundo_annotations, "evaluation.doundo_annotations")
+        annotations = stage.located(stage.settings.evaluation_doundo.annotations, "evaluation_doundo.annotations")
         items = with_short_prompts(load(annotations, stage.data("epic") / "frames"))
-        folders = {name: root / name / str(settings["length"]) for name in chosen}
-        wanted = {name: [_chain(place, item.id) for item in items] for name, place in folders.items()}
+        length = str(settings["length"])
+        requests = [Request(length), Request(length, "reverse", "generated")]
+    bench = BENCHES[kind]
+    wanted = {name: [tuple(root / name / bench.file(item, request) for request in requests) for item in items]
+              for name in chosen}  # fmt: skip
     kept = _complete(items, wanted, bad)
     if not kept:
         raise StudyError(f"no item has images of all of {', '.join(chosen)} in {root}: {bad.summary()}")
@@ -75,8 +81,9 @@ def prepare_study(
 def _systems(root: Path, kind: str, systems: Sequence[str]) -> list[str]:
     there = sorted(path.name for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
     if not there:
+        stage = STAGES[kind]
         raise StudyError(
-            f"there are no images in {root}; name the systems in evaluation.keep_images and run stage evaluation"
+            f"there are no images in {root}; name the systems in {stage}.keep_images and run stage {stage}"
         )
     if missing := [name for name in systems if name not in there]:
         raise StudyError(f"{missing[0]} has no folder in {root}; there are {', '.join(there)}")
@@ -84,10 +91,6 @@ def _systems(root: Path, kind: str, systems: Sequence[str]) -> list[str]:
     if len(chosen) < 2:
         raise StudyError(f"a study compares two systems or more; {root} has {', '.join(there)}: name them by --systems")
     return chosen
-
-
-def _chain(folder: Path, name: str) -> tuple[Path, Path]:
-    return folder / f"{name}_fwd.png", folder / f"{name}_rev_generated.png"
 
 
 def _complete(items: Sequence, wanted: dict[str, list[tuple[Path, ...]]], bad: Quarantine) -> list[int]:

@@ -17,7 +17,7 @@ from visdyn.endpoint.client import Endpoint, EndpointSettings, EndpointStoppedEr
 from visdyn.endpoint.local_server import LocalEndpoint, LocalSettings
 from visdyn.endpoint.replies import ReplyStore
 from visdyn.endpoint.request_progress import Prices
-from visdyn.evaluation.benches.bench import BENCHES, Bench
+from visdyn.evaluation.benches.bench import Bench
 from visdyn.evaluation.judges.ask import Criteria, JudgedItem, judge_from_store, judge_items
 from visdyn.evaluation.systems.outputs import SystemImages, file_name
 from visdyn.params.evaluation import JudgeEntry
@@ -30,16 +30,19 @@ RUNS = ["judge", "paper", "system", "asked", "reused", "invalid", "failed", "cos
 
 def judge_all(
     judges: Sequence[JudgeEntry],
-    benches: dict[str, tuple[Sequence, Sequence[SystemImages]]],
+    bench: Bench,
+    items: Sequence,
+    systems: Sequence[SystemImages],
     replies: Path,
     device: str = "cpu",
     report: Callable[[str], object] = print,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Ask every judge that answers in words about every system it is meant for.
+    """Ask every judge that answers in words about every system of a benchmark that it is meant for.
 
     Args:
-        judges: `evaluation.judges`; the region judge among them is asked nothing.
-        benches: `aurora` -> (trajectories, systems), `doundo` -> (pairs, systems).
+        judges: a section's `judges`; the region judge among them is asked nothing.
+        bench: says what is asked about each image.
+        items, systems: trajectories or pairs, and the systems' images of them.
         replies: folder in which each judge's replies are kept.
         device: of a judge that runs on this machine.
         report: takes progress, cost, and why a judge was left out.
@@ -53,15 +56,10 @@ def judge_all(
     asked = [entry for entry in judges if entry.kind != "region"]
     names = [judge_name(entry) for entry in asked]
     if unknown := {entry.kind for entry in asked} - set(KINDS):
-        raise ValueError(f"evaluation.judges has kind {sorted(unknown)[0]!r}; one of {', '.join(KINDS)}")
+        raise ValueError(f"the judges have kind {sorted(unknown)[0]!r}; one of {', '.join(KINDS)}")
     if len(set(names)) < len(names):
-        raise ValueError(f"two of evaluation.judges are called {max(names, key=names.count)!r}; give one another name")
-    found = [
-        judge_bench(entry, BENCHES[bench], *benches[bench], replies, device, report)
-        for entry in asked
-        for bench in benches
-        if bench in entry.benches
-    ]
+        raise ValueError(f"two of the judges are called {max(names, key=names.count)!r}; give one another name")
+    found = [judge_bench(entry, bench, items, systems, replies, device, report) for entry in asked]
     scores, runs = ([part[place] for part in found] for place in (0, 1))
     return _joined(scores, SCORES), _joined(runs, RUNS)
 

@@ -59,7 +59,7 @@ def images_of(
 
 
 def score_doundo(evaluation: EditingEvaluation, systems: Sequence[SystemImages]) -> pd.DataFrame:
-    """Score every system with images: the columns of evaluation/doundo_scores.csv. A forward image is scored once."""
+    """Score every system with images: the columns of doundo_scores.csv. A forward image is scored once."""
     calls, owners = [], []
     for system in systems:
         for prompt in dict.fromkeys(request.prompt for request in system.images):

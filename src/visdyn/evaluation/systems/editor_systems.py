@@ -74,7 +74,7 @@ def local_editor(entry: EditorEntry, reference: str, outputs: Path, seed: int, d
     """Return an editor that runs on this machine, not loaded yet.
 
     Args:
-        entry: of `evaluation.editors`.
+        entry: of a section's `editors`.
         reference: its model as a path or hub id.
         outputs: folder under which every system's images lie.
         seed: of the run.

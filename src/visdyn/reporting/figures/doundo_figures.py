@@ -64,7 +64,7 @@ def action_bars(scores: pd.DataFrame) -> Figure:
     """Figure 7: DINO and CLIP-text similarity by action, forward and reverse, for every system but oracle and shuffled.
 
     Args:
-        scores: `evaluation/doundo_scores.csv`, long prompts, reversed from the ground truth.
+        scores: `evaluation_doundo/doundo_scores.csv`, long prompts, reversed from the ground truth.
     """
     scores = scores[scores["prompt"].isin(["long", ""]) & (scores["reverse_from"] != "generated")]
     shown = names.system_order(set(scores["system"]) - {"oracle", "shuffled"}, names.DOUNDO_SYSTEMS)

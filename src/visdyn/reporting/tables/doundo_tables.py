@@ -16,7 +16,7 @@ from visdyn.reporting.results import ResultError, Results
 from visdyn.reporting.tables import compare, judge_tables
 from visdyn.reporting.tables.instruments import measured_with, name_instruments
 
-SCORES = "evaluation/doundo_scores.csv"
+SCORES = "evaluation_doundo/doundo_scores.csv"
 CHAINED = "from generated"
 
 
@@ -55,7 +55,7 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
         parts.append(cells.assign(row=cells["row"] + (f", {judge}" if judge else "")))
     cells = pd.concat(parts)
     if cells.empty:
-        raise ResultError(f"{SCORES} has no instruction or identity scores; run stage evaluation")
+        raise ResultError(f"{SCORES} has no instruction or identity scores; run stage evaluation_doundo")
     asked = [judge for judge, _ in _judge_scores(results)[1:] if judge_tables.is_papers(judge, "D")]
     copies = [published.assign(row=published["row"] + f", {judge}") for judge in asked]
     frame = compare(cells, pd.concat([published, *copies], ignore_index=True), status)
@@ -126,7 +126,7 @@ def _judge_scores(results: Results) -> list[tuple[str, pd.DataFrame]]:
         for panel, scores in found
     ]
     if all(scores.empty for _, scores in found):
-        raise ResultError(f"{SCORES} has no judge scores; run stage evaluation with a judge")
+        raise ResultError(f"{SCORES} has no judge scores; run stage evaluation_doundo with a judge")
     return found
 
 
@@ -144,7 +144,7 @@ def _read_scores(results: Results, chosen: Callable[[pd.DataFrame], pd.Series], 
     scores = scores.assign(reverse_from=scores["reverse_from"].replace("empty", ""))
     scores = scores[chosen(scores)]
     if scores.empty:
-        raise ResultError(f"{SCORES} has no rows with {what}; run stage evaluation")
+        raise ResultError(f"{SCORES} has no rows with {what}; run stage evaluation_doundo")
     return scores
 
 

@@ -1,6 +1,6 @@
 """Heads that name what measured: our values never stand under the name of an instrument that we did not use.
 
-A head of the paper, `DINO-R`, becomes `DINO-R, by models/dino` where `evaluation/measures.csv` says so.
+A head of the paper, `DINO-R`, becomes `DINO-R, by models/dino` where `measures.csv` of the evaluation says so.
 """
 
 from __future__ import annotations
@@ -10,9 +10,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from visdyn.evaluation.metrics.registry import CLIP, DINO, FLOW, bench_of, metrics
-from visdyn.reporting.results import Results
-
-MEASURES = "evaluation/measures.csv"
+from visdyn.reporting.results import EVALUATIONS, Results
 
 
 def measured_with(results: Results, paper: str) -> dict[str, str]:
@@ -20,8 +18,8 @@ def measured_with(results: Results, paper: str) -> dict[str, str]:
 
     The name is that of `measures.csv` (`models/dino`, a hub id, `farneback`); where it says none, whose it is.
     """
-    table = results.read_or_none(MEASURES)
-    rows = [] if table is None else table[table["paper"] == paper][["metric", "measured_with"]].to_numpy()
+    table = results.read_or_none(f"{EVALUATIONS[paper]}/measures.csv")
+    rows = [] if table is None else table[["metric", "measured_with"]].to_numpy()
     stated = {metric: instrument.removesuffix(" (embedded)") for metric, instrument in rows if instrument}
     return {entry.name: stated.get(entry.name, f"the run's own {entry.measured_with}")
             for entry in metrics(bench_of(paper)) if entry.measured_with in (CLIP, DINO, FLOW)}  # fmt: skip

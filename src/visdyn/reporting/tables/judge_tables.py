@@ -1,4 +1,4 @@
-"""Scores of judges that answer in words (`evaluation/judge_scores.csv`), in rows and panels of their own.
+"""Scores of judges that answer in words (`judge_scores.csv` of a paper's evaluation), in rows and panels of their own.
 
 They never share a cell with the region judge. A judge that is the paper's own (GPT-4o, Gemini) has the paper's printed
 values beside it; each repeat counts as a seed, so that the spread is over both.
@@ -9,9 +9,8 @@ from __future__ import annotations
 import pandas as pd
 
 from visdyn.evaluation.metrics.registry import REGION
-from visdyn.reporting.results import Results
+from visdyn.reporting.results import EVALUATIONS, Results
 
-SCORES = "evaluation/judge_scores.csv"
 PAPERS_JUDGE = {"B": "gpt4o", "D": "gemini"}
 PAPERS_JUDGE_PRINTED = {"B": "GPT4o", "D": "Gemini"}
 
@@ -21,10 +20,10 @@ def of_paper(results: Results, paper: str) -> pd.DataFrame | None:
 
     `metric` is the criterion, `verb` the subset, which is Do-Undo's verb. None where no such judge was asked.
     """
-    scores = results.read_or_none(SCORES)
+    scores = results.read_or_none(f"{EVALUATIONS[paper]}/judge_scores.csv")
     if scores is None:
         return None
-    scores = scores[(scores["paper"] == paper) & scores["value"].notna()]
+    scores = scores[scores["value"].notna()]
     if scores.empty:
         return None
     runs = scores["seed"].astype(str) + "." + scores["repeat"].astype(str)

@@ -11,7 +11,6 @@ from visdyn.evaluation.metrics.registry import bench_of, metric
 from visdyn.reporting import names
 from visdyn.reporting.results import ResultError, Results
 
-BOARD, MEASURES, RUNS = (f"evaluation/{name}.csv" for name in ("leaderboard", "measures", "judge_runs"))
 # What decides: a whole board of every metric, direction and prompt is in the file itself.
 SHOWN = {
     "B": ("score", "success", "l1_paper", "clip_i", "dino"),
@@ -24,11 +23,13 @@ def table(results: Results) -> pd.DataFrame:
 
     An arrow at each metric says which way is better.
     """
-    board = results.read(BOARD)
+    board = results.read_evaluations("leaderboard.csv")
     wanted = pd.concat([board[(board["paper"] == paper) & (board["metric"] == metric)]
                         for paper, metrics in SHOWN.items() for metric in metrics])  # fmt: skip
     if wanted.empty:
-        raise ResultError(f"{BOARD} holds none of the metrics that are shown; run stage evaluation again")
+        raise ResultError(
+            "leaderboard.csv holds none of the metrics that are shown; run the stages of the evaluation again"
+        )
     bounds = wanted[["low", "high"]].to_numpy()
     return pd.DataFrame(
         {
@@ -50,12 +51,12 @@ def table(results: Results) -> pd.DataFrame:
 
 def judges(results: Results) -> pd.DataFrame:
     """Return what each judge that answers in words was asked, and what came of it."""
-    return results.read(RUNS)
+    return results.read_evaluations("judge_runs.csv")
 
 
 def measures(results: Results) -> pd.DataFrame:
     """Return what each metric was measured with, and how many rows have no value and why."""
-    return results.read(MEASURES)
+    return results.read_evaluations("measures.csv")
 
 
 def _add_arrow(paper: str, name: str) -> str:

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from visdyn.evaluation.benches.bench import BENCHES
-from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
-from visdyn.evaluation.benches.bench_doundo import PROMPT_METRIC, EditingEvaluation
+from visdyn.evaluation.benches.bench import Bench
 from visdyn.evaluation.metrics.optical_flow_backends import resolved
-from visdyn.evaluation.metrics.registry import CLIP, DINO, FLOW, PAPERS, REGION, Metric, metric
+from visdyn.evaluation.metrics.registry import CLIP, DINO, FLOW, REGION, Metric, metric
 from visdyn.evaluation.systems.outputs import SystemImages
-from visdyn.params.evaluation import EncoderSet
+from visdyn.models.editors.protocol import Request
 from visdyn.pipeline.stage import Stage
 
 SYSTEMS = ["paper", "system", "label", "origin", "model", "expected", "found", "missing", "note"]
@@ -27,66 +25,64 @@ PUBLISHED = {
 
 
 def systems_table(
-    stage: Stage, benches: dict[str, tuple[Sequence, Sequence[SystemImages]]], scores: pd.DataFrame
+    stage: Stage,
+    bench: Bench,
+    requests: Sequence[Request],
+    items: Sequence,
+    systems: Sequence[SystemImages],
+    scores: pd.DataFrame,
 ) -> pd.DataFrame:
     """Return systems.csv: a row for each system, its seeds and prompt lengths together.
 
     Args:
-        benches: items and systems of `aurora` and of `doundo`.
-        scores: fdm_scores, which also has the verified systems of stage `verification`.
+        requests: the images asked of each item.
+        scores: of the benchmark; AURORA's also have the verified systems of stage `verification`.
     """
-    known = {system.name for system in benches["aurora"][1]}
-    rows = [_verified(name, group) for name, group in scores.groupby("system") if name not in known]
-    for bench, (items, systems) in benches.items():
-        asked = len(BENCHES[bench].requests(stage.params.prompts, stage.params.reverse_from))
-        for name in dict.fromkeys(system.name for system in systems):
-            own = [system for system in systems if system.name == name]
-            expected = sum(len(items) * (len(system.images) or asked) for system in own)
-            found = sum(image is not None for system in own for refs in system.images.values() for image in refs)
-            notes = dict.fromkeys(system.note for system in own if system.note)
-            note = "; ".join(notes).replace(f"{stage.root}/", "").replace("\n", " ")
-            model = ", ".join(dict.fromkeys(system.model for system in own if system.model))
-            rows.append([PAPERS[bench], name, name, own[0].origin, model, expected, found, expected - found, note])
+    known = {system.name for system in systems}
+    rows = [_verified(bench, name, group) for name, group in scores.groupby("system") if name not in known]
+    for name in dict.fromkeys(system.name for system in systems):
+        own = [system for system in systems if system.name == name]
+        expected = sum(len(items) * (len(system.images) or len(requests)) for system in own)
+        found = sum(image is not None for system in own for refs in system.images.values() for image in refs)
+        notes = dict.fromkeys(system.note for system in own if system.note)
+        note = "; ".join(notes).replace(f"{stage.root}/", "").replace("\n", " ")
+        model = ", ".join(dict.fromkeys(system.model for system in own if system.model))
+        rows.append([bench.paper, name, name, own[0].origin, model, expected, found, expected - found, note])
     return pd.DataFrame(rows, columns=SYSTEMS)
 
 
-def _verified(name: str, scores: pd.DataFrame) -> list:
+def _verified(bench: Bench, name: str, scores: pd.DataFrame) -> list:
     count = len(scores[["seed", "subset", "id"]].drop_duplicates())
-    return ["B", name, name, "trained", "verification/candidates.csv", count, count, 0, "scores of stage verification"]
+    source = "verification/candidates.csv"
+    return [bench.paper, name, name, "trained", source, count, count, 0, "scores of stage verification"]
 
 
-def measures_table(
-    stage: Stage,
-    forward: ForwardEvaluation,
-    doundo: EditingEvaluation,
-    scores: dict[str, pd.DataFrame],
-) -> pd.DataFrame:
+def measures_table(stage: Stage, bench: Bench, evaluation, scores: pd.DataFrame) -> pd.DataFrame:
     """Return measures.csv: for each metric what it was measured with, n, how many values are empty, and why.
 
     Args:
-        scores: fdm_scores (`aurora`) and doundo_scores (`doundo`).
+        evaluation: the benchmark's items with their encoders, which knows how many prompts CLIP cuts.
     """
     rows = []
-    for bench, evaluation in (("aurora", forward), ("doundo", doundo)):
-        table = scores[bench]
-        names = sorted(table["metric"].unique()) if len(table) else []
-        for name in names:
-            values = table.loc[table["metric"] == name, "value"]
-            empty = int(values.isna().sum())
-            measured, status, note = _described(stage, metric(name, bench), evaluation)
-            if empty == len(values):
-                status, note = "not measured", _why_empty(stage, metric(name, bench))
-            elif empty and BENCHES[bench].lacks_targets:
-                note = "; ".join(filter(None, (note, "items without a published target have no value")))
-            rows.append([PAPERS[bench], name, measured, status, len(values) - empty, empty, note])
-        rows += [[PAPERS[bench], *row] for row in _absent(stage, names)]
+    names = sorted(scores["metric"].unique()) if len(scores) else []
+    for name in names:
+        values, entry = scores.loc[scores["metric"] == name, "value"], metric(name, bench.name)
+        empty = int(values.isna().sum())
+        measured, status, note = _described(stage, entry, evaluation)
+        if empty == len(values):
+            status, note = "not measured", _why_empty(stage, entry)
+        elif empty and bench.lacks_targets:
+            note = "; ".join(filter(None, (note, "items without a published target have no value")))
+        rows.append([bench.paper, name, measured, status, len(values) - empty, empty, note])
+    if "clip_t_edited" not in names:
+        why = f"needs a captioning model; name one in {stage.name}.captions.model"
+        rows.append([bench.paper, "clip_t_edited", "", "not measured", 0, 0, why])
     return pd.DataFrame(rows, columns=MEASURES)
 
 
 def _described(stage: Stage, entry: Metric, evaluation) -> tuple[str, str, str]:
     """Return what a metric is measured with, its status, and a note."""
-    settings = stage.params
-    encoders: EncoderSet = getattr(settings.encoders, entry.bench)
+    settings, encoders = stage.params, stage.params.encoders
     status = "smaller scale" if stage.kitchen or encoders.preset == "embedded" else "reproduced"
     if entry.measured_with == REGION:
         return REGION, "interpretation", "stands in for a judge that reads images and instruction"
@@ -109,7 +105,7 @@ def _described(stage: Stage, entry: Metric, evaluation) -> tuple[str, str, str]:
         "clip_t": _caption_note(stage),
         "clip_t_edited": f"caption of the edited image by {settings.captions.model}",
     }
-    cut = _cut_note(evaluation) if entry.name == PROMPT_METRIC else ""
+    cut = _cut_note(evaluation) if entry.name == "clip_prompt" else ""
     read = entry.name.startswith("clip_t") and not stage.kitchen  # the papers do not say whose captions
     notes = filter(None, (note.get(entry.name, cut), other))
     return measured, status if ours and not read else "interpretation", "; ".join(notes)
@@ -123,7 +119,7 @@ def _caption_note(stage: Stage) -> str:
     return f"caption of the target by {' and '.join(sources)}" if sources else ""
 
 
-def _cut_note(evaluation: EditingEvaluation) -> str:
+def _cut_note(evaluation) -> str:
     if evaluation.clip is None:
         return ""
     prompts = [pair.forward_prompt for pair in evaluation.pairs]
@@ -135,14 +131,7 @@ def _why_empty(stage: Stage, entry: Metric) -> str:
     if entry.needs_states and not stage.kitchen:
         return "needs the known end states of the kitchen"
     if entry.measured_with == REGION:
-        return "no judge of kind region in evaluation.judges"
+        return f"no judge of kind region in {stage.name}.judges"
     if entry.name == "clip_t":
-        return "no captions; name a file or a model in evaluation.captions"
-    return "no encoder; name one in evaluation.encoders"
-
-
-def _absent(stage: Stage, metrics: Sequence[str]) -> list[list]:
-    if "clip_t_edited" in metrics:
-        return []
-    why = "needs a captioning model; name one in evaluation.captions.model"
-    return [["clip_t_edited", "", "not measured", 0, 0, why]]
+        return f"no captions; name a file or a model in {stage.name}.captions"
+    return f"no encoder; name one in {stage.name}.encoders"

@@ -1,0 +1,77 @@
+"""The images of forward dynamics that figures show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
+from visdyn.evaluation.systems.outputs import FORWARD, SystemImages
+from visdyn.images import from_pixels, load, to_array, to_pixels
+from visdyn.inference.rollout import roll_out
+from visdyn.kitchen.truth import Truth, open_truth
+from visdyn.models import load_model
+from visdyn.pipeline.stage import Stage
+from visdyn.stages.evaluation.galleries import OTHERS, Gallery, pictures, spread_rows
+from visdyn.training.losses import recognition_weights
+
+FDM_SHOWN = ("zero_shot", "supervised", "synthetic_weighted")
+
+
+def forward_galleries(
+    stage: Stage, evaluation: ForwardEvaluation, systems: Sequence[SystemImages]
+) -> dict[str, Gallery]:
+    """Return `fdm_examples` (Fig. 6), `recognition_weights` (Fig. 3) and `sequence` (Fig. 5).
+
+    The last needs the kitchen and a trained FDM, the second a base model: what is not there is left out.
+    """
+    found = {one.name: one for one in systems if one.seed in (0, stage.settings.fdm.seeds[0])}
+    shown = [found[name] for name in FDM_SHOWN if name in found and any(found[name].images.get(FORWARD, []))]
+    shown += [one for one in systems if one.origin in OTHERS and any(one.images.get(FORWARD, []))]
+    places = [
+        row for row, target in enumerate(evaluation.targets)
+        if target is not None and all(one.images[FORWARD][row] is not None for one in shown)
+    ]  # fmt: skip
+    rows = [places[place] for place in spread_rows(len(places), stage.params.gallery)] if places else []
+    if not rows:
+        return {}
+    captions = np.array([evaluation.trajectories[row].action for row in rows])
+    sources, targets = ([images[row] for row in rows] for images in (evaluation.sources, evaluation.targets))
+    examples = {"source": pictures(sources), "target": pictures(targets), "captions": captions}
+    examples |= {one.name: pictures([one.images[FORWARD][row] for row in rows]) for one in shown}
+    galleries = {"fdm_examples": examples}
+    base = stage.reference(stage.settings.fdm.base)
+    if Path(base).is_dir() or not stage.settings.runtime.offline:
+        galleries["recognition_weights"] = _weights(base, stage.device, sources, targets, captions)
+    run = stage.path(f"models/fdm/synthetic_weighted-s{stage.settings.fdm.seeds[0]}")
+    truth = open_truth(stage.kitchen)
+    if truth.known and run.is_dir():
+        galleries["sequence"] = _sequence(truth, run, stage.seed)
+    return galleries
+
+
+def _weights(base: str, device: str, sources: list, targets: list, captions: np.ndarray) -> Gallery:
+    model = load_model(base, device=device)
+    squares = [model.pixels(images) if hasattr(model, "pixels") else to_pixels(to_array(images))
+               for images in (sources, targets)]  # fmt: skip
+    features = [model.vqgan.features(part.to(device)).detach().cpu() for part in squares]
+    weights = recognition_weights(*features).reshape(len(sources), *features[0].shape[2:]).numpy()
+    plain = len({load(ref).size for ref in [*sources, *targets]}) == 1
+    source, target = (
+        (pictures(refs) if plain else from_pixels(part)) for refs, part in zip((sources, targets), squares, strict=True)
+    )
+    return {"source": source, "target": target, "weights": weights, "captions": captions}
+
+
+def _sequence(truth: Truth, run: Path, seed: int, steps: int = 4, scenes: int = 4) -> Gallery:
+    """Steer the FDM through random valid actions; each step starts from the image it has just generated."""
+    sources, actions = truth.random_walks("aurora_test", scenes, steps, seed)
+    model = load_model(run, "fdp")
+    images = roll_out(model, sources, actions, seed)
+    gallery = {"source": np.stack(sources), "captions": np.array([", ".join(texts) for texts in actions])}
+    for step in range(steps):
+        gallery[f"step_{step + 1}"] = images[:, step]
+        gallery[f"step_{step + 1}_text"] = np.array([texts[step] for texts in actions])
+    return gallery

@@ -1,0 +1,62 @@
+"""Which systems are compared on AURORA-Bench."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from visdyn.evaluation.benches.bench import AURORA_BENCH
+from visdyn.evaluation.systems import forward_systems as aurora
+from visdyn.evaluation.systems.baselines import baseline_systems
+from visdyn.evaluation.systems.outputs import Checkpoint, SystemImages
+from visdyn.inference.verification import select_best_candidates
+from visdyn.pipeline.stage import Stage
+from visdyn.stages.evaluation.system_specs import located, named_editors, outputs_folder, resolved_runs
+from visdyn.training.runs import requested_runs
+from visdyn.trajectory import Trajectory
+
+
+def aurora_systems(stage: Stage, items: Sequence[Trajectory]) -> list[SystemImages]:
+    """Return copy, oracle and shuffled, the kit's own systems, the editors, and the imported folders, in this order.
+
+    A system whose model, folder or endpoint is not there has no images and a note that says why.
+    """
+    checkpoints, absent = _aurora_checkpoints(stage)
+    systems = baseline_systems(AURORA_BENCH, items, AURORA_BENCH.requests(), stage.seed)
+    systems += aurora.sample_models(items, checkpoints, outputs_folder(stage, "aurora"), stage.device)
+    systems += [run.left_out("aurora", f"not run: {run.model} does not exist; run stage fdm") for run in absent]
+    systems += [aurora.edit_items(editor, items, stage.seed) for editor in named_editors(stage, "aurora")]
+    return systems + [
+        aurora.from_folder(located(stage, one.folder), one.name, one.folder, items) for one in stage.params.imported
+    ]
+
+
+def best_of_scores(stage: Stage) -> pd.DataFrame:
+    """Add the verified systems `<arm>_best_of_<K>` from the judged candidates of stage `verification`, where asked."""
+    columns = ["system", "seed", "subset", "id", "metric", "value"]
+    if "best_of" not in stage.params.trained:
+        return pd.DataFrame(columns=columns)
+    table = stage.read_table("verification/candidates.csv").astype({"id": str})
+    metrics = ["editing_success", "minimal_editing", "score", "success"]
+    parts = []
+    for k in stage.settings.verification.candidates[1:]:
+        if len(table):
+            best = select_best_candidates(table, k, "idm_log_likelihood")
+            named = best.assign(system=best["arm"] + f"_best_of_{k}")
+            parts.append(named.melt(["system", "seed", "subset", "id"], metrics, "metric", "value"))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def _aurora_checkpoints(stage: Stage) -> tuple[list[Checkpoint], list[Checkpoint]]:
+    """Return what `evaluation.trained` names (tokenizer's ceiling, zero-shot base, FDM runs), and runs not there."""
+    base, wanted = stage.settings.fdm.base, stage.params.trained
+    found = [
+        Checkpoint(name, 0, located(stage, base), base, stage.seed)
+        for name in ("tokenizer_ceiling", "zero_shot")
+        if name in wanted
+    ]
+    if "fdm" not in wanted:
+        return found, []
+    there, absent = resolved_runs(stage, "models/fdm", list(requested_runs(stage.settings.fdm)))
+    return found + there, absent
