@@ -17,7 +17,7 @@ import torch
 from random_models import SIZES, add_options, random_model, seconds, title
 
 from visdyn.models.token.scoring import score_completions
-from visdyn.models.token.shared_prefix import count_tokens, score_shared, trajectory_sequences
+from visdyn.models.token.shared_prefix import count_tokens, score_shared
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.trajectory import NEGATIVE_KINDS, Trajectory, negatives
 
@@ -35,6 +35,13 @@ def probe_rows(items: int, side: int, codes: int, changed: float) -> tuple[np.nd
     kinds = [references, *(negatives(references, kind, seed=0) for kind in NEGATIVE_KINDS)]
     rows = [kind[row] for row in range(items) for kind in kinds]
     return np.stack([row.source for row in rows]), [row.action for row in rows], np.stack([row.target for row in rows])
+
+
+def trajectory_sequences(model: UnifiedModel, sources: np.ndarray, actions: list[str], targets: np.ndarray) -> tuple:
+    """Return the forward and the inverse sequences of N trajectories given as codes (N, h, w) and texts."""
+    rows = list(zip(sources, actions, targets, strict=True))
+    forward = [model.builder.forward(source, action, target) for source, action, target in rows]
+    return forward, [model.builder.inverse(source, target, action) for source, action, target in rows]
 
 
 def compare(model: UnifiedModel, name: str, sequences: list, scored: slice, options, restrict_to=None) -> None:

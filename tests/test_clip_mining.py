@@ -18,7 +18,7 @@ from test_clips import write_video
 from visdyn.compute.rows import Execution, compute_rows
 from visdyn.compute.store import Store
 from visdyn.compute.workers import Task, WorkerError, each
-from visdyn.datasets.clips import Clip, find_clips, frame_rate, read_frames, sample_clips
+from visdyn.datasets.clips import Clip, find_clips, frame_rate, sample_clips, stream_frames
 from visdyn.mining import clip_mining
 from visdyn.mining.clip_mining import ClipSettings, mine_clips
 from visdyn.mining.keyframes import MODES
@@ -82,7 +82,7 @@ def test_key_frames_are_written_as_they_are_in_the_clip(root, tmp_path, monkeypa
     assert [pair.frames[1:] for pair in read] == [(pair.frame_a, pair.frame_b) for pair in pairs]
     clips = {clip.key: clip for clip in find_clips(root)}
     for pair in read:
-        frames = read_frames(clips[pair.frames[0]])
+        frames = list(stream_frames(clips[pair.frames[0]]))
         assert np.array_equal(np.asarray(Image.open(pair.target)), frames[pair.frame_b])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from visdyn.evaluation.systems.image_folder import FIELDS, ImageFolder, systems_in
+from visdyn.evaluation.systems.image_folder import FIELDS, ImageFolder
 from visdyn.images import load
 from visdyn.trajectory import Trajectory
 
@@ -160,11 +160,3 @@ def test_bad_folders_indices_and_items_are_refused(folder, tmp_path):
     _index(folder, ("ag", "50", "a.png"), ("ag", "50", "b.png"))
     with pytest.raises(ValueError, match="line 3 names item ag/50 again"):
         ImageFolder(folder)
-
-
-def test_every_subfolder_is_a_system(folder):
-    _save(folder.parent / "SmartEdit" / "50.png")
-    _save(folder.parent / ".cache" / "50.png")
-    systems = systems_in(folder.parent)
-    assert list(systems) == ["SmartEdit", "got"]
-    assert len(systems["SmartEdit"].find(ITEMS[:1]).found) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from visdyn.datasets.clips import find_clips, read_frames
+from visdyn.datasets.clips import find_clips, stream_frames
 from visdyn.datasets.epic_kitchens import load_segments
 from visdyn.images import to_array
 from visdyn.kitchen.render import render_state
@@ -98,7 +98,7 @@ def test_key_frame_pairs_survive_the_disk(kitchen, tmp_path):
     assert [pair.frames for pair in found] == [
         ((pair.dataset, pair.class_name, pair.video), pair.frame_a, pair.frame_b) for pair in pairs
     ]
-    frames = read_frames(next(clip for clip in clips if clip.key == found[0].frames[0]))
+    frames = list(stream_frames(next(clip for clip in clips if clip.key == found[0].frames[0])))
     assert np.array_equal(to_array([found[0].source])[0], frames[found[0].frame_a])
     images = {image for pair in found for image in (pair.source, pair.target)}
     assert len(list((tmp_path / "mined").glob("frames/*/*/*/*.png"))) == len(images)  # a shared frame is written once

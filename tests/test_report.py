@@ -149,8 +149,3 @@ def test_a_profile_reports_public_data_of_the_repository(tmp_path):
     for kind in ("tables", "figures"):
         inputs = reporting_results.read_sidecar(profile / "reports" / kind / "d_figure3.json")
         assert "reports/results/external/segments.csv" in inputs
-
-
-def test_map_as_markdown_has_a_row_for_each_item():
-    text = reporting.items_markdown()
-    assert text.count("\n") == 2 + len(items.load().items)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,11 +15,8 @@ from visdyn.models.token.chameleon import load_lm
 from visdyn.models.token.scoring import score_completions
 from visdyn.models.token.sequences import TokenSequence
 from visdyn.models.token.shared_prefix import (
-    count_tokens,
     score_options,
     score_shared,
-    score_trajectories,
-    trajectory_sequences,
 )
 from visdyn.trajectory import NEGATIVE_KINDS, Trajectory, negatives
 
@@ -32,6 +31,10 @@ def probe_rows(grids):
     return np.stack([row.source for row in rows]), [row.action for row in rows], np.stack([row.target for row in rows])
 
 
+def _inverse_sequences(model, sources, actions, targets):
+    return [model.builder.inverse(*row) for row in zip(sources, targets, actions, strict=True)]
+
+
 def _assert_same(shared, plain):
     torch.testing.assert_close(shared.total, plain.total, atol=1e-4, rtol=0)
     torch.testing.assert_close(shared.mean, plain.mean, atol=1e-4, rtol=0)
@@ -41,13 +44,27 @@ def _assert_same(shared, plain):
 @pytest.mark.parametrize(("batch_size", "min_shared"), [(64, 16), (2, 16), (5, 1), (64, 1000)])
 def test_a_probe_scores_as_separate_sequences_do(tiny, probe_rows, batch_size, min_shared):
     sources, actions, targets = probe_rows
-    shared = score_trajectories(tiny, *probe_rows, batch_size=batch_size, min_shared=min_shared)
-    _assert_same(shared["fdp"], tiny.forward_dynamics.score_codes(sources, actions, targets))
-    _assert_same(shared["idp"], tiny.inverse_dynamics.score_codes(sources, targets, actions))
+    inverse = _inverse_sequences(tiny, *probe_rows)
+    shared = score_shared(tiny.lm, inverse, slice(0, -1), tiny.layout.pad, batch_size, min_shared=min_shared)
+    _assert_same(shared, tiny.inverse_dynamics.score_codes(sources, targets, actions))
+
+
+def test_a_model_that_shares_prefixes_scores_as_one_that_does_not(tiny, probe_rows):
+    sources, actions, targets = probe_rows
+    sharing = replace(tiny, shared_prefixes=True)
+    with _Tokens(tiny.lm, tiny.layout.pad) as seen:
+        shared = sharing.forward_dynamics.score_codes(sources, actions, targets)
+    with _Tokens(tiny.lm, tiny.layout.pad) as plain:
+        _assert_same(shared, tiny.forward_dynamics.score_codes(sources, actions, targets))
+    assert seen.count < plain.count
+    _assert_same(
+        sharing.inverse_dynamics.score_codes(sources, targets, actions),
+        tiny.inverse_dynamics.score_codes(sources, targets, actions),
+    )
 
 
 def test_eager_attention_gives_the_same_scores(tiny, tiny_folder, probe_rows):
-    _, inverse = trajectory_sequences(tiny, *probe_rows)
+    inverse = _inverse_sequences(tiny, *probe_rows)
     eager = score_shared(load_lm(tiny_folder, attention="eager").eval(), inverse, slice(0, -1), tiny.layout.pad)
     _assert_same(eager, score_completions(tiny.lm, inverse, slice(0, -1), tiny.layout.pad))
 
@@ -104,19 +121,22 @@ def test_common_stretches_are_computed_once(tiny, grids):
     target[0, 0], other[0, 0] = (source[0, 0] + 1) % 16, (source[0, 0] + 2) % 16
     sources, targets = [source] * 4 + [target], [target, target, other, source, source]
     rows = np.stack(sources), ["open", "close", *["open"] * 3], np.stack(targets)
-    _, inverse = trajectory_sequences(tiny, *rows)
+    inverse = _inverse_sequences(tiny, *rows)
     with _Tokens(tiny.lm, tiny.layout.pad) as seen:
         score_shared(tiny.lm, inverse, slice(0, -1), tiny.layout.pad)
     # bos infer boi | source eoi boi | target eoi eot, twice the action; two more targets; the inverse has 41 of its own
     shared, image_and_rest = 3 + 16 + 2, 16 + 2
     assert seen.count == (shared + image_and_rest + 2 + 2) + 2 * (image_and_rest + 2) + 41
-    assert (seen.count, 5 * 41) == count_tokens(inverse)
+    assert sum(len(item.prompt) + len(item.completion) for item in inverse) == 5 * 41
 
 
 def test_stretches_too_short_to_pay_are_not_split_off(tiny, grids):
-    forward, _ = trajectory_sequences(tiny, grids[:3], ["open", "close", "take"], grids[3:6])
-    assert count_tokens(forward, min_shared=16) == (3 * 41, 3 * 41)
-    assert count_tokens(forward, min_shared=1)[0] == 3 * 41 - 2 * 2  # bos and "edit"
+    actions = ["open", "close", "take"]
+    forward = [tiny.builder.forward(*row) for row in zip(grids[:3], actions, grids[3:6], strict=True)]
+    for min_shared, computed in ((16, 3 * 41), (1, 3 * 41 - 2 * 2)):  # the second: bos and "edit" are shared
+        with _Tokens(tiny.lm, tiny.layout.pad) as seen:
+            score_shared(tiny.lm, forward, slice(1, -2), tiny.layout.pad, min_shared=min_shared)
+        assert seen.count == computed
 
 
 def test_options_of_one_prompt(tiny, grids):
@@ -153,7 +173,7 @@ def test_no_sequences_give_no_scores(tiny):
 
 
 def test_what_cannot_be_scored_is_refused(tiny, grids):
-    forward, _ = trajectory_sequences(tiny, grids[:1], ["open"], grids[1:2])
+    forward = [tiny.builder.forward(grids[0], "open", grids[1])]
     with pytest.raises(ValueError, match="sequence 0 scores tokens outside the block 4 to 19"):
         score_shared(tiny.lm, forward, slice(0, -1), 1, restrict_to=slice(4, 20))
     with pytest.raises(ValueError, match="sequence 1 has an empty prompt"):

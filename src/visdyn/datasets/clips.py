@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -148,30 +148,6 @@ def stream_frames(path: str | Path | Clip) -> Iterator[np.ndarray]:
     """
     path = _path_of(path)
     return _stream_folder(path) if path.is_dir() else _stream_video(path)
-
-
-def read_frames(path: str | Path | Clip) -> np.ndarray:
-    """Return all frames of a clip: uint8 array (N, H, W, 3), RGB.
-
-    Raises:
-        ClipError: unreadable, truncated, without a frame, or with frames of different sizes.
-    """
-    frames = list(stream_frames(path))
-    if len({frame.shape for frame in frames}) > 1:
-        raise ClipError(f"clip {_path_of(path)} has frames of different sizes; extract them again")
-    return np.stack(frames)
-
-
-def read_clips(clips: Iterable[Clip], quarantine: Quarantine | None = None) -> Iterator[tuple[Clip, np.ndarray]]:
-    """Yield each readable clip with its frames; the others go to the quarantine with their reason."""
-    with collecting(quarantine, "clips") as bad:
-        for clip in clips:
-            try:
-                frames = read_frames(clip)
-            except ClipError as error:
-                bad.add(clip.path, str(error))
-            else:
-                yield clip, frames
 
 
 def frames_at(path: str | Path | Clip, indices: Sequence[int]) -> np.ndarray:

@@ -7,7 +7,6 @@ DVC, so that other annotations or more clips run the stages again, and a moved f
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -15,6 +14,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
+
+from visdyn.paths import file_digest
 
 FILE = "inventory.json"
 # What each data set must have; the rest of its files are counted only.
@@ -92,9 +93,7 @@ def _hash_annotation(name: str, root: Path | None, file: str) -> Part:
     path = None if root is None else root / file
     if path is None or not path.is_file():
         return Part(name, file, False, 0)
-    with path.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return Part(name, file, True, path.stat().st_size, digest)
+    return Part(name, file, True, path.stat().st_size, file_digest(path))
 
 
 def _count_files(folder: Path) -> int:

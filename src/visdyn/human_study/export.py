@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from pathlib import Path
 
 from visdyn.human_study.plan import plan
 from visdyn.human_study.study import Study
 from visdyn.human_study.study_store import Store
+from visdyn.paths import write_atomically
 
 COLUMNS = ("kind", "annotator", "assigned", "position", "subset", "item", "criterion", "shown", "best", "worst",
            "revision", "answered_at")  # fmt: skip
@@ -41,10 +42,9 @@ def export(study: Study, store: Store, path: str | Path) -> int:
     """Write the answers to a CSV file, in whole or not at all; returns their number."""
     path, answers = Path(path), rows(study, store)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(answers)
-    os.replace(partial, path)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(answers)
+    write_atomically(path, text.getvalue().encode())
     return len(answers)

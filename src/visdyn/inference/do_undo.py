@@ -11,7 +11,6 @@ started once more, it goes on.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ from visdyn.datasets.bad_items import image_problem
 from visdyn.images import ImageRef
 from visdyn.mining.reversible import with_short_prompts
 from visdyn.models.editors.protocol import REVERSE_FROM, Edit, Guidance, ImageEditor, Request
+from visdyn.paths import file_digest, write_atomically
 from visdyn.quarantine import Quarantine
 from visdyn.trajectory import ReversiblePair
 
@@ -185,7 +185,7 @@ def run(
     pairs = doundo_bench.load(annotations, frames, unusable)
     pairs = with_short_prompts(pairs) if protocol.prompts == "short" else pairs
     _check_ids(pairs)
-    _claim_folder(output, protocol, Path(annotations), rank)
+    _claim_folder(output, protocol, Path(annotations))
     quarantine.items += unusable.items if rank == 0 else []
     folder = _Folder(output, editor, protocol, rank, quarantine)
     share = pairs[rank::world_size]
@@ -221,10 +221,9 @@ def _check_ids(pairs: Sequence[ReversiblePair]) -> None:
         seen.add(pair.id)
 
 
-def _claim_folder(output: Path, protocol: Protocol, annotations: Path, rank: int) -> None:
+def _claim_folder(output: Path, protocol: Protocol, annotations: Path) -> None:
     """Refuse a folder of another protocol; else record this one."""
-    digest = hashlib.sha256(annotations.read_bytes()).hexdigest()
-    record = json.loads(json.dumps({**asdict(protocol), "annotations": digest}))
+    record = json.loads(json.dumps({**asdict(protocol), "annotations": file_digest(annotations)}))
     path = output / SETTINGS_FILE
     if path.is_file() and (found := json.loads(path.read_text())) != record:
         differing = sorted(key for key in record if found.get(key) != record[key])
@@ -232,9 +231,7 @@ def _claim_folder(output: Path, protocol: Protocol, annotations: Path, rank: int
             f"{output} holds images of another run (different {', '.join(differing)}); choose another folder"
         )
     output.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f"{SETTINGS_FILE}.{rank}")
-    draft.write_text(json.dumps(record, indent=1) + "\n")
-    draft.replace(path)
+    write_atomically(path, (json.dumps(record, indent=1) + "\n").encode())
 
 
 @dataclass

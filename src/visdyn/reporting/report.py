@@ -72,26 +72,6 @@ def build_all(
     return outputs.status_frame(outcomes)
 
 
-def items_markdown(repository: str | Path | None = None, status: pd.DataFrame | None = None) -> str:
-    """Return the map of items as a Markdown table, for the README.
-
-    Args:
-        status: from `build_all`; without it, the status that items have once their results are there.
-    """
-    found = {} if status is None else status.set_index("id")["status"].to_dict()
-    lines = ["| paper | item | what | stage (notebook) | status |", "| --- | --- | --- | --- | --- |"]
-    for item in item_module.load(repository):
-        cells = [
-            item.paper,
-            item.label,
-            item.title,
-            f"{item.stage} (`{item.notebook}`)",
-            found.get(item.id, item.status),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
-
-
 def _page(profile: Path, repository: Path, item_map: ItemMap, outcomes: list[Outcome], commit: str | None) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),

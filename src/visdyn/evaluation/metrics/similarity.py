@@ -53,16 +53,6 @@ def l1(prediction: ImageRef, target: ImageRef, geometry: str = "paper") -> float
     return float(np.abs(difference).mean(dtype=np.float64) / 255)
 
 
-def cosine_pairs(encoder: ImageEncoder, images_a: Sequence[ImageRef], images_b: Sequence[ImageRef]) -> np.ndarray:
-    """Return the cosine of each pair of images as float64 (N,) in [-1, 1]: CLIP-I or DINO, as the encoder is.
-
-    Raises:
-        ValueError: sequences of different lengths, or an encoder whose answer is malformed.
-    """
-    _same_length(images_a, images_b, "images", "images")
-    return _compare_features(encoder.embed_images(images_a), encoder.embed_images(images_b), len(images_a))
-
-
 def clip_t(encoder: ImageTextEncoder, images: Sequence[ImageRef], texts: Sequence[str]) -> np.ndarray:
     """Return the cosine of each image with its text as float64 (N,) in [-1, 1].
 

@@ -164,12 +164,6 @@ class ImageFolder:
         return []
 
 
-def systems_in(root: str | Path) -> dict[str, ImageFolder]:
-    """Return every subfolder of `root` as a system, by name: what a leaderboard over whatever is there starts from."""
-    folders = sorted(path for path in Path(root).iterdir() if path.is_dir() and not path.name.startswith("."))
-    return {folder.name: ImageFolder(folder) for folder in folders}
-
-
 def _entry(item: Trajectory, paths: list[Path], root: Path) -> FolderEntry:
     expected = images.load(item.source).size
     if len(paths) > 1:

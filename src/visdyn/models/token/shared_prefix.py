@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -20,9 +19,6 @@ from transformers import DynamicCache
 
 from visdyn.models.token.scoring import Scores, check_inside_block
 from visdyn.models.token.sequences import TokenSequence
-
-if TYPE_CHECKING:
-    from visdyn.models.token.unified import UnifiedModel
 
 MIN_SHARED = 16  # a shorter common stretch costs a pass of its own and saves next to nothing
 _POSITIONS_AT_ONCE = 1024  # fp32 logits of 1,024 positions over 65,536 tokens take 256 MiB
@@ -246,37 +242,6 @@ def score_options(
     prompt = np.asarray(prompt)
     sequences = [TokenSequence(prompt, np.asarray(tokens), np.ones(len(tokens), np.float32)) for tokens in completions]
     return score_shared(lm, sequences, scored, pad, **options)
-
-
-def score_trajectories(
-    model: UnifiedModel, sources: np.ndarray, actions: Sequence[str], targets: np.ndarray, **options
-) -> dict[str, Scores]:
-    """Score trajectories in both directions, as a probe does with references and negatives together.
-
-    `fdp`: the target's codes, renormalised over the image vocabulary (definition D1); `idp`: the action's tokens, eos
-    left out. Give a reference and its negatives in one call: what they have in common is computed once.
-
-    Args:
-        sources, targets: int64 codes (N, h, w).
-        actions: N texts.
-        options: `batch_size` and `min_shared` of `score_shared`.
-    """
-    forward, inverse = trajectory_sequences(model, sources, actions, targets)
-    layout = model.layout
-    block = slice(layout.image_offset, layout.image_offset + layout.num_image_codes)
-    return {
-        "fdp": score_shared(model.lm, forward, slice(1, -2), layout.pad, restrict_to=block, **options),
-        "idp": score_shared(model.lm, inverse, slice(0, -1), layout.pad, **options),
-    }
-
-
-def trajectory_sequences(
-    model: UnifiedModel, sources: np.ndarray, actions: Sequence[str], targets: np.ndarray
-) -> tuple[list[TokenSequence], list[TokenSequence]]:
-    """Return the forward and the inverse sequences of N trajectories given as codes (N, h, w) and texts."""
-    rows = list(zip(sources, actions, targets, strict=True))
-    forward = [model.builder.forward(source, action, target) for source, action, target in rows]
-    return forward, [model.builder.inverse(source, target, action) for source, action, target in rows]
 
 
 def count_tokens(sequences: Sequence[TokenSequence], min_shared: int = MIN_SHARED) -> tuple[int, int]:
