@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import reporting_extra
 
+from visdyn.paths import repository_root
 from visdyn.reporting import published
 
 SUBSETS = ("magicbrush", "ag", "something", "whatsup", "kubric")
@@ -52,6 +53,9 @@ def write(profile: Path, seed: int = 0) -> Path:
         path = profile / "reports" / "results" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         frame.to_csv(path, index=False, float_format="%.6g")
+    # What data/recorded gives is the same in every profile; the committed results are read as they are.
+    recorded = repository_root() / "reports/results/recorded"
+    shutil.copytree(recorded, profile / "reports/results/recorded", dirs_exist_ok=True)
     _images(profile / "data" / "generated", rng)
     (profile / "params.yaml").write_text("root: .\n")
     return profile

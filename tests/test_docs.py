@@ -14,7 +14,17 @@ from visdyn.paths import repository_root
 
 ROOT = repository_root()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-FOLDERS = ("benchmarks", "data/external", "data/published", "docs", "hardware", "jupyter", "notebooks", "profiles")
+FOLDERS = (
+    "benchmarks",
+    "data/external",
+    "data/published",
+    "data/recorded",
+    "docs",
+    "hardware",
+    "jupyter",
+    "notebooks",
+    "profiles",
+)
 FOLDERS += ("src", "tests")
 OWN = {"hardware/hosts"}  # a user's file
 

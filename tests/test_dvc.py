@@ -41,6 +41,7 @@ NAMES = (
     "evaluation_doundo",
     "spatial",
     "human_study",
+    "recorded",
     "figures",
 )
 

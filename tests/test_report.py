@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 
+import pandas as pd
 import pytest
 import reporting_results
 
@@ -59,6 +60,19 @@ def test_page_names_every_item_its_status_and_contradictions(page):
     assert "Measured with the region judge" in page
     assert "not run: " in page.lower()
     assert "4 cells reproduced" in page
+
+
+def test_recorded_evidence_is_counted_apart_and_never_as_a_run_of_the_kit(page, status):
+    counted = status["recorded"].str.extractall(r"(\d+) (reproduced|contradicts|smaller scale)")
+    total = counted[0].astype(int).groupby(counted[1]).sum()
+    assert total.sum() == len(pd.read_csv(repository_root() / "reports/results/recorded/cells.csv"))
+    assert (status.loc[status["recorded"] != "", "reproduced"] == 0).all()
+    assert status.loc[status.index.str.startswith("r_"), "status"].unique().tolist() == ["recorded"]
+    assert f"{total['reproduced']} reproduced" in re.search(r"no run of this kit.*?</dd>", page)[0]
+    article = page[page.index('<article id="r_table2"') : page.index('<article id="r_table3"')]
+    assert "From the authors&#39; recorded replies, n = " in article
+    assert "Ours" not in article
+    assert re.search(r'is-contradicts"[^>]*><span class="ours">3\.08</span><span class="theirs">\[2\.52\]', article)
 
 
 def test_published_stands_beside_ours(page):

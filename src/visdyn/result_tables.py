@@ -145,6 +145,42 @@ TABLES: dict[str, Columns] = {
         "study": str, "criterion": str, "first": str, "second": str, "n": int, "annotators": int, "wins": int,
         "ties": int, "losses": int, "p_wilcoxon": float, "p_sign_flip": float,
     },
+    "recorded/cells.csv": {
+        "table": str, "panel": str, "row": str, "column": str, "system": str, "subset": str, "metric": str,
+        "average": str, "published": float, "value": float, "n": int, "dropped": int, "tolerance": float,
+        "status": str, "note": str,
+    },
+    "recorded/replies.csv": {
+        "system": str, "subset": str, "items": int, "samples": int, "n": int, "dropped": int, "dropped_items": str,
+        "score": float, "editing_success": float, "minimal_editing": float,
+    },
+    "recorded/averages.csv": {
+        "system": str, "criterion": str, "subsets": float, "pooled": float, "pooled_dropped_as_0": float,
+        "recorded": float, "n": int,
+    },
+    "recorded/identity.csv": {"system": str, "column": str, "cells": int, "equal": int},
+    "recorded/paired.csv": {
+        "system": str, "reference": str, "metric": str, "subset": str, "n": int, "clusters": int, "difference": float,
+        "low": float, "high": float, "wins": int, "ties": int, "losses": int, "p_sign_flip": float,
+        "p_wilcoxon": float,
+    },
+    "recorded/gains.csv": {
+        "system": str, "reference": str, "n": int, "n_reference": int, "score": float, "reference_score": float,
+        "percent": float, "low": float, "high": float,
+    },
+    "recorded/passes.csv": {
+        "system": str, "subset": str, "n": int, "image_cells": int, "image_equal": int, "printed": float,
+        "recorded": float, "difference": float,
+    },
+    "recorded/histograms.csv": {"system": str, "subset": str, "criterion": str, "score": int, "count": int},
+    "recorded/repository.csv": {
+        "system": str, "subset": str, "replies": int, "unread": int, "recorded": int, "different": int,
+        "aggregates": int, "aggregates_different": int,
+    },
+    "recorded/pictures.csv": {
+        "system": str, "subset": str, "index": int, "l1": float, "mean_l1": float, "recorded_l1": float,
+        "counts": bool, "reason": str,
+    },
     "external/aurora_copy.csv": {"subset": str, "geometry": str, "n": int, "l1": float, "published": float},
     "external/segments.csv": _SEGMENTS,
     "external/test_split.csv": {

@@ -152,6 +152,39 @@ def paired_difference(
     return PairedDifference(interval.value, interval.low, interval.high, interval.n, *signs)
 
 
+def resample_clusters(
+    values: np.ndarray, clusters: Sequence[Hashable], seed: int, num_resamples: int = 2000
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw whole clusters with replacement, and return what the values in them sum up to and how many there are.
+
+    Items that share a source are not independent of each other, so they are drawn together. `sums / counts` are the
+    means of one resample; strata are resampled one by one and their sums and counts added.
+
+    Args:
+        values: float (N, V), V quantities of the same N items; NaN where an item has none.
+        clusters: what each item stands on, e.g. its photograph (N,).
+        seed: of the draws, which all quantities share, so that differences of columns are paired.
+        num_resamples: R.
+
+    Returns:
+        sums float64 (R, V), counts int64 (R, V).
+
+    Raises:
+        ValueError: `values` is no array of items by quantities with a cluster for each item.
+    """
+    values = np.asarray(values, np.float64)
+    if values.ndim != 2 or not len(values) or len(clusters) != len(values):
+        raise ValueError(f"values of shape {values.shape} do not go with {len(clusters)} cluster labels")
+    labels, num_clusters = _number_clusters(clusters)
+    member = np.zeros((num_clusters, len(values)))  # (C, N)
+    member[labels, np.arange(len(values))] = 1
+    known = np.isfinite(values)
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(num_clusters, np.full(num_clusters, 1 / num_clusters), num_resamples)  # (R, C)
+    sums = drawn @ (member @ np.where(known, values, 0))
+    return sums, np.rint(drawn @ (member @ known)).astype(np.int64)
+
+
 def spread_over_seeds(values: Sequence[float]) -> Spread:
     """Return mean, sample standard deviation and n over seeds.
 
@@ -185,15 +218,20 @@ def sign_flip_test(
     difference = _differences(scores, reference)
     if len(clusters) != len(difference):
         raise ValueError(f"{len(clusters)} cluster labels for {len(difference)} pairs")
-    index: dict[Hashable, int] = {}
-    labels = np.array([index.setdefault(cluster, len(index)) for cluster in clusters])
-    sums = np.bincount(labels, weights=difference)
+    sums = np.bincount(_number_clusters(clusters)[0], weights=difference)
     exact = len(sums) <= _EXACT_CLUSTERS
     drawn = _all_signs(len(sums)) if exact else _drawn_signs(len(sums), num_permutations, seed)
     # A relative tolerance keeps the identity pattern and its mirror from falling to rounding.
     extreme = int((np.abs(drawn @ sums) >= abs(sums.sum()) - 1e-9 * np.abs(sums).sum()).sum())
     pvalue = extreme / len(drawn) if exact else (1 + extreme) / (1 + len(drawn))
     return PermutationResult(float(difference.mean()), pvalue, len(difference), len(sums), len(drawn), exact)
+
+
+def _number_clusters(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
+    """Return each item's cluster as a number from 0 on, in order of appearance, and how many there are."""
+    index: dict[Hashable, int] = {}
+    labels = np.array([index.setdefault(cluster, len(index)) for cluster in clusters])
+    return labels, len(index)
 
 
 def _all_signs(num_clusters: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from visdyn.params.human_study import HumanStudy
 from visdyn.params.mining import Mining
 from visdyn.params.probing import Probing
 from visdyn.params.reading import Name, ParamsError, Whole, from_mapping
+from visdyn.params.recorded import Recorded
 from visdyn.params.runtime import Data, Runtime
 from visdyn.params.spatial import Spatial
 from visdyn.params.verification import Verification
@@ -50,6 +51,7 @@ class Params:
     evaluation_doundo: EvaluationDoundo
     spatial: Spatial
     human_study: HumanStudy
+    recorded: Recorded
     figures: Figures
 
 

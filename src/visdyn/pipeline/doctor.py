@@ -158,7 +158,7 @@ def named_checkpoints(params: Params, known: Collection[str] = ()) -> dict[str, 
     """
     found: dict[str, list[str]] = {}
     for section in fields(params):
-        if section.name in ("root", "seed", "runtime", "data"):
+        if section.name in ("root", "seed", "runtime", "data", "recorded"):
             continue
         for text in _walk_texts(getattr(params, section.name)):
             if (text in known or _is_checkpoint(text)) and section.name not in found.setdefault(text, []):

@@ -11,12 +11,14 @@ from visdyn.reporting import names, summaries
 from visdyn.reporting.figures import bootstrapping_figures as figures_bootstrapping
 from visdyn.reporting.figures import doundo_figures as figures_doundo
 from visdyn.reporting.figures import figure_parts as figures_shared
+from visdyn.reporting.figures import recorded_figures as figures_recorded
 from visdyn.reporting.figures import schematic as figures_schematic
 from visdyn.reporting.results import Results
 from visdyn.reporting.tables import bootstrapping_tables as tables_bootstrapping
 from visdyn.reporting.tables import doundo_tables as tables_doundo
 from visdyn.reporting.tables import human_tables as tables_human
 from visdyn.reporting.tables import leaderboard_table as leaderboard
+from visdyn.reporting.tables import recorded_tables as tables_recorded
 from visdyn.reporting.tables import segments
 from visdyn.reporting.tables import spatial_tables as tables_spatial
 
@@ -65,6 +67,17 @@ TABLES: dict[str, TableBuilder] = {
     "b_table5": tables_human.table5,
     "b_table6": tables_bootstrapping.table6,
     "b_table7": tables_bootstrapping.table7,
+    "r_summary": lambda results, _, status: tables_recorded.summary(results),
+    "r_table2": tables_recorded.printed_table("b_table2"),
+    "r_table3": tables_recorded.printed_table("b_table3"),
+    "r_table4": tables_recorded.printed_table("b_table4"),
+    "r_table6": tables_recorded.printed_table("b_table6"),
+    "r_pairs": lambda results, _, status: tables_recorded.pairs(results),
+    "r_gains": lambda results, _, status: tables_recorded.gains(results),
+    "r_passes": lambda results, _, status: tables_recorded.passes(results),
+    "r_averages": lambda results, _, status: tables_recorded.averages(results),
+    "r_replies": lambda results, _, status: tables_recorded.replies(results),
+    "r_identity": lambda results, _, status: tables_recorded.identity(results),
     "d_figure3": segments.figure3,
     "d_figure4": segments.figure4,
     "d_table1": tables_doundo.table1,
@@ -135,6 +148,8 @@ FIGURES: dict[str, FigureBuilder] = {
     "b_figure11": lambda results: figures_bootstrapping.judge_distributions(
         {name or "region judge": scores for name, scores in tables_bootstrapping.judges(results, "")}
     ),
+    "r_figure11": lambda results: figures_recorded.draw_figure11(results.read("recorded/histograms.csv")),
+    "r_pairs": lambda results: figures_recorded.paired_differences(results.read("recorded/paired.csv")),
     "d_figure3": _make_segments_plot(figures_doundo.action_counts),
     "d_figure4": _benchmark_set,
     "d_figure6": _make_strips("evaluation_doundo/doundo_examples"),

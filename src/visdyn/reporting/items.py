@@ -12,7 +12,8 @@ from visdyn.reporting.results import Results
 from visdyn.result_tables import TABLES
 
 AXES = ("row", "column", "panel")
-STATUSES = ("reproduced", "smaller scale", "interpretation", "not run")
+RECORDED = "recorded"  # computed from what the authors recorded (data/recorded), never by a run of this kit
+STATUSES = ("reproduced", "smaller scale", "interpretation", RECORDED, "not run")
 
 
 class ItemError(ValueError):
@@ -25,7 +26,7 @@ class Item:
 
     Attributes:
         id: `b_table2`: paper, kind and number; also the name of its published CSV where it prints numbers.
-        paper: B (Bootstrapping), D (Do-Undo) or K (the kit's own checks).
+        paper: B (Bootstrapping), R (B's recorded replies), D (Do-Undo) or K (the kit's own checks).
         label, title: as the report prints them.
         stage, notebook: the stage that measures it and its notebook's stem.
         results, optional: files it is computed from; see the head of items.yaml.

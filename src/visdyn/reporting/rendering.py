@@ -10,7 +10,7 @@ import pandas as pd
 from visdyn.reporting import names, provenance, published, roster, tables
 from visdyn.reporting.builders import FIGURES, SCHEMATICS, TABLES
 from visdyn.reporting.figures import style
-from visdyn.reporting.items import Item, ItemMap
+from visdyn.reporting.items import RECORDED, Item, ItemMap
 from visdyn.reporting.results import EVALUATIONS, ResultError, Results
 from visdyn.reporting.tables import segments
 
@@ -29,7 +29,8 @@ class Outcome:
         roster: what became of every system that the paper's table lists (`roster.of_table`), None where it lists none.
         files: what was written.
         n, seeds: range of items a cell and of seeds, as text, "" where unknown.
-        reproduced: number of cells that are reproduced on the same data.
+        reproduced: number of cells that a run of this kit reproduced on the same data.
+        recorded: status -> number of cells that were recomputed from the authors' recorded replies; counted apart.
     """
 
     item: Item
@@ -42,6 +43,17 @@ class Outcome:
     n: str = ""
     seeds: str = ""
     reproduced: int = 0
+    recorded: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def whose(self) -> str:
+        """Whose values its table holds, as the table's footnote begins."""
+        return "From the authors' recorded replies" if self.item.status == RECORDED else tables.OURS
+
+    @property
+    def recorded_text(self) -> str:
+        """The cells of `recorded` in words, as `24 reproduced, 6 contradicts`; "" where there are none."""
+        return ", ".join(f"{count} {status}" for status, count in self.recorded.items())
 
 
 def build_item(item: Item, results: Results, reports: Path, repository: Path, strict: bool = False) -> Outcome:
@@ -82,7 +94,7 @@ def build_items(profile: str | Path, item_map: ItemMap, repository: str | Path, 
 
 
 def status_frame(outcomes: list[Outcome]) -> pd.DataFrame:
-    """Return one row an item: id, paper, label, title, stage, status, reproduced (cells), n, seeds, reason, files."""
+    """Return one row an item: id, paper, label, title, stage, status, reproduced and recorded (cells), n, ...files."""
     rows = [
         {
             "id": outcome.item.id,
@@ -92,6 +104,7 @@ def status_frame(outcomes: list[Outcome]) -> pd.DataFrame:
             "stage": outcome.item.stage,
             "status": outcome.status,
             "reproduced": outcome.reproduced,
+            "recorded": outcome.recorded_text,
             "n": outcome.n,
             "seeds": outcome.seeds,
             "reason": outcome.reason,
@@ -112,18 +125,23 @@ def _write_table(
         return
     frame = _fill_roster(outcome, frame, numbers, view, repository)
     outcome.table, outcome.kit = _split_systems(frame, item, numbers)
-    outcome.files += tables.write(outcome.table, item.table, reports / "tables", outcome.roster)
+    outcome.files += tables.write(outcome.table, item.table, reports / "tables", outcome.roster, outcome.whose)
     inputs = [path for path in _input_paths(item, view, repository) if path.is_file()]
     hashes = provenance.input_hashes(inputs, view.profile, repository)
     outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.table}.json", hashes))
     if outcome.kit is not None:
         outcome.files += tables.write(outcome.kit, item.kit_table, reports / "tables")
         outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.kit_table}.json", hashes))
+    if item.status == RECORDED and "n" in frame.columns:
+        outcome.n = _format_range(frame["n"])
     if "status" in frame.columns and "value" in frame.columns:
         mine = frame[frame["value"].notna()]
         outcome.n, outcome.seeds = _format_range(mine["n"]) or outcome.n, _format_range(mine["seeds"]) or outcome.seeds
-        outcome.reproduced = int((mine["status"] == "reproduced").sum())
-        outcome.status = _table_status(frame, item.status)
+        if item.status == RECORDED:
+            outcome.recorded = mine["status"].value_counts().sort_index().to_dict()
+        else:
+            outcome.reproduced = int((mine["status"] == "reproduced").sum())
+            outcome.status = _table_status(frame, item.status)
 
 
 def _split_systems(
@@ -215,6 +233,8 @@ def _figure_sizes(item: Item, view: Results) -> dict[str, str]:
     file = Path(name).name
     twins = {f"{stage}/{file}" for stage in EVALUATIONS.values()} <= set(item.files)
     frame = view.read_evaluations(file) if twins else view.read(name)
+    if item.status == RECORDED:  # its results count replies themselves
+        return {}
     if "source" in frame.columns and "count" in frame.columns:
         return {"n": _format_range(segments.totals(segments.of_split(view, "train")))}
     keys = [key for key in ("subset", "dataset", "video", "pair", "id") if key in frame.columns]

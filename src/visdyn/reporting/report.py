@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -64,7 +65,7 @@ def build_all(
         strict: raise errors of builders; by default they become `not run` with the error as reason.
 
     Returns:
-        id, paper, label, title, stage, status, reproduced, n, seeds, reason, files.
+        id, paper, label, title, stage, status, reproduced, recorded, n, seeds, reason, files.
     """
     repository = Path(repository or published.folder().parents[1]).resolve()
     outcomes = outputs.build_items(profile_root, item_module.load(repository), repository, strict)
@@ -90,11 +91,13 @@ def _page(profile: Path, repository: Path, item_map: ItemMap, outcomes: list[Out
         for key, paper in item_map.papers.items()
     ]
     cells = sum(outcome.reproduced for outcome in outcomes)
+    recorded = sum((Counter(outcome.recorded) for outcome in outcomes), Counter())
     page = environment.get_template("report.html.j2").render(
         sections=sections,
         counts=counts,
         total=len(outcomes),
         reproduced_cells=cells,
+        recorded_cells=dict(sorted(recorded.items())),
         versions=provenance.versions(),
         profile=_profile_name(profile, repository),
         commit=commit,
@@ -111,10 +114,11 @@ def _entry(outcome: Outcome, profile: Path, repository: Path) -> dict:
     frame = outcome.table
     comparison = frame is not None and set(tables.COLUMNS) <= set(frame.columns)
     frames = [part for part in (frame, outcome.kit) if part is not None] if comparison else []
-    grids = [vars(tables.grid(part)) | {"footnote": tables.footnote(part)} for part in frames]
+    grids = [vars(tables.grid(part)) | {"footnote": tables.footnote(part, outcome.whose)} for part in frames]
     return {
         "item": item,
         "outcome": outcome,
+        "recorded": outcome.recorded_text,
         "notebook": page.relative_to(reports).as_posix() if page.is_file() else None,
         "image": _embedded(png) if png else None,
         "grids": grids,

@@ -15,6 +15,8 @@ import pandas as pd
 CELL = ["panel", "row", "column"]
 COLUMNS = [*CELL, "value", "spread", "n", "seeds", "published", "published_spread", "digits", "status", "note"]
 DASH = "–"
+OURS = "Ours"  # whose values a table holds
+CONTRADICTS = "contradicts"  # status of a cell that the authors' own record does not meet
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Cell:
     def __str__(self) -> str:
         if not self.published:
             return self.ours or DASH
-        return f"{self.ours or DASH} [{self.published}]"
+        mark = " ≠" if self.status == CONTRADICTS else ""
+        return f"{self.ours or DASH}{mark} [{self.published}]"
 
 
 @dataclass(frozen=True)
@@ -83,38 +86,49 @@ def grid(frame: pd.DataFrame) -> Grid:
     return Grid(["", ""] if with_panel else [""], columns, rows)
 
 
-def footnote(frame: pd.DataFrame) -> str:
-    """Say in one paragraph what stands in the cells: n, seeds, spread, statuses, and where published values are."""
+def footnote(frame: pd.DataFrame, whose: str = OURS) -> str:
+    """Say in one paragraph what stands in the cells: n, seeds, spread, statuses, and where published values are.
+
+    Args:
+        frame: a comparison frame.
+        whose: what its values are; `OURS` are of a run of this kit.
+    """
     mine = frame[frame["value"].notna()]
     if mine.empty:
         return "Only published values: ours were not run."
-    parts = [f"Ours{_format_range(mine['n'], 'n = ', ' a cell')}{_format_range(mine['seeds'], '', ' seeds', ' seed')}"]
+    parts = [
+        f"{whose}{_format_range(mine['n'], 'n = ', ' a cell')}{_format_range(mine['seeds'], '', ' seeds', ' seed')}"
+    ]
     if mine["seeds"].notna().any():
         spread = mine["spread"].notna().any()
         parts.append("± is the standard deviation over seeds" if spread else "one seed, so no spread")
     if frame["published"].notna().any():
-        parts.append(f"published values stand in brackets; {DASH} was not run by us")
+        absent = "was not run by us" if whose == OURS else "is not recorded or not printed"
+        parts.append(f"published values stand in brackets; {DASH} {absent}")
     statuses = mine["status"].value_counts()
-    parts.append("status of our cells: " + ", ".join(f"{count} {name}" for name, count in sorted(statuses.items())))
+    parts.append(
+        f"status of {'our' if whose == OURS else 'the'} cells: "
+        + ", ".join(f"{count} {name}" for name, count in sorted(statuses.items()))
+    )
     return "; ".join(parts) + "."
 
 
-def markdown(frame: pd.DataFrame) -> str:
-    """Return the frame as a Markdown table, with a footnote where it is a comparison frame."""
+def markdown(frame: pd.DataFrame, whose: str = OURS) -> str:
+    """Return the frame as a Markdown table, with a footnote where it is a comparison frame (see `footnote`)."""
     heads, rows = _text_rows(frame)
     escaped = [[str(cell).replace("|", "\\|") for cell in row] for row in [heads, *rows]]
     lines = ["| " + " | ".join(row) + " |" for row in escaped]
     lines.insert(1, "|" + " --- |" * len(heads))
-    note = ["", footnote(frame)] if _is_comparison(frame) else []
+    note = ["", footnote(frame, whose)] if _is_comparison(frame) else []
     return "\n".join([*lines, *note]) + "\n"
 
 
-def latex(frame: pd.DataFrame) -> str:
+def latex(frame: pd.DataFrame, whose: str = OURS) -> str:
     """Return the frame as a LaTeX tabular with booktabs rules; special characters are escaped."""
     heads, rows = _text_rows(frame)
     labels = len(grid(frame).labels) if _is_comparison(frame) else 1
     body = [" & ".join(map(_escape_latex, row)) + r" \\" for row in rows]
-    note = [f"% {footnote(frame)}"] if _is_comparison(frame) else []
+    note = [f"% {footnote(frame, whose)}"] if _is_comparison(frame) else []
     head = " & ".join(map(_escape_latex, heads)) + r" \\"
     spec = "l" * labels + "r" * (len(heads) - labels)
     lines = [
@@ -130,7 +144,9 @@ def latex(frame: pd.DataFrame) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(frame: pd.DataFrame, name: str, folder: str | Path, below: pd.DataFrame | None = None) -> list[Path]:
+def write(
+    frame: pd.DataFrame, name: str, folder: str | Path, below: pd.DataFrame | None = None, whose: str = OURS
+) -> list[Path]:
     """Write `<name>.csv`, `<name>.md` and `<name>.tex` from one frame (6 significant digits in the CSV).
 
     Args:
@@ -138,6 +154,7 @@ def write(frame: pd.DataFrame, name: str, folder: str | Path, below: pd.DataFram
         name: file stem, for example `b_table2`.
         folder: created where absent.
         below: a second table for the Markdown file, such as the systems' roster.
+        whose: see `footnote`.
 
     Returns:
         The three paths.
@@ -146,8 +163,8 @@ def write(frame: pd.DataFrame, name: str, folder: str | Path, below: pd.DataFram
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in ("csv", "md", "tex")]
     frame.to_csv(paths[0], index=False, float_format="%.6g", lineterminator="\n")
-    paths[1].write_text(markdown(frame) + ("" if below is None else "\n" + markdown(below)))
-    paths[2].write_text(latex(frame))
+    paths[1].write_text(markdown(frame, whose) + ("" if below is None else "\n" + markdown(below)))
+    paths[2].write_text(latex(frame, whose))
     return paths
 
 
@@ -242,6 +259,7 @@ def _escape_latex(text: str) -> str:
         "$": r"\$",
         "±": r"$\pm$",
         "−": "$-$",
+        "≠": r"$\neq$",
     }.items():
         text = text.replace(plain, command)
     return text.replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$").replace(DASH, "--")

@@ -1,0 +1,1 @@
+"""What the authors of Bootstrapping recorded themselves: their judge's replies, as numbers (`data/recorded`)."""

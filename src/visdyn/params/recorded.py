@@ -1,0 +1,46 @@
+"""The section `recorded` of params.yaml: the authors' own recorded replies."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from visdyn.params.reading import Count, Name, NotNegative
+
+Average = Literal["subsets", "pooled", "pooled_dropped_as_0"]  # rules of evaluation/recorded/evidence.py
+
+
+@dataclass(frozen=True)
+class Tolerances:
+    """Largest distance at which a printed cell counts as met: points of 0 to 10, shares of 255, cosines."""
+
+    score: NotNegative
+    editing_success: NotNegative
+    minimal_editing: NotNegative
+    l1: NotNegative
+    clip_i: NotNegative
+    clip_t: NotNegative
+    dino: NotNegative
+
+
+@dataclass(frozen=True)
+class TableAverages:
+    """By which rule each table's averages are recomputed."""
+
+    b_table2: Average
+    b_table3: Average
+    b_table4: Average
+    b_table6: Average
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What the authors' recorded replies say of their tables (Bootstrapping, Tables 2, 3, 4 and 6, Figure 11)."""
+
+    tolerances: Tolerances
+    averages: TableAverages
+    resamples: Count
+    permutations: Count
+    repository: Name | None  # a clone of the authors' repository; None reads data/recorded alone
+    aurora: Name | None  # AURORA's root, to check the clone's pictures; None leaves them unread
+    pictures_l1: NotNegative  # of values in [0, 1]
