@@ -171,13 +171,14 @@ def test_histograms_count_every_reply(real):
 
 
 def test_cells_agree_with_the_comparison_made_by_hand(cells):
-    """An independent one, outside the repository: verdict by verdict for Tables 2 and 6, value by value for all."""
+    """An independent one, outside the repository; it gives Table 4 as levels, and averages Table 3 by other rules."""
     theirs = pd.read_csv(shared_evidence("recorded-judge/comparison.csv"))
     theirs["table"] = "b_table" + theirs["table"].str[6]
     for name, by_hand in theirs.groupby("table"):
         ours = cells[cells["table"] == name]
         assert len(ours) == len(by_hand)
-        assert sorted(ours["published"].round(3)) == sorted(by_hand["printed"].round(3))
+        if name != "b_table4":
+            assert sorted(ours["published"]) == pytest.approx(sorted(by_hand["printed"]))
         if name in ("b_table2", "b_table6"):
             equal = by_hand["verdict"].str.startswith("equal")
             assert (ours["status"] == "reproduced").sum() == equal.sum()
