@@ -105,10 +105,14 @@ def read_ledger(path: str | Path) -> pd.DataFrame:
     return ledger.assign(**{column: pd.to_numeric(ledger[column].replace("", np.nan)) for column in numbers})
 
 
-def printed_rows(ledger: pd.DataFrame, measured_only: bool = False) -> pd.DataFrame:
-    """Return the ledger for reading: claim, evidence, published, estimate, low, high, chains, n, verdict, in words.
+def printed_rows(ledger: pd.DataFrame, measured_only: bool = False, notes: bool = True) -> pd.DataFrame:
+    """Return the ledger for reading: claim, where it stands, evidence, numbers, verdict, all as text.
 
-    Numbers have the digits that the smallest effect asks for. What must be known of a row stands behind its claim.
+    Numbers have the digits that the smallest effect asks for.
+
+    Args:
+        measured_only: leave out what was not measured.
+        notes: say behind a claim what must be known of its row.
     """
     if measured_only:
         ledger = ledger[ledger["verdict"] != "not measured"]
@@ -116,10 +120,10 @@ def printed_rows(ledger: pd.DataFrame, measured_only: bool = False) -> pd.DataFr
     for row in ledger.itertuples():
         digits = 3 if pd.isna(row.smallest) else max(0, -math.floor(math.log10(row.smallest / 2)))
         numbers = [tables.number(getattr(row, name), digits) for name in ("published", "estimate", "low", "high")]
-        chains = "" if pd.isna(row.chains) else "none drawn" if row.chains == 0 else str(row.chains)
-        note = f" ({row.note})" if row.note else ""
+        chains = "" if pd.isna(row.chains) else "none drawn" if row.chains == 0 else str(int(row.chains))
+        note = f" ({row.note})" if notes and row.note else ""
         rows.append([f"{row.claim}{note}", f"{row.paper} {row.place}", row.evidence, *numbers, chains,
-                     "" if pd.isna(row.n) else str(row.n), row.verdict])  # fmt: skip
+                     "" if pd.isna(row.n) else str(int(row.n)), row.verdict])  # fmt: skip
     columns = ["claim", "stands in", "evidence", "published", "estimate", "low", "high", "chains", "n", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 

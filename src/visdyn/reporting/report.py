@@ -16,10 +16,11 @@ from jinja2 import Environment, FileSystemLoader, select_autoescape
 from PIL import Image
 
 from visdyn.reporting import items as item_module
-from visdyn.reporting import provenance, published, roster, tables
+from visdyn.reporting import ledger, provenance, published, roster, tables
 from visdyn.reporting import rendering as outputs
 from visdyn.reporting.items import ItemMap
 from visdyn.reporting.rendering import Outcome
+from visdyn.reporting.results import Results
 
 PORTRAIT_COLUMNS = 10  # tables with more are printed on a page across
 NUMBER_IN_TEXT = 12  # published values of figures are listed in full up to this many
@@ -31,6 +32,7 @@ def build(
     outcomes: list[Outcome] | None = None,
     commit: str | None = None,
     name: str = "index.html",
+    claims: pd.DataFrame | None = None,
 ) -> Path:
     """Write `<profile>/reports/index.html` and return its path.
 
@@ -40,13 +42,16 @@ def build(
         outcomes: from `outputs.build_items`; built here where absent.
         commit: printed at the foot where given. Left out by default, so that the page's bytes depend on results only.
         name: file name under reports/.
+        claims: from `ledger.build_ledger`; built here where absent.
     """
     profile = Path(profile_path).resolve()
     repository = Path(repository or published.folder().parents[1]).resolve()
     item_map = item_module.load(repository)
     if outcomes is None:
         outcomes = outputs.build_items(profile, item_map, repository)
-    page = _page(profile, repository, item_map, outcomes, commit)
+    if claims is None:
+        claims = ledger.build_ledger(Results(profile, repository=repository), repository)
+    page = _page(profile, repository, item_map, outcomes, claims, commit)
     path = profile / "reports" / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page)
@@ -56,7 +61,7 @@ def build(
 def build_all(
     profile_root: str | Path, repository: str | Path | None = None, commit: str | None = None, strict: bool = False
 ) -> pd.DataFrame:
-    """Write every table, every figure and the report of a profile; return the status of every item.
+    """Write the ledger of claims, every table, every figure and the report of a profile; return the items' statuses.
 
     Args:
         profile_root: folder of the profile (its `reports/` is written).
@@ -69,11 +74,20 @@ def build_all(
     """
     repository = Path(repository or published.folder().parents[1]).resolve()
     outcomes = outputs.build_items(profile_root, item_module.load(repository), repository, strict)
-    build(profile_root, repository, outcomes, commit)
+    claims = ledger.build_ledger(Results(Path(profile_root), repository=repository), repository)
+    ledger.write_ledger(claims, Path(profile_root) / "reports")
+    build(profile_root, repository, outcomes, commit, claims=claims)
     return outputs.status_frame(outcomes)
 
 
-def _page(profile: Path, repository: Path, item_map: ItemMap, outcomes: list[Outcome], commit: str | None) -> str:
+def _page(
+    profile: Path,
+    repository: Path,
+    item_map: ItemMap,
+    outcomes: list[Outcome],
+    claims: pd.DataFrame,
+    commit: str | None,
+) -> str:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         autoescape=select_autoescape(default=True),
@@ -93,6 +107,11 @@ def _page(profile: Path, repository: Path, item_map: ItemMap, outcomes: list[Out
     cells = sum(outcome.reproduced for outcome in outcomes)
     recorded = sum((Counter(outcome.recorded) for outcome in outcomes), Counter())
     page = environment.get_template("report.html.j2").render(
+        claims=[
+            {"head": item_map.papers[paper]["title"], "rows": ledger.printed_rows(own).to_dict("records")}
+            for paper, own in claims.groupby("paper", sort=False)
+        ],
+        claims_summary=ledger.summary(claims),
         sections=sections,
         counts=counts,
         total=len(outcomes),
