@@ -20,7 +20,7 @@ FIGURE_INPUTS := data/generated/evaluation data/generated/evaluation_doundo
 EXECUTED := $(patsubst notebooks/%.ipynb,reports/notebooks/%.html,$(filter-out %/explore.ipynb,$(wildcard notebooks/*.ipynb)))
 
 .DEFAULT_GOAL := help
-.PHONY: help environment repro test test-fast lab report figures external doctor paper human-study smoke lint format clean
+.PHONY: help environment repro verify test test-fast lab report figures external doctor paper human-study smoke lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -41,8 +41,13 @@ $(READY): $(BUILT) pyproject.toml jupyter/jupyter_server_config.json
 	@mkdir -p $(VENV)/etc/jupyter && cp jupyter/jupyter_server_config.json $(VENV)/etc/jupyter/
 	@touch $@
 
-repro: environment ## run the embedded pipeline: render, train, evaluate, draw
+repro: environment ## run the embedded pipeline (render, train, evaluate, draw), then compare its claims with the committed ones
 	dvc repro
+	@# The pipeline has finished; what follows says whether its claims are those of the last commit.
+	@python -m visdyn.pipeline.verify
+
+verify: environment ## compare the results here with the committed ones, claim by claim
+	python -m visdyn.pipeline.verify --profile $(PROFILE)
 
 test: environment ## run every test, the smoke pipeline included
 	python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)

@@ -18,8 +18,9 @@ ORDER = ("ground", "params", "compute", "endpoint", "kitchen", "datasets", "mini
          "evaluation", "human_study", "reporting", "stages")  # fmt: skip
 ASIDE = "pipeline"
 MOST_FILES = 15
-# BAGEL is the public code's own parts, one file each; of stages there is one file a stage, of params one a section.
-FULLER = {"models/bagel", "params", "stages"}
+# BAGEL is the public code's own parts, one file each; of stages there is one file a stage, of params one a section,
+# of pipeline one a command.
+FULLER = {"models/bagel", "params", "pipeline", "stages"}
 # The stand-in for a judge's server answers with a local model.
 UPWARDS = {("visdyn.endpoint.local_server", "models")}
 TWICE = {"rows"}  # of a table computed in parallel (compute), and of a packed batch (models/bagel)

@@ -22,6 +22,7 @@ from visdyn.datasets.inventory import ANNOTATIONS, take_inventory
 from visdyn.params import Params, load_params
 from visdyn.paths import UnsetVariableError, expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError
+from visdyn.pipeline.fingerprint import recall_machine
 from visdyn.pipeline.stage import open_stage
 
 # Description files in data/external of what lies under each root of section `data`.
@@ -74,6 +75,7 @@ def examine(profile: str = ".") -> list[Check]:
     checks = [
         *_check_benchmarks(params, profile, external),
         *_check_hardware(params),
+        _check_arithmetic(profile),
         *_check_models(params, profile, external),
         *_check_keys(params),
         *_check_libraries(),
@@ -215,6 +217,18 @@ def _check_keys(params: Params) -> Iterator[Check]:
     for name, needed in stages.items():
         present = bool(os.environ.get(name))
         yield Check("key", name, present, "set" if present else "not set", tuple(needed), f"export {name}=...")
+
+
+def _check_arithmetic(profile: str) -> Check:
+    """Say which family of machines this is, and on which the results here were computed."""
+    root = profile_root(profile)
+    machine, path = recall_machine(root / ".visdyn/machine.json"), root / "reports/machine.json"
+    others = sorted(json.loads(path.read_text())["machines"]) if path.is_file() else []
+    family = f"{machine.fingerprint} ({machine.cpu}, {machine.capability})"
+    if machine.fingerprint in others:
+        return Check("hardware", "arithmetic", True, f"{family}, as in reports/machine.json")
+    made = f"the results here were made by {', '.join(others)}" if others else "no results here name theirs"
+    return Check("hardware", "arithmetic", True, f"{family}; {made}: trained models will have other bytes")
 
 
 def _check_hardware(params: Params) -> Iterator[Check]:

@@ -63,6 +63,7 @@ def run_stage(name: str, profile: str = ".", values: dict[str, str] | None = Non
         Interrupted: a signal stopped it.
     """
     # Imported here so that a notebook's `from visdyn.pipeline.runner import open_stage` need not load papermill.
+    from visdyn.pipeline.fingerprint import recall_machine, record_stage
     from visdyn.pipeline.guards import key_of, read_entry, snapshot
     from visdyn.pipeline.kernel import Kernel, execute
     from visdyn.pipeline.notebooks import checked_parameters, stage_values
@@ -79,10 +80,12 @@ def run_stage(name: str, profile: str = ".", values: dict[str, str] | None = Non
     variables = _kernel_environment(settings.runtime, log, key_of(before), token)
     kernel = Kernel(notebook, output, parameters, log, root / f".visdyn/timings/{name}.json", name)
     with _set_environ(variables), supervised(token):
+        machine = recall_machine(root / ".visdyn/machine.json")
         error = execute(kernel)
     if error:
         raise StageError(_describe_failure(error, output, log))
     _refuse_changes(root, entry, before)
+    record_stage(root / "reports/machine.json", name, machine)
     shutil.rmtree(root / ".visdyn/scratch" / name, ignore_errors=True)  # the outputs hold what it led to
     return output
 

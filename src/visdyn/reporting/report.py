@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -80,6 +81,11 @@ def build_all(
     return outputs.status_frame(outcomes)
 
 
+def _read_machines(path: Path) -> list[str]:
+    """The fingerprints alone: equal arithmetic gives equal pages, whatever the processor's name."""
+    return sorted(json.loads(path.read_text())["machines"]) if path.is_file() else []
+
+
 def _page(
     profile: Path,
     repository: Path,
@@ -118,6 +124,7 @@ def _page(
         reproduced_cells=cells,
         recorded_cells=dict(sorted(recorded.items())),
         versions=provenance.versions(),
+        machines=_read_machines(profile / "reports/machine.json"),
         profile=_profile_name(profile, repository),
         commit=commit,
         text_numbers=_text_numbers(item_map, repository),
