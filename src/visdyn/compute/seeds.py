@@ -1,5 +1,7 @@
-"""Seeds of single items: what is drawn for an item depends on the run's seed and the item's name, never on its place.
+"""Seeds: of a chain's trainings and samples, and of single items.
 
+A *chain* is one whole draw of the experiment: base, IDM, labels, FDMs, candidates; generator, Do-Undo. Every draw of a
+chain has a seed of its own. What is drawn for an item depends on that seed and the item's name, never on its place.
 The formats of these strings and their hashes decide results: a change of one changes every sample drawn with it.
 """
 
@@ -11,6 +13,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import torch
+
+
+def training_seed(seed: int, run: str, chain: int | None = None) -> int:
+    """Return the seed of a training: initialisation, order of the data, dropout, noise. It is even.
+
+    Args:
+        seed: the profile's.
+        run: kind of training, such as `base` or `fdm`; the arms of one chain share their seed, so that they differ by
+            data and weights alone.
+        chain: None for a model that all chains share.
+    """
+    return 2 * _hash_chain(seed, f"training/{run}", chain)
+
+
+def sampling_seed(seed: int, what: str, chain: int) -> int:
+    """Return the seed of a chain's `images`, `candidates` or `labels`. It is odd, so that no training has it."""
+    return 2 * _hash_chain(seed, f"sampling/{what}", chain) + 1
+
+
+def _hash_chain(seed: int, name: str, chain: int | None) -> int:
+    """Return 30 bits of a SHA-256: NumPy and transformers take no seed of more than 32."""
+    digest = hashlib.sha256(f"{seed}/{name}/{'shared' if chain is None else chain}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 2
 
 
 def item_seed(seed: int, *parts: str) -> int:

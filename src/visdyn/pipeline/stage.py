@@ -15,6 +15,7 @@ from visdyn.paths import expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.tables import write_json, write_table
 from visdyn.result_tables import check_columns
+from visdyn.training.runs import of_chain
 
 RESULTS = "reports/results"
 METRICS = "reports/metrics"  # apart from the results: DVC takes no metrics file inside a folder that is an output
@@ -45,6 +46,11 @@ class Stage:
     def seed(self) -> int:
         """The profile's seed."""
         return self.settings.seed
+
+    @property
+    def chains(self) -> tuple[int, ...]:
+        """The profile's chains; a member of a chain has its seeds from `compute.seeds`, and its folder from `runs`."""
+        return self.settings.chains
 
     @property
     def log(self) -> Path:
@@ -93,6 +99,14 @@ class Stage:
             raise StageError(f"stage {self.name} needs data.{name}; name its folder in {self.root / 'params.yaml'}")
         return self.located(given, f"data.{name}")
 
+    def in_chains(self, name_or_path: str) -> list[tuple[int, str]]:
+        """Return (chain, reference) of a model that is measured: in every chain that has a run of its own.
+
+        A model that serves every chain stands once, under the first: measured again it would count as another draw.
+        """
+        own = of_chain(self.root / name_or_path, self.chains[0]) is not None
+        return [(chain, self.reference(name_or_path, chain)) for chain in (self.chains if own else self.chains[:1])]
+
     def located(self, path: str, name: str = "a path in params.yaml") -> Path:
         """Return a path of the parameters: `~` and `$NAME` expanded, a relative one from the profile.
 
@@ -101,13 +115,21 @@ class Stage:
         """
         return self.root / expanded(path, name)
 
-    def reference(self, name_or_path: str) -> str:
+    def reference(self, name_or_path: str, chain: int | None = None) -> str:
         """Return what `from_pretrained` takes: the profile's own folder where it exists, else the name (hub id).
 
         A folder that holds a `reference.json` (stage base_models, `base_models.references`) stands for what it names: a
         hub id, or a folder, in the profile where there is one of that name.
+
+        Args:
+            chain: takes this chain's run where the name stands for runs of chains (`training.runs.of_chain`); without
+                it the first chain's is taken.
+
+        Raises:
+            FileNotFoundError: other chains have a run, this one has none.
         """
         inside = self.root / name_or_path
+        inside = of_chain(inside, self.chains[0] if chain is None else chain) or inside
         if not inside.exists():
             return name_or_path
         pointer = inside / REFERENCE

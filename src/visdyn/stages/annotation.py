@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import torch
 
 from visdyn.compute.rows import Execution
+from visdyn.compute.seeds import sampling_seed
 from visdyn.datasets.annotated import write_annotated
 from visdyn.inference.annotation import Decoding, Labelled, Labeller, annotate_pairs
 from visdyn.kitchen.truth import open_truth
@@ -15,9 +16,10 @@ from visdyn.mining.mined_files import ImagePair, read_lengths, read_pairs
 from visdyn.mining.stratified import stratified_top_k
 from visdyn.pipeline.stage import Stage
 from visdyn.quarantine import Quarantine
+from visdyn.training.runs import member
 
 PAIRS = ["dataset", "class", "video", "pair", "action", "log_likelihood", "selected", "true_action", "correct"]
-SUMMARY = ["dataset", "videos", "mean_seconds", "total_hours", "observations_per_video", "actions_per_video"]
+SUMMARY = ["chain", "dataset", "videos", "mean_seconds", "total_hours", "observations_per_video", "actions_per_video"]
 SUMMARY += ["words_per_action", "pairs", "selected"]
 
 
@@ -26,19 +28,33 @@ def load_pairs(stage: Stage) -> list[ImagePair]:
     return read_pairs(stage.path("data/mined"))
 
 
-def label_pairs(stage: Stage, pairs: Sequence[ImagePair], quarantine: Quarantine) -> list[Labelled]:
-    """Label the pairs with the IDM that `annotation.model` names: one process a GPU, or a core where there is none."""
+def label_pairs(stage: Stage, pairs: Sequence[ImagePair], quarantine: Quarantine) -> dict[int, list[Labelled]]:
+    """Label the pairs with every chain's IDM (`annotation.model`); what cannot be read is set aside once.
+
+    Returns:
+        chain -> labelled pairs.
+    """
+    first = stage.chains[0]
+    return {
+        chain: _label_chain(stage, chain, pairs, quarantine if chain == first else Quarantine())
+        for chain in stage.chains
+    }
+
+
+def _label_chain(stage: Stage, chain: int, pairs: Sequence[ImagePair], quarantine: Quarantine) -> list[Labelled]:
+    """Label with one chain's IDM: one process a GPU, or a core where there is none."""
     params, gpus = stage.params, torch.cuda.device_count() if stage.device == "cuda" else 0
-    decoding = Decoding(params.decoding, params.temperature, params.max_new_tokens, stage.seed)
-    labeller = Labeller(stage.reference(params.model), stage.device, decoding)
+    seed = sampling_seed(stage.seed, "labels", chain)
+    decoding = Decoding(params.decoding, params.temperature, params.max_new_tokens, seed)
+    labeller = Labeller(stage.reference(params.model, chain), stage.device, decoding)
     runtime = stage.settings.runtime
     execution = Execution(params.executor, gpus, gpus=min(gpus, 1), log=stage.log, log_seconds=runtime.log_seconds)
-    return annotate_pairs(labeller, pairs, stage.scratch("labels"), params.batch_size, execution, quarantine)
+    return annotate_pairs(labeller, pairs, stage.scratch(f"labels/s{chain}"), params.batch_size, execution, quarantine)
 
 
-def select_pairs(stage: Stage, labelled: Sequence[Labelled]) -> list[Labelled]:
-    """Select `annotation.top_k_per_dataset` pairs of each dataset (`select`)."""
-    return select(labelled, stage.params.top_k_per_dataset)
+def select_pairs(stage: Stage, labelled: Mapping[int, Sequence[Labelled]]) -> dict[int, list[Labelled]]:
+    """Select `annotation.top_k_per_dataset` pairs of each dataset in each chain (`select`)."""
+    return {chain: select(items, stage.params.top_k_per_dataset) for chain, items in labelled.items()}
 
 
 def select(labelled: Sequence[Labelled], k: int) -> list[Labelled]:
@@ -52,15 +68,20 @@ def select(labelled: Sequence[Labelled], k: int) -> list[Labelled]:
     ]
 
 
-def write_selected(stage: Stage, labelled: Sequence[Labelled], selected: Sequence[Labelled]) -> pd.DataFrame:
-    """Write the selected triplets to `data/annotated` and return the table of all pairs (annotation/pairs.csv).
+def write_selected(
+    stage: Stage, labelled: Mapping[int, Sequence[Labelled]], selected: Mapping[int, Sequence[Labelled]]
+) -> pd.DataFrame:
+    """Write each chain's triplets to `data/annotated/s<chain>`; return the table of all pairs (annotation/pairs.csv).
 
     The known actions, where there are any, are written beside the labels for measuring only.
     """
-    actions = open_truth(stage.kitchen).true_actions([item.pair.frames for item in labelled])
-    table, triplets = pairs_table(labelled, selected, actions or [""] * len(labelled))
-    write_annotated(triplets, stage.path("data/annotated"))
-    return table
+    truth, tables = open_truth(stage.kitchen), []
+    for chain, items in labelled.items():
+        actions = truth.true_actions([item.pair.frames for item in items])
+        table, triplets = pairs_table(items, selected[chain], actions or [""] * len(items))
+        write_annotated(triplets, member(stage.path("data/annotated"), chain))
+        tables.append(table.assign(chain=chain))
+    return pd.concat(tables, ignore_index=True)[["chain", *PAIRS]]
 
 
 def pairs_table(
@@ -91,23 +112,24 @@ def pairs_table(
 
 
 def summarise_datasets(stage: Stage, table: pd.DataFrame) -> pd.DataFrame:
-    """Summarise the pairs of each dataset as the paper's Table 7 does (`mining_summary`)."""
+    """Summarise the pairs of each chain and dataset as the paper's Table 7 does (`mining_summary`)."""
     return mining_summary(table, read_lengths(stage.path("data/mined")))
 
 
 def mining_summary(table: pd.DataFrame, lengths: pd.DataFrame) -> pd.DataFrame:
-    """Summarise mined and labelled pairs per dataset as the paper's Table 7 does (annotation/summary.csv).
+    """Summarise mined and labelled pairs per chain and dataset as the paper's Table 7 does (annotation/summary.csv).
 
     Args:
-        table: as `pairs_table` returns it.
+        table: as `write_selected` returns it.
         lengths: of all clips that were mined, also those without a pair (`visdyn.mining.mined_files.read_lengths`).
     """
     rows = []
-    for dataset, part in table.groupby("dataset"):
+    for (chain, dataset), part in table.groupby(["chain", "dataset"]):
         seconds = lengths.loc[lengths["dataset"] == dataset, "seconds"]
         videos = part.groupby(["class", "video"]).size()
         rows.append(
             {
+                "chain": chain,
                 "dataset": dataset,
                 "videos": len(videos),
                 "mean_seconds": seconds.mean(),

@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
+from visdyn.compute.seeds import training_seed
 from visdyn.kitchen.state import NOUNS
 from visdyn.kitchen.text import vocabulary
 from visdyn.pipeline.stage import REFERENCE, Stage
 from visdyn.training.engine.launch import Job, run_jobs
+from visdyn.training.runs import member, members_in, run_name
 from visdyn.training.tiny.generator import GeneratorData
 
 
@@ -56,11 +58,12 @@ def train(stage: Stage) -> dict[str, float]:
 
 
 def base_jobs(stage: Stage) -> list[Job]:
-    """Return the jobs of stage `base_models`, the longest chain first, without those of models that are only named.
+    """Return the jobs of stage `base_models`, the longest first, without those of models that are only named.
 
-    The image tokenizer is written to the stage's scratch folder: the base model holds its own copy.
+    The instruments (tokenizer, autoencoder, encoders) are trained once, a base and a generator in every chain. The
+    image tokenizer is written to the stage's scratch folder: each base holds its own copy.
     """
-    params, seed = stage.params, stage.seed
+    params = stage.params
     left = params.references.trained
     if not left:
         return []
@@ -74,49 +77,68 @@ def base_jobs(stage: Stage) -> list[Job]:
     tokenizer = str(stage.scratch("tokenizer") / "vqgan")
     words, sizes = list(vocabulary()), asdict(params.tokenizer_model)
 
-    def job(name: str, function: str, after: tuple[str, ...] = (), **arguments) -> Job:
-        recipe = {**asdict(getattr(params, name)), "seed": seed}
-        arguments = {"output": str(stage.path(f"models/{name}")), "recipe": recipe, **arguments}
-        return Job(name, function, arguments, after)
+    def job(model: str, function: str, chain: int | None = None, after: tuple[str, ...] = (), **arguments) -> Job:
+        folder = stage.path(f"models/{model}")
+        recipe = {**asdict(getattr(params, model)), "seed": training_seed(stage.seed, model, chain)}
+        output = str(folder if chain is None else member(folder, chain))
+        name = model if chain is None else run_name(model, chain)
+        return Job(name, function, {"output": output, "recipe": recipe, **arguments}, after)
 
-    jobs = [
-        job(
-            "tokenizer", "visdyn.training.tiny.tokenizer:train_tokenizer", images=images, output=tokenizer, model=sizes
-        ),
-        job("autoencoder", "visdyn.training.tiny.autoencoder_recipe:train_autoencoder", images=images),
-        job(
-            "base",
-            "visdyn.training.tiny.base_model:train_base",
-            ("tokenizer",),
-            images=images,
-            captions=texts,
-            pairs=pairs,
-            vqgan=tokenizer,
-            architecture=asdict(params.base_model),
-            extra_words=words,
-        ),
-        job(
-            "generator",
-            "visdyn.training.tiny.generator:train_generator",
-            ("autoencoder",),
-            data=GeneratorData(
-                autoencoder=str(stage.path("models/autoencoder")),
+    jobs = {
+        "tokenizer": [
+            job("tokenizer", "visdyn.training.tiny.tokenizer:train_tokenizer", images=images, output=tokenizer,
+                model=sizes)
+        ],
+        "autoencoder": [
+            job("autoencoder", "visdyn.training.tiny.autoencoder_recipe:train_autoencoder", images=images)
+        ],
+        "base": [
+            job(
+                "base",
+                "visdyn.training.tiny.base_model:train_base",
+                chain,
+                ("tokenizer",),
+                images=images,
                 captions=texts,
-                frame_pairs=pairs,
-                prompts=str(stage.path("data/kitchen/doundo/annotations_train.json")),
-            ),
-            model=params.generator_model,
-            whole=list(NOUNS),
-        ),
-        job("clip", "visdyn.training.tiny.encoder_recipe:train_clip", images=images, captions=texts, extra_texts=words),
-        job("dino", "visdyn.training.tiny.encoder_recipe:train_dino", images=images),
-    ]
-    return [job for job in jobs if job.name in left or (job.name == "tokenizer" and "base" in left)]
+                pairs=pairs,
+                vqgan=tokenizer,
+                architecture=asdict(params.base_model),
+                extra_words=words,
+            )
+            for chain in stage.chains
+        ],
+        "generator": [
+            job(
+                "generator",
+                "visdyn.training.tiny.generator:train_generator",
+                chain,
+                ("autoencoder",),
+                data=GeneratorData(
+                    autoencoder=str(stage.path("models/autoencoder")),
+                    captions=texts,
+                    frame_pairs=pairs,
+                    prompts=str(stage.path("data/kitchen/doundo/annotations_train.json")),
+                ),
+                model=params.generator_model,
+                whole=list(NOUNS),
+            )
+            for chain in stage.chains
+        ],
+        "clip": [
+            job("clip", "visdyn.training.tiny.encoder_recipe:train_clip", images=images, captions=texts,
+                extra_texts=words)
+        ],
+        "dino": [job("dino", "visdyn.training.tiny.encoder_recipe:train_dino", images=images)],
+    }  # fmt: skip
+    wanted = [name for name in jobs if name in left or (name == "tokenizer" and "base" in left)]
+    return [job for name in wanted for job in jobs[name]]
 
 
 def training_curves(stage: Stage) -> pd.DataFrame:
-    """Return the loss of every model that was trained here: columns model, step, loss."""
-    columns = ["model", "step", "loss"]
-    names = stage.params.references.trained
-    curves = [pd.read_csv(stage.path(f"models/{name}") / "training.csv").assign(model=name) for name in names]
+    """Return the loss of every model that was trained here: columns model, chain (empty: of all chains), step, loss."""
+    columns, curves = ["model", "chain", "step", "loss"], []
+    for name in stage.params.references.trained:
+        folder = stage.path(f"models/{name}")
+        for chain, path in members_in(folder) or [(None, folder)]:
+            curves.append(pd.read_csv(path / "training.csv").assign(model=name, chain=chain))
     return pd.concat(curves)[columns] if curves else pd.DataFrame(columns=columns)
