@@ -48,7 +48,7 @@ def _horizontal_lines(results: Results) -> dict[str, float]:
     if scores is None:
         return {}
     scores = scores[(scores["metric"] == "score") & scores["system"].isin(["copy", "tokenizer_ceiling"])]
-    means = summaries.macro_over_seeds(scores, ["system"])
+    means = summaries.macro_over_chains(scores, ["system"])
     return {names.FDM_SYSTEMS[entry.system]: entry.value for entry in means.itertuples()}
 
 

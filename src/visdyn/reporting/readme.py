@@ -46,43 +46,44 @@ def _learned(results: Results) -> list[tuple[str, str]]:
     texts = results.read("idm_evaluation/text_metrics.csv")
     exact = texts[texts["metric"] == "exact"].set_index("model")
     n = int(exact["n"].iloc[0])
-    values = " / ".join(f"{exact.loc[name, 'value']:.2f}" for name in ("zero_shot", "idm_same_labels", "idm"))
+    values = " / ".join(_spread(exact.loc[[name], "value"]) for name in ("zero_shot", "idm_same_labels", "idm"))
     pairs = results.read("annotation/pairs.csv")
-    known = pairs[(pairs["selected"] == 1) & pairs["correct"].notna()]
+    known = pairs[(pairs["selected"] == 1) & pairs["correct"].notna()].groupby("chain")["correct"]
     return [
         (f"tokenizer's ceiling: the target encoded and decoded, judged 0 to 10 (n = {int(ceiling['n'])})",
          f"{ceiling['value']:.1f}"),
         (f"IDM, exact match: zero-shot / same labels as the FDM / all labels (n = {n})", values),
-        (f"synthetic labels that are right, of those selected (n = {len(known)})", f"{known['correct'].mean():.2f}"),
+        (f"synthetic labels that are right, of those selected (n = {known.size().max()})", _spread(known.mean())),
     ]  # fmt: skip
 
 
 def _forward(results: Results) -> list[tuple[str, str]]:
     scores = results.read("evaluation/fdm_scores.csv")
     scores = scores[scores["metric"].isin(["score", "success"])]
-    seeds = scores.groupby(["system", "metric", "seed"])["value"].mean()
-    n = scores.groupby(["system", "metric", "seed"])["id"].size().max()
-    shown = [name for name in names.FDM_SYSTEMS if name in seeds.index.get_level_values(0) and name != "oracle"]
+    chains = scores.groupby(["system", "metric", "chain"])["value"].mean()
+    n = scores.groupby(["system", "metric", "chain"])["id"].size().max()
+    shown = [name for name in names.FDM_SYSTEMS if name in chains.index.get_level_values(0) and name != "oracle"]
     return [
         (
             f"FDM, judge's score / success: {names.fdm_system(name)} (n = {n})",
-            f"{_spread(seeds.loc[name, 'score'])} / {_spread(seeds.loc[name, 'success'])}",
+            f"{_spread(chains.loc[name, 'score'])} / {_spread(chains.loc[name, 'success'])}",
         )
         for name in shown
     ]
 
 
-def _spread(seeds: pd.Series) -> str:
-    return f"{seeds.mean():.2f} ± {seeds.std(ddof=1):.2f}" if len(seeds) > 1 else f"{seeds.mean():.2f}"
+def _spread(chains: pd.Series) -> str:
+    return f"{chains.mean():.2f} ± {chains.std(ddof=1):.2f}" if len(chains) > 1 else f"{chains.mean():.2f}"
 
 
 def _verification(results: Results) -> tuple[str, str]:
-    curves = verification_curves(results.read("verification/candidates.csv"))
-    curves = curves[curves["subset"] == "all"].groupby(["selector", "k"])["value"].mean()
-    most = curves.index.get_level_values("k").max()
-    chosen = [curves["random", 1], *(curves[name, most] for name in ("idm", "likelihood", "oracle"))]
+    each = results.read("verification/candidates.csv").groupby("chain")
+    curves = pd.concat([verification_curves(candidates).assign(chain=chain) for chain, candidates in each])
+    means = curves[curves["subset"] == "all"].groupby(["selector", "k", "chain"])["value"].mean()
+    most = curves["k"].max()
+    chosen = [means["random", 1], *(means[name, most] for name in ("idm", "likelihood", "oracle"))]
     what = f"verification, K = 1 / best of {most} by the IDM / by the FDM itself / by an oracle"
-    return what, " / ".join(f"{value:.2f}" for value in chosen)
+    return what, " / ".join(map(_spread, chosen))
 
 
 def _spatial(results: Results) -> list[tuple[str, str]]:
@@ -91,9 +92,10 @@ def _spatial(results: Results) -> list[tuple[str, str]]:
         return []
     own = accuracy[(accuracy["benchmark"] == "kitchen") & (accuracy["mode"] == "likelihood_sum")].set_index("model")
     shown = [name for name in ("zero_shot", "idm", "supervised", "synthetic_weighted") if name in own.index]
+    values = [_spread(own.loc[[name], "accuracy"]) for name in shown]
     labels = " / ".join(names.spatial_model(name) for name in shown)
     what = f"spatial questions by likelihood: {labels} / chance (n = {int(own['n'].iloc[0])})"
-    return [(what, " / ".join(f"{value:.2f}" for value in [*own.loc[shown, "accuracy"], own["chance"].iloc[0]]))]
+    return [(what, " / ".join([*values, f"{own['chance'].iloc[0]:.2f}"]))]
 
 
 def _doundo(results: Results) -> list[tuple[str, str]]:
@@ -104,10 +106,10 @@ def _doundo(results: Results) -> list[tuple[str, str]]:
     rows = []
     for system, name in EDITORS.items():
         own = long[long["system"] == system]
-        chain = own[own["reverse_from"] == "generated"]
-        measures = [(own[own["direction"] == "forward"], "success"), (chain, "returned"), (chain, "joint")]
-        parts = [part[part["metric"] == metric].groupby("seed")["value"] for part, metric in measures]
-        what = f"{name}: forward success / chain returns / both (n = {parts[0].size().max()})"
+        undone = own[own["reverse_from"] == "generated"]
+        measures = [(own[own["direction"] == "forward"], "success"), (undone, "returned"), (undone, "joint")]
+        parts = [part[part["metric"] == metric].groupby("chain")["value"] for part, metric in measures]
+        what = f"{name}: forward success / undone from there it returns / both (n = {parts[0].size().max()})"
         rows.append((what, " / ".join(_spread(part.mean()) for part in parts)))
     return rows
 

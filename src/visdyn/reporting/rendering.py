@@ -28,7 +28,7 @@ class Outcome:
         kit: the same for the kit's further systems (and the baselines), None where there are none.
         roster: what became of every system that the paper's table lists (`roster.of_table`), None where it lists none.
         files: what was written.
-        n, seeds: range of items a cell and of seeds, as text, "" where unknown.
+        n, chains: range of items a cell and of chains, as text, "" where unknown.
         reproduced: number of cells that a run of this kit reproduced on the same data.
         recorded: status -> number of cells that were recomputed from the authors' recorded replies; counted apart.
     """
@@ -41,7 +41,7 @@ class Outcome:
     roster: pd.DataFrame | None = None
     files: list[Path] = field(default_factory=list)
     n: str = ""
-    seeds: str = ""
+    chains: str = ""
     reproduced: int = 0
     recorded: dict[str, int] = field(default_factory=dict)
 
@@ -106,7 +106,7 @@ def status_frame(outcomes: list[Outcome]) -> pd.DataFrame:
             "reproduced": outcome.reproduced,
             "recorded": outcome.recorded_text,
             "n": outcome.n,
-            "seeds": outcome.seeds,
+            "chains": outcome.chains,
             "reason": outcome.reason,
             "files": " ".join(path.name for path in outcome.files),
         }
@@ -136,7 +136,7 @@ def _write_table(
         outcome.n = _format_range(frame["n"])
     if "status" in frame.columns and "value" in frame.columns:
         mine = frame[frame["value"].notna()]
-        outcome.n, outcome.seeds = _format_range(mine["n"]) or outcome.n, _format_range(mine["seeds"]) or outcome.seeds
+        outcome.n, outcome.chains = _format_range(mine["n"]) or outcome.n, _format_range(mine["chains"]) or outcome.chains
         if item.status == RECORDED:
             outcome.recorded = mine["status"].value_counts().sort_index().to_dict()
         else:
@@ -223,7 +223,7 @@ def _input_paths(item: Item, view: Results, repository: Path) -> list[Path]:
 
 
 def _figure_sizes(item: Item, view: Results) -> dict[str, str]:
-    """n and seeds behind a figure: distinct items (else rows) of its first result, or images of its first .npz.
+    """n and chains behind a figure: distinct items (else rows) of its first result, or images of its first .npz.
 
     Where an item reads the same file of both papers' evaluations, the rows of both count.
     """
@@ -239,7 +239,7 @@ def _figure_sizes(item: Item, view: Results) -> dict[str, str]:
         return {"n": _format_range(segments.totals(segments.of_split(view, "train")))}
     keys = [key for key in ("subset", "dataset", "video", "pair", "id") if key in frame.columns]
     count = len(frame[keys].drop_duplicates()) if {"id", "video"} & set(keys) else len(frame)
-    return {"n": str(count), "seeds": str(frame["seed"].nunique()) if "seed" in frame.columns else ""}
+    return {"n": str(count), "chains": str(frame["chain"].nunique()) if "chain" in frame.columns else ""}
 
 
 def _format_range(values: pd.Series) -> str:

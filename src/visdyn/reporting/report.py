@@ -71,7 +71,7 @@ def build_all(
         strict: raise errors of builders; by default they become `not run` with the error as reason.
 
     Returns:
-        id, paper, label, title, stage, status, reproduced, recorded, n, seeds, reason, files.
+        id, paper, label, title, stage, status, reproduced, recorded, n, chains, reason, files.
     """
     repository = Path(repository or published.folder().parents[1]).resolve()
     outcomes = outputs.build_items(profile_root, item_module.load(repository), repository, strict)

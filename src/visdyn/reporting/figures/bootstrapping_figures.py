@@ -95,7 +95,7 @@ def recognition_weights(arrays: Mapping[str, np.ndarray], max_columns: int = 7) 
 def verification_curves(
     curves: pd.DataFrame, published: Mapping[str, float] | None = None, arm: str | None = None
 ) -> Figure:
-    """Figure 4: judge score against K for four ways to select, by subset and average; bands are +- one sd over seeds.
+    """Figure 4: judge score against K for four ways to select, by subset and average; bands are +- one sd over chains.
 
     Args:
         curves: from `summaries.verification_curves`.
@@ -141,10 +141,12 @@ def likelihood_scatter(pairs: pd.DataFrame, model: str | None = None) -> Figure:
     """Figures 7 and 8: NLL of the reference against each negative; top row IDP, bottom row FDP, percentage above.
 
     Args:
-        pairs: from `summaries.preference_pairs`; with several definitions the first of each task is drawn.
+        pairs: from `summaries.preference_pairs`; with several definitions the first of each task is drawn, and of
+            several chains the first.
         model: only this model (default: the first).
     """
     pairs = pairs[pairs["model"] == (model or pairs["model"].iloc[0])].dropna(subset=["reference", "negative"])
+    pairs = pairs[pairs["chain"] == pairs["chain"].min()]
     tasks = [task for task in reversed(TASK_ORDER) if task in set(pairs["task"])]
     figure = Figure(figsize=(9.2, 2.5 * len(tasks)))
     grid = figure.subplots(len(tasks), len(names.NEGATIVES), squeeze=False)
@@ -162,8 +164,9 @@ def likelihood_scatter(pairs: pd.DataFrame, model: str | None = None) -> Figure:
 
 @styled
 def score_distributions(pairs: pd.DataFrame) -> Figure:
-    """Figure 9: log-likelihoods of the selected synthetic pairs by action class, one panel for each data set."""
-    selected = pairs[pairs["selected"] == 1].assign(dataset=pairs["dataset"].map(names.dataset))
+    """Figure 9: log-likelihoods of the first chain's selected pairs by action class, one panel for each data set."""
+    selected = pairs[(pairs["selected"] == 1) & (pairs["chain"] == pairs["chain"].min())]
+    selected = selected.assign(dataset=selected["dataset"].map(names.dataset))
     sets = list(dict.fromkeys(selected["dataset"]))
     classes = [sorted(selected[selected["dataset"] == name]["class"].unique()) for name in sets]
     figure = Figure(figsize=(max(2.4, 0.28 * max(map(len, classes), default=1) + 1) * len(sets), 3.0))
@@ -189,9 +192,11 @@ def score_distributions(pairs: pd.DataFrame) -> Figure:
 def judge_distributions(judges: Mapping[str, pd.DataFrame]) -> Figure:
     """Figure 11: distribution of editing success and minimal editing, standard against recognition-weighted loss.
 
+    A bar is the mean of the chains' shares.
+
     Args:
-        judges: judge -> its scores (system, metric, value), one row of panels each; the systems `synthetic` (standard)
-            and `synthetic_weighted` are drawn.
+        judges: judge -> its scores (system, chain, metric, value), one row of panels each; the systems `synthetic`
+            (standard) and `synthetic_weighted` are drawn.
     """
     metrics = {"editing_success": "editing success (ES)", "minimal_editing": "minimal editing (ME)"}
     figure = Figure(figsize=(7.4, 2.9 * len(judges)))
@@ -208,9 +213,11 @@ def _draw_distribution(axes, scores: pd.DataFrame) -> None:
     systems = {"synthetic": "standard loss (C-FDM w/o LW)", "synthetic_weighted": "weighted loss (C-FDM)"}
     edges = np.arange(-0.5, 11.0, 1.0)
     for place, (system, legend) in enumerate(systems.items()):
-        values = scores[scores["system"] == system]["value"].dropna()
-        share = np.histogram(values, edges)[0] / max(len(values), 1) * 100
-        mean = f"mean {values.mean():.2f}" if len(values) else "no scores"
+        chains = [part["value"] for _, part in scores[scores["system"] == system].dropna().groupby("chain")]
+        share = np.mean(
+            [np.histogram(values, edges)[0] / len(values) * 100 for values in chains or [np.full(1, -1)]], 0
+        )
+        mean = f"mean {np.mean([values.mean() for values in chains]):.2f}" if chains else "no scores"
         axes.bar(np.arange(11) + 0.4 * place - 0.2, share, 0.4, label=f"{legend}: {mean}", **bar_style(place))
     axes.grid(axis="x", visible=False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.24), fontsize=7.5)

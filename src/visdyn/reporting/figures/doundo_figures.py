@@ -75,8 +75,8 @@ def action_bars(scores: pd.DataFrame) -> Figure:
     for row, (metric, label) in zip(grid, {"dino": "DINO", "clip_t": "CLIP-T"}.items(), strict=True):
         for axes, direction in zip(row, ("forward", "reverse"), strict=True):
             chosen = scores[(scores["metric"] == metric) & (scores["direction"] == direction)]
-            seeds = chosen.groupby(["verb", "system", "seed"])["value"].mean()
-            table = seeds.groupby(["verb", "system"]).agg(["mean", "std"]).unstack().reindex(verbs)
+            chains = chosen.groupby(["verb", "system", "chain"])["value"].mean()
+            table = chains.groupby(["verb", "system"]).agg(["mean", "std"]).unstack().reindex(verbs)
             present = [name for name in systems if ("mean", name) in table.columns]
             means = table["mean"][present].rename(columns=systems)
             grouped_bars(axes, means, table["std"][present].rename(columns=systems), base=_axis_floor(means))

@@ -67,10 +67,10 @@ def image_strips(arrays: Mapping[str, np.ndarray], max_rows: int = 6, title: str
 
 @styled
 def training_curves(training: pd.DataFrame, series: str, values: Sequence[str] = ("loss",), smooth: int = 1) -> Figure:
-    """Loss against step: one line for each `series` (mean over seeds), with the seeds' range as a band.
+    """Loss against step: one line for each `series` (mean over chains), with the chains' range as a band.
 
     Args:
-        training: columns `series`, seed, step and `values`; an all-empty value column is not drawn.
+        training: columns `series`, chain, step and `values`; an all-empty value column is not drawn.
         smooth: rolling mean over this many logged points.
     """
     values = [value for value in values if training[value].notna().any()]
@@ -78,17 +78,19 @@ def training_curves(training: pd.DataFrame, series: str, values: Sequence[str] =
     panels = figure.subplots(1, len(values), squeeze=False)[0]
     for axes, value in zip(panels, values, strict=True):
         for place, (name, group) in enumerate(training.groupby(series, sort=False)):
-            seeds = group.pivot_table(index="step", columns="seed", values=value).rolling(smooth, min_periods=1).mean()
+            chains = (
+                group.pivot_table(index="step", columns="chain", values=value).rolling(smooth, min_periods=1).mean()
+            )
             color = COLORS[place % len(COLORS)]
             axes.plot(
-                seeds.index,
-                seeds.mean(axis=1),
+                chains.index,
+                chains.mean(axis=1),
                 color=color,
                 dashes=DASHES[place % len(DASHES)],
                 lw=1.4,
                 label=_system_label(name),
             )
-            axes.fill_between(seeds.index, seeds.min(axis=1), seeds.max(axis=1), color=color, alpha=0.18, lw=0)
+            axes.fill_between(chains.index, chains.min(axis=1), chains.max(axis=1), color=color, alpha=0.18, lw=0)
         axes.set(xlabel="step", ylabel=value)
     panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

@@ -1,6 +1,6 @@
 """One frame, three files: CSV for machines, Markdown for reading, LaTeX (booktabs) for papers.
 
-A *comparison frame* is tidy: panel, row, column, value, spread, n, seeds, published, published_spread, digits,
+A *comparison frame* is tidy: panel, row, column, value, spread, n, chains, published, published_spread, digits,
 status, note; one row for each cell. `grid` lays it out in the manner of the paper.
 """
 
@@ -13,7 +13,7 @@ from pathlib import Path
 import pandas as pd
 
 CELL = ["panel", "row", "column"]
-COLUMNS = [*CELL, "value", "spread", "n", "seeds", "published", "published_spread", "digits", "status", "note"]
+COLUMNS = [*CELL, "value", "spread", "n", "chains", "published", "published_spread", "digits", "status", "note"]
 DASH = "–"
 OURS = "Ours"  # whose values a table holds
 CONTRADICTS = "contradicts"  # status of a cell that the authors' own record does not meet
@@ -48,7 +48,7 @@ def compare(ours: pd.DataFrame, published: pd.DataFrame | None, status: str) -> 
     """Lay our values beside the published ones, cell by cell.
 
     Args:
-        ours: panel (optional), row, column, value, and where known spread, n, seeds, status, note.
+        ours: panel (optional), row, column, value, and where known spread, n, chains, status, note.
         published: from `published.load`, or None.
         status: status of our cells that name none; cells without our value are `not run`.
 
@@ -87,7 +87,7 @@ def grid(frame: pd.DataFrame) -> Grid:
 
 
 def footnote(frame: pd.DataFrame, whose: str = OURS) -> str:
-    """Say in one paragraph what stands in the cells: n, seeds, spread, statuses, and where published values are.
+    """Say in one paragraph what stands in the cells: n, chains, spread, statuses, and where published values are.
 
     Args:
         frame: a comparison frame.
@@ -97,11 +97,11 @@ def footnote(frame: pd.DataFrame, whose: str = OURS) -> str:
     if mine.empty:
         return "Only published values: ours were not run."
     parts = [
-        f"{whose}{_format_range(mine['n'], 'n = ', ' a cell')}{_format_range(mine['seeds'], '', ' seeds', ' seed')}"
+        f"{whose}{_format_range(mine['n'], 'n = ', ' a cell')}{_format_range(mine['chains'], '', ' chains', ' chain')}"
     ]
-    if mine["seeds"].notna().any():
+    if mine["chains"].notna().any():
         spread = mine["spread"].notna().any()
-        parts.append("± is the standard deviation over seeds" if spread else "one seed, so no spread")
+        parts.append("± is the standard deviation over chains" if spread else "one chain, so no spread")
     if frame["published"].notna().any():
         absent = "was not run by us" if whose == OURS else "is not recorded or not printed"
         parts.append(f"published values stand in brackets; {DASH} {absent}")
@@ -181,12 +181,12 @@ def _fill_columns(ours: pd.DataFrame, status: str) -> pd.DataFrame:
         "panel": "",
         "spread": float("nan"),
         "n": float("nan"),
-        "seeds": float("nan"),
+        "chains": float("nan"),
         "status": status,
         "note": "",
     }
     missing = {name: value for name, value in defaults.items() if name not in ours.columns}
-    ours = ours.assign(**missing)[[*CELL, "value", "spread", "n", "seeds", "status", "note"]].copy()
+    ours = ours.assign(**missing)[[*CELL, "value", "spread", "n", "chains", "status", "note"]].copy()
     ours["status"] = ours["status"].fillna(status).where(ours["value"].notna(), "not run")
     return ours.fillna({"note": "", "panel": ""})
 
@@ -216,7 +216,7 @@ def _make_cell(entry) -> Cell:
     if published and not pd.isna(entry.published_spread):
         published += f" ± {number(entry.published_spread, digits)}"
     counts = [f"n = {int(entry.n)}"] if not pd.isna(entry.n) else []
-    counts += [f"{int(entry.seeds)} seeds"] if not pd.isna(entry.seeds) else []
+    counts += [f"{int(entry.chains)} chains"] if not pd.isna(entry.chains) else []
     return Cell(
         ours, published, entry.status if ours else "", ", ".join([*counts, *([entry.note] if entry.note else [])])
     )
@@ -265,6 +265,6 @@ def _escape_latex(text: str) -> str:
     return text.replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$").replace(DASH, "--")
 
 
-def rows(entries: Iterable[Sequence], names: Sequence[str] = (*CELL, "value", "spread", "n", "seeds")) -> pd.DataFrame:
+def rows(entries: Iterable[Sequence], names: Sequence[str] = (*CELL, "value", "spread", "n", "chains")) -> pd.DataFrame:
     """Return a frame of cells from tuples; a short way for builders."""
     return pd.DataFrame(list(entries), columns=list(names))

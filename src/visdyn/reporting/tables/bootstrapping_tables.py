@@ -30,7 +30,7 @@ def figure2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFr
         row=rates["kind"].map(names.NEGATIVES).fillna(rates["kind"]),
         column="ours: " + rates["model"] + _definition_suffix(rates),
         value=rates["percent"],
-        note=[f"{int(ties)} ties" if ties else "" for ties in rates["ties"]],
+        note=[_format_ties(*counts) for counts in zip(rates["ties"], rates["chains"], strict=True)],
     )
     return compare(ours, published, status)
 
@@ -50,11 +50,12 @@ def figure8(results: Results, published: pd.DataFrame, status: str) -> pd.DataFr
 
 
 def table1(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
-    """Table 1: text metrics of the IDM, with the interval over items in the note.
+    """Table 1: text metrics of the IDM; of one chain the note has the interval over items.
 
     `BS` is BERTScore where it was measured, else the similarity of a small text encoder, and the note says so.
     """
-    measured = results.read("idm_evaluation/text_metrics.csv")
+    each = results.read("idm_evaluation/text_metrics.csv")
+    measured = summaries.of_chains(each, ["model", "metric"], ["value", "low", "high"])
     columns = {entry.name: entry.printed_as for entry in registry.metrics(registry.LABELS)}
     notes = {entry.name: entry.note for entry in registry.metrics(registry.LABELS)}
     bert_score = (measured["metric"] == "bert_score").any()
@@ -66,6 +67,7 @@ def table1(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
             for model in measured["model"]
         ],
         column=measured["metric"].map(columns).fillna(measured["metric"]),
+        spread=measured["value_spread"],
         note=[
             "; ".join(filter(None, (notes.get(entry.metric), _format_interval(entry))))
             for entry in measured.itertuples()
@@ -129,7 +131,7 @@ def _loss_cells(scores: pd.DataFrame) -> list[pd.DataFrame]:
 
 
 def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
-    """Table 4: C-FDM, and the differences without synthetic data and without loss weighting, paired by seed.
+    """Table 4: C-FDM, and the differences without synthetic data and without loss weighting, paired by chain.
 
     Further columns that the paper lacks: no weight floor, true labels, supervised only, and the baselines' scores.
     """
@@ -155,7 +157,7 @@ def _ablation_cells(scores: pd.DataFrame) -> list[pd.DataFrame]:
         "synthetic_weighted_nofloor": "w/o weight floor", "synthetic_weighted_true": "with true labels",
     }  # fmt: skip
     for system, column in differences.items():
-        parts.append(_difference_cells(scores, system).assign(column=column, note="difference, paired by seed"))
+        parts.append(_difference_cells(scores, system).assign(column=column, note="difference, paired by chain"))
     for system in BASELINES:
         own = scores[scores["system"] == system]
         if len(own):
@@ -186,26 +188,35 @@ def _table6_heads() -> dict[str, str]:
 
 
 def table7(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
-    """Table 7: statistics of the mined videos. The paper's #Samples counts videos (see its notes)."""
-    summary = results.read("annotation/summary.csv")
+    """Table 7: statistics of the mined videos, means over chains. The paper counts videos as #Samples."""
     columns = {
         "mean_seconds": "Avg. Length (seconds)", "total_hours": "Total Length (hours)", "videos": "#Samples",
         "observations_per_video": "#Avg. OPV", "actions_per_video": "#Avg. APV", "words_per_action": "#Avg. WPA",
         "pairs": "Pairs", "selected": "Selected pairs",
     }  # fmt: skip
+    summary = summaries.of_chains(results.read("annotation/summary.csv"), ["dataset"], list(columns))
     cells = [
-        (names.dataset(entry["dataset"]), column, entry[name], entry["videos"])
+        (
+            names.dataset(entry["dataset"]),
+            column,
+            entry[name],
+            entry[f"{name}_spread"],
+            entry["videos"],
+            entry["chains"],
+        )
         for entry in summary.to_dict("records")
         for name, column in columns.items()
     ]
-    return compare(rows(cells, ["row", "column", "value", "n"]), published, status)
+    return compare(rows(cells, ["row", "column", "value", "spread", "n", "chains"]), published, status)
 
 
 def algorithm1(results: Results, published: pd.DataFrame | None, status: str) -> pd.DataFrame:
-    """Algorithm 1: what stratified top-K selected, class by class, and the gain in mean log-likelihood and accuracy."""
-    pairs = results.read("annotation/pairs.csv")
+    """Algorithm 1: what stratified top-K selected, class by class, and the gain in mean log-likelihood and accuracy.
+
+    Means over chains: the pairs are the same in all, the labels and so the selection each chain's own.
+    """
     cells = []
-    for (dataset, label), group in pairs.groupby(["dataset", "class"]):
+    for (dataset, label, chain), group in results.read("annotation/pairs.csv").groupby(["dataset", "class", "chain"]):
         chosen = group[group["selected"] == 1]
         values = {
             "Pairs": len(group), "Selected": len(chosen),
@@ -213,8 +224,11 @@ def algorithm1(results: Results, published: pd.DataFrame | None, status: str) ->
             "Log-likelihood, selected": chosen["log_likelihood"].mean(),
             "Correct, all": group["correct"].mean(), "Correct, selected": chosen["correct"].mean(),
         }  # fmt: skip
-        cells += [(names.dataset(dataset), label, column, value, len(group)) for column, value in values.items()]
-    return compare(rows(cells, ["panel", "row", "column", "value", "n"]), None, status).assign(digits=2)
+        where = names.dataset(dataset), label
+        cells += [(*where, column, chain, value, len(group)) for column, value in values.items()]
+    each = rows(cells, ["panel", "row", "column", "chain", "value", "n"])
+    means = summaries.of_chains(each, ["panel", "row", "column"], ["value"])
+    return compare(means.rename(columns={"value_spread": "spread"}), None, status).assign(digits=2)
 
 
 def _definition_suffix(rates: pd.DataFrame) -> pd.Series:
@@ -242,14 +256,14 @@ def _subset_name(subset: str, long_names: bool) -> str:
 
 def _subset_cells(scores: pd.DataFrame, average: str, long_names: bool, every: int = 0) -> pd.DataFrame:
     """Rows are subsets in the paper's order, then their unweighted mean, which says if it is of fewer than `every`."""
-    each = summaries.over_seeds(scores, ["subset"])
+    each = summaries.over_chains(scores, ["subset"])
     order = names.system_order(each["subset"], names.SUBSETS)
     each = each.set_index("subset").loc[order].reset_index()
     each = each.assign(row=[_subset_name(subset, long_names) for subset in each["subset"]])
-    mean = summaries.macro_over_seeds(scores.assign(all=""), ["all"]).assign(row=average)
+    mean = summaries.macro_over_chains(scores.assign(all=""), ["all"]).assign(row=average)
     note = f"mean of {len(order)} of {every} subsets" if len(order) < every else ""
     cells = pd.concat([each.assign(note=""), mean.assign(note=note)], ignore_index=True)
-    return cells[["row", "value", "spread", "n", "seeds", "note"]]
+    return cells[["row", "value", "spread", "n", "chains", "note"]]
 
 
 def _by_subset(scores: pd.DataFrame, average: str, labels: pd.Series, family: str) -> pd.DataFrame:
@@ -266,7 +280,7 @@ def _by_subset(scores: pd.DataFrame, average: str, labels: pd.Series, family: st
 def _difference_cells(scores: pd.DataFrame, system: str) -> pd.DataFrame:
     each = summaries.paired_difference(scores, system, "synthetic_weighted", ["subset"])
     each = each.assign(row=[_subset_name(subset, long_names=False) for subset in each["subset"]])
-    means = scores.groupby(["system", "seed", "subset"], as_index=False)["value"].mean()
+    means = scores.groupby(["system", "chain", "subset"], as_index=False)["value"].mean()
     total = summaries.paired_difference(means, system, "synthetic_weighted").assign(row="All")
     return pd.concat([part for part in (each, total) if len(part)] or [each.assign(row="")], ignore_index=True).drop(
         columns="subset"
@@ -303,8 +317,8 @@ def _metric_cells(results: Results, labels: pd.Series) -> pd.DataFrame | None:
 
 def _laid_out(scores: pd.DataFrame, metrics: dict[str, str], labels: pd.Series, family: str) -> pd.DataFrame:
     scores = scores[scores["metric"].isin(metrics)]
-    each = summaries.over_seeds(scores, ["system", "subset", "metric"])
-    every = summaries.macro_over_seeds(scores, ["system", "metric"]).assign(subset="All")
+    each = summaries.over_chains(scores, ["system", "subset", "metric"])
+    every = summaries.macro_over_chains(scores, ["system", "metric"]).assign(subset="All")
     measured = each.dropna(subset=["value"]).groupby(["system", "metric"])["subset"].nunique()
     counts, most = (
         [int(measured.get(key, 0)) for key in zip(every["system"], every["metric"], strict=True)],
@@ -330,7 +344,13 @@ def _table6_column(system: str, labels: pd.Series, family: str) -> str:
 
 
 def _format_interval(entry) -> str:
-    return "" if pd.isna(entry.low) else f"interval over items {entry.low:.3f} to {entry.high:.3f}"
+    # Of several chains the cell has the spread over chains; an interval over items leaves out what training draws.
+    single = entry.chains == 1 and not pd.isna(entry.low)
+    return f"interval over items {entry.low:.3f} to {entry.high:.3f}" if single else ""
+
+
+def _format_ties(count: float, chains: int) -> str:
+    return f"{int(count)} ties" + (f" in {int(chains)} chains" if chains > 1 else "") if count else ""
 
 
 def _concat_parts(parts: list[pd.DataFrame], name: str, what: str) -> pd.DataFrame:

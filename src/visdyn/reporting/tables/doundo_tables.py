@@ -50,7 +50,7 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     parts = []
     for judge, scores in _judge_scores(results):
         scores = scores[scores["criterion"].isin(["IF", "IDP"])].assign(column=scores["verb"].str.replace("_", "-"))
-        cells = summaries.over_seeds(scores, ["system", "criterion", "column"])
+        cells = summaries.over_chains(scores, ["system", "criterion", "column"])
         cells = _in_order(cells, published["panel"]).rename(columns={"row": "panel", "criterion": "row"})
         parts.append(cells.assign(row=cells["row"] + (f", {judge}" if judge else "")))
     cells = pd.concat(parts)
@@ -63,7 +63,7 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
 
 def table5(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
-    """Table 5: as Table 1, with the spread over seeds (Bagel stands for `Bagel-think`)."""
+    """Table 5: as Table 1, with the spread over chains (Bagel stands for `Bagel-think`)."""
     renamed = {"any epe_norm": "EPE", "any epe": "EPE, px"}
     return _similarity_table(results, published, status, "long", renamed, {"Bagel": "Bagel (no thinking)"})
 
@@ -155,7 +155,7 @@ def _mean_cells(
     published: pd.DataFrame,
     renamed_rows: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
-    cells = summaries.over_seeds(scores, ["system", *keys])
+    cells = summaries.over_chains(scores, ["system", *keys])
     rank = {name: position for position, name in enumerate(order)}
     cells = cells.assign(_rank=cells["column"].map(rank).fillna(len(rank))).sort_values("_rank", kind="stable")
     cells = _in_order(cells.drop(columns="_rank"), published["row"])

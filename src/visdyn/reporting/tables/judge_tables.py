@@ -1,7 +1,7 @@
 """Scores of judges that answer in words (`judge_scores.csv` of a paper's evaluation), in rows and panels of their own.
 
 They never share a cell with the region judge. A judge that is the paper's own (GPT-4o, Gemini) has the paper's printed
-values beside it; each repeat counts as a seed, so that the spread is over both.
+values beside it. An item's score is the mean over its repeats, which are no draws of the experiment.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ PAPERS_JUDGE_PRINTED = {"B": "GPT4o", "D": "Gemini"}
 
 
 def of_paper(results: Results, paper: str) -> pd.DataFrame | None:
-    """Return a paper's readable scores as the region judge's files have them: judge, system, seed, subset, id, ...
+    """Return a paper's readable scores as the region judge's files have them: judge, system, chain, id, ...
 
     `metric` is the criterion, `verb` the subset, which is Do-Undo's verb. None where no such judge was asked.
     """
@@ -26,8 +26,9 @@ def of_paper(results: Results, paper: str) -> pd.DataFrame | None:
     scores = scores[scores["value"].notna()]
     if scores.empty:
         return None
-    runs = scores["seed"].astype(str) + "." + scores["repeat"].astype(str)
-    return scores.assign(metric=scores["criterion"], verb=scores["subset"], seed=runs)
+    keys = [name for name in scores.columns if name not in ("repeat", "value")]
+    means = scores.groupby(keys, sort=False)["value"].mean().reset_index()
+    return means.assign(metric=means["criterion"], verb=means["subset"])
 
 
 def panel(judge: str) -> str:

@@ -19,7 +19,7 @@ SHOWN = {
 
 
 def table(results: Results) -> pd.DataFrame:
-    """Return the deciding metrics: paper, metric, system, mean, 95 % interval, n, seeds, difference, p.
+    """Return the deciding metrics: paper, metric, system, mean, 95 % interval, n, chains, difference, p.
 
     An arrow at each metric says which way is better.
     """
@@ -39,7 +39,7 @@ def table(results: Results) -> pd.DataFrame:
             "mean": wanted["mean"],
             "95 % interval": [f"{low:.3g} to {high:.3g}" for low, high in bounds],
             "n": wanted["n"].astype(int),
-            "seeds": wanted["num_seeds"].astype(int),
+            "chains": wanted["num_chains"].astype(int),
             "difference to": [
                 _system_name(*pair) if pair[1] else "" for pair in wanted[["paper", "reference"]].to_numpy()
             ],

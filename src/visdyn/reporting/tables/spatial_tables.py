@@ -1,5 +1,7 @@
 """Spatial reasoning (Bootstrapping, Table 2, lower part): accuracy in percent, with chance and invalid answers beside.
 
+Values are means over chains, with their spread; the interval over questions stands where there is one chain.
+
 The paper decodes greedily and matches leniently, so its rows stand beside our generation mode. Likelihood mode is
 ours; on the kitchen the options are captions, chosen from the picture alone.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from visdyn.reporting import names, roster
+from visdyn.reporting import names, roster, summaries
 from visdyn.reporting.results import Results
 
 ACCURACY = "spatial/accuracy.csv"
@@ -29,37 +31,43 @@ def cells(results: Results, published: pd.DataFrame) -> pd.DataFrame:
 
     Accuracies by the paper's own protocol on its own benchmarks keep the item's status; all else is ours to interpret.
     """
-    accuracy = results.read_or_none(ACCURACY)
-    if accuracy is None:
+    each = results.read_or_none(ACCURACY)
+    if each is None:
         return pd.DataFrame(columns=["panel", "row", "column", "value", "n", "status", "note"])
+    accuracy = _over_chains(each)
     labels = published.loc[published["panel"] == PANEL, "column"]
     found = [
         _make_cell(entry, mode, measure, labels, results.family)
         for (mode, measure) in _ROWS
         for entry in accuracy[accuracy["mode"] == mode].to_dict("records")
     ]
-    each = accuracy.drop_duplicates(["benchmark", "model"]).to_dict("records")
-    found += [_chance_cell(entry, labels, results.family) for entry in each]
+    asked = accuracy.drop_duplicates(["benchmark", "model"]).to_dict("records")
+    found += [_chance_cell(entry, labels, results.family) for entry in asked]
     return pd.DataFrame(found).assign(panel=PANEL)
 
 
 def accuracy_table(results: Results) -> pd.DataFrame:
     """Return accuracy.csv for reading: percentages, the interval in one column, models as the paper calls them."""
-    accuracy = results.read(ACCURACY)
+    each = results.read(ACCURACY)
+    accuracy = _over_chains(each)
     percent = {name: 100 * accuracy[name] for name in ("accuracy", "strict_accuracy", "chance", "invalid_rate")}
     constant = 100 * accuracy["constant_accuracy"]
-    bounds = (100 * accuracy[["low", "high"]]).to_numpy()
+    bounds = (100 * accuracy[["low", "high"]]).where(accuracy["chains"] == 1).to_numpy()
     return pd.DataFrame(
         {
             "benchmark": accuracy["benchmark"].map(BENCHMARKS).fillna(accuracy["benchmark"]),
             "mode": accuracy["mode"].str.replace("_", ", "),
             "model": accuracy["model"].map(names.spatial_model),
             "n": accuracy["n"].astype(int),
+            "chains": accuracy["chains"],
             "accuracy (%)": percent["accuracy"].round(1),
-            "95 % interval": [f"{low:.1f} to {high:.1f}" for low, high in bounds],
+            "± over chains": (100 * accuracy["accuracy_spread"]).round(1),
+            "95 % interval over questions (one chain)": [
+                "" if pd.isna(low) else f"{low:.1f} to {high:.1f}" for low, high in bounds
+            ],
             "strict (%)": percent["strict_accuracy"].round(1),
             "chance (%)": percent["chance"].round(1),
-            "p against chance": accuracy["p_chance"],
+            "p against chance, largest of the chains": accuracy["p_chance"],
             "one answer always (%)": constant.round(1),
             "unreadable (%)": percent["invalid_rate"].round(1),
         }
@@ -72,12 +80,21 @@ def with_digits(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(digits=frame["digits"].where(~ours, 1))
 
 
+def _over_chains(accuracy: pd.DataFrame) -> pd.DataFrame:
+    """Return accuracy.csv with one row a model, benchmark and mode; `p_chance` is the largest of the chains'."""
+    keys = ["model", "benchmark", "mode"]
+    values = ["accuracy", "strict_accuracy", "chance", "invalid_rate", "low", "high", "constant_accuracy"]
+    largest = accuracy.groupby(keys, sort=False)["p_chance"].max().reset_index()
+    return summaries.of_chains(accuracy, keys, values).merge(largest, on=keys)
+
+
 def _make_cell(entry: dict, mode: str, measure: str, labels: pd.Series, family: str) -> dict:
     own = (mode, measure) == ("generation", "accuracy") and entry["benchmark"] != "kitchen"
-    note = f"95 % interval {100 * entry['low']:.1f} to {100 * entry['high']:.1f}" if measure == "accuracy" else ""
+    single = measure == "accuracy" and entry["chains"] == 1
+    note = f"95 % interval {100 * entry['low']:.1f} to {100 * entry['high']:.1f}" if single else ""
     where = {"row": _benchmark_name(entry) + _ROWS[mode, measure], "column": _column_name(entry, labels, family)}
-    return where | {"value": 100 * entry[measure], "n": entry["n"], "status": None if own else "interpretation",
-                    "note": note}  # fmt: skip
+    counts = {"n": entry["n"], "chains": entry["chains"], "status": None if own else "interpretation"}
+    return where | counts | {"value": 100 * entry[measure], "spread": 100 * entry[f"{measure}_spread"], "note": note}
 
 
 def _chance_cell(entry: dict, labels: pd.Series, family: str) -> dict:
