@@ -25,14 +25,14 @@ class ResultTableError(ValueError):
 
 
 _LIKELIHOODS: Columns = {
-    "model": str, "definition": str, "task": str, "subset": str, "id": str, "kind": str,
+    "model": str, "chain": int, "definition": str, "task": str, "subset": str, "id": str, "kind": str,
     "log_likelihood": float, "num_tokens": int,
 }  # fmt: skip
 _QUARANTINE: Columns = {"item": str, "reason": str}
-_USED: Columns = {"model": str, "subset": str, "available": int, "used": int}
+_USED: Columns = {"model": str, "chain": int, "subset": str, "available": int, "used": int}
 _SEGMENTS: Columns = {"source": str, "verb": str, "noun": str, "count": int, "reversible_share": float}
 _JUDGE_SCORES: Columns = {
-    "judge": str, "paper": str, "system": str, "seed": int, "subset": str, "id": str, "direction": str,
+    "judge": str, "paper": str, "system": str, "chain": int, "subset": str, "id": str, "direction": str,
     "reverse_from": str, "prompt": str, "repeat": int, "criterion": str, "value": float,
 }  # fmt: skip
 _JUDGE_RUNS: Columns = {
@@ -48,14 +48,14 @@ _MEASURES: Columns = {
 }  # fmt: skip
 _LEADERBOARD: Columns = {
     "paper": str, "metric": str, "system": str, "mean": float, "n": int, "low": float, "high": float,
-    "num_seeds": int, "reference": str, "difference": float, "p": float, "num_nonzero": int,
+    "num_chains": int, "reference": str, "difference": float, "p": float, "num_nonzero": int,
 }  # fmt: skip
 
 TABLES: dict[str, Columns] = {
     "world/counts.csv": {"part": str, "count": int},
     "base_measures/encoders.csv": {"encoder": str, "measure": str, "value": float, "n": int},
     "base_measures/tokenizer.csv": {"measure": str, "value": float, "n": int},
-    "base_models/training.csv": {"model": str, "step": int, "loss": float},
+    "base_models/training.csv": {"model": str, "chain": int, "step": int, "loss": float},
     "probing/likelihoods.csv": _LIKELIHOODS,
     "probing/missing.csv": {"model": str, "reason": str},
     "mining/keyframes.csv": {
@@ -71,36 +71,39 @@ TABLES: dict[str, Columns] = {
     },
     "mining/quarantine.csv": _QUARANTINE,
     "idm_evaluation/likelihoods.csv": _LIKELIHOODS,
-    "idm_evaluation/predictions.csv": {"model": str, "subset": str, "id": str, "reference": str, "prediction": str},
+    "idm_evaluation/predictions.csv": {
+        "model": str, "chain": int, "subset": str, "id": str, "reference": str, "prediction": str,
+    },
     "idm_evaluation/text_metrics.csv": {
-        "model": str, "metric": str, "value": float, "n": int, "low": float, "high": float,
+        "model": str, "chain": int, "metric": str, "value": float, "n": int, "low": float, "high": float,
     },
     "idm/data.csv": _USED,
     "idm/quarantine.csv": _QUARANTINE,
     "annotation/pairs.csv": {
-        "dataset": str, "class": str, "video": str, "pair": str, "action": str, "log_likelihood": float,
+        "chain": int, "dataset": str, "class": str, "video": str, "pair": str, "action": str, "log_likelihood": float,
         "selected": bool, "true_action": str, "correct": bool,
     },
     "annotation/summary.csv": {
-        "dataset": str, "videos": int, "mean_seconds": float, "total_hours": float, "observations_per_video": float,
-        "actions_per_video": float, "words_per_action": float, "pairs": int, "selected": int,
+        "chain": int, "dataset": str, "videos": int, "mean_seconds": float, "total_hours": float,
+        "observations_per_video": float, "actions_per_video": float, "words_per_action": float, "pairs": int,
+        "selected": int,
     },
     "annotation/quarantine.csv": _QUARANTINE,
     "fdm/data.csv": _USED,
     "fdm/arms.csv": {
-        "arm": str, "seed": int, "num_supervised": int, "num_synthetic": int, "weighting": str, "floor": float,
+        "arm": str, "chain": int, "num_supervised": int, "num_synthetic": int, "weighting": str, "floor": float,
         "steps": int,
     },
-    "fdm/training.csv": {"arm": str, "seed": int, "step": int, "loss": float},
+    "fdm/training.csv": {"arm": str, "chain": int, "step": int, "loss": float},
     "fdm/quarantine.csv": _QUARANTINE,
-    "doundo/training.csv": {"variant": str, "seed": int, "step": int, "loss": float, "consistency": float},
+    "doundo/training.csv": {"variant": str, "chain": int, "step": int, "loss": float, "consistency": float},
     "verification/candidates.csv": {
-        "arm": str, "seed": int, "subset": str, "id": str, "candidate": int, "idm_log_likelihood": float,
+        "arm": str, "chain": int, "subset": str, "id": str, "candidate": int, "idm_log_likelihood": float,
         "fdm_log_likelihood": float, "editing_success": float, "minimal_editing": float, "score": float,
         "success": bool,
     },
     "evaluation/fdm_scores.csv": {
-        "system": str, "seed": int, "subset": str, "id": str, "metric": str, "value": float,
+        "system": str, "chain": int, "subset": str, "id": str, "metric": str, "value": float,
     },
     "evaluation/judge_scores.csv": _JUDGE_SCORES,
     "evaluation/judge_runs.csv": _JUDGE_RUNS,
@@ -109,7 +112,7 @@ TABLES: dict[str, Columns] = {
     "evaluation/leaderboard.csv": _LEADERBOARD,
     "evaluation/quarantine.csv": _QUARANTINE,
     "evaluation_doundo/doundo_scores.csv": {
-        "system": str, "seed": int, "direction": str, "reverse_from": str, "prompt": str, "verb": str, "id": str,
+        "system": str, "chain": int, "direction": str, "reverse_from": str, "prompt": str, "verb": str, "id": str,
         "metric": str, "value": float,
     },
     "evaluation_doundo/judge_scores.csv": _JUDGE_SCORES,
@@ -119,14 +122,14 @@ TABLES: dict[str, Columns] = {
     "evaluation_doundo/leaderboard.csv": _LEADERBOARD,
     "evaluation_doundo/quarantine.csv": _QUARANTINE,
     "spatial/answers.csv": {
-        "model": str, "benchmark": str, "mode": str, "rule": str, "prompt": str, "group": str, "relation": str,
-        "id": str, "answer": str, "output": str, "choice": str, "correct": bool, "invalid": bool, "ambiguous": bool,
-        "chance": float, "reason": str,
+        "model": str, "chain": int, "benchmark": str, "mode": str, "rule": str, "prompt": str, "group": str,
+        "relation": str, "id": str, "answer": str, "output": str, "choice": str, "correct": bool, "invalid": bool,
+        "ambiguous": bool, "chance": float, "reason": str,
     },
     "spatial/accuracy.csv": {
-        "model": str, "benchmark": str, "mode": str, "n": int, "accuracy": float, "strict_accuracy": float,
-        "chance": float, "invalid_rate": float, "low": float, "high": float, "p_chance": float,
-        "constant_accuracy": float,
+        "model": str, "chain": int, "benchmark": str, "mode": str, "n": int, "accuracy": float,
+        "strict_accuracy": float, "chance": float, "invalid_rate": float, "low": float, "high": float,
+        "p_chance": float, "constant_accuracy": float,
     },
     "human_study/participation.csv": {
         "study": str, "kind": str, "criterion": str, "annotators": int, "finished": int, "items": int,

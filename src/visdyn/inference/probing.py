@@ -17,7 +17,7 @@ from visdyn.trajectory import NEGATIVE_KINDS, Trajectory, negatives
 
 KINDS = ("reference", *NEGATIVE_KINDS)
 TASKS = ("fdp", "idp")
-COLUMNS = ("model", "definition", "task", "subset", "id", "kind", "log_likelihood", "num_tokens")
+COLUMNS = ("model", "chain", "definition", "task", "subset", "id", "kind", "log_likelihood", "num_tokens")
 AUTO, IMAGE_CODES, ACTION = "auto", "D1", "action"
 _DRAWN = ("random_action", "random_observation")
 
@@ -33,6 +33,7 @@ def probe(
     definitions: Sequence[str] = (AUTO,),
     draws: int = 1,
     report: Callable[[int], None] | None = None,
+    chain: int = 0,
 ) -> pd.DataFrame:
     """Score every trajectory and its four negatives as FDP (next image) and IDP (action).
 
@@ -45,9 +46,10 @@ def probe(
             have is left out (`supported_definitions` says what remains).
         draws: how many random actions and random observations meet each trajectory; draw k is of seed + k.
         report: called with the number of trajectories finished since its last call.
+        chain: that the model belongs to. The negatives are part of the test set, the same in every chain.
 
     Returns:
-        columns model, definition, task, subset, id, kind, log_likelihood (mean nats per token), num_tokens.
+        columns model, chain, definition, task, subset, id, kind, log_likelihood (mean nats per token), num_tokens.
     """
     tokens = isinstance(model, UnifiedModel)
     score = _make_token_scorer(model, trajectories) if tokens else _make_understanding_scorer(model)
@@ -59,8 +61,7 @@ def probe(
         if report and finished:
             report(finished)
     table = pd.concat(tables, ignore_index=True)
-    table.insert(0, "model", name or model.name)
-    return table[list(COLUMNS)]
+    return table.assign(model=name or model.name, chain=chain)[list(COLUMNS)]
 
 
 def supported_definitions(model: UnifiedModel | UnderstandingModel, definitions: Sequence[str]) -> tuple[str, ...]:
@@ -152,18 +153,18 @@ def _image_key(ref: ImageRef) -> str | int:
 
 
 def preferences(likelihoods: pd.DataFrame) -> pd.DataFrame:
-    """Return, for each model, definition, task and negative, how often the reference is strictly likelier.
+    """Return, for each model, chain, definition, task and negative, how often the reference is strictly likelier.
 
     Returns:
-        columns model, definition, task, kind, preferred (percent), ties (percent), n (comparisons).
+        columns model, chain, definition, task, kind, preferred (percent), ties (percent), n (comparisons).
     """
-    keys = ["model", "definition", "task", "subset", "id"]
+    keys = ["model", "chain", "definition", "task", "subset", "id"]
     # A draw of a negative is compared with the reference of its own trajectory; ties are no preference.
     reference = likelihoods[likelihoods["kind"] == "reference"].set_index(keys)["log_likelihood"].rename("reference")
     rows = likelihoods[likelihoods["kind"] != "reference"].join(reference, on=keys)
     rows = rows.assign(
         preferred=rows["reference"] > rows["log_likelihood"], ties=rows["reference"] == rows["log_likelihood"]
     )
-    grouped = rows.groupby(["model", "definition", "task", "kind"], sort=True)
+    grouped = rows.groupby(["model", "chain", "definition", "task", "kind"], sort=True)
     table = grouped[["preferred", "ties"]].mean() * 100
     return table.assign(n=grouped.size()).reset_index()

@@ -139,7 +139,7 @@ def score_candidates_in_parts(
     return Candidates(flat.reshape(len(trajectories), k, *flat.shape[1:]), **joined)
 
 
-KEYS = ["arm", "seed", "subset", "id"]
+KEYS = ["arm", "chain", "subset", "id"]
 MEASURES = ["score", "idm_log_likelihood"]
 
 
@@ -160,13 +160,13 @@ def best_curves(candidates: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
         candidates: rows of `verification/candidates.csv`.
 
     Returns:
-        columns arm, seed, score, idm_log_likelihood, k, chosen_by (IDM, FDM, oracle, random).
+        columns arm, chain, score, idm_log_likelihood, k, chosen_by (IDM, FDM, oracle, random).
     """
     judges = {"IDM": "idm_log_likelihood", "FDM": "fdm_log_likelihood", "oracle": "score"}
     tables = []
     for k in ks:
         picked = {name: select_best_candidates(candidates, k, column) for name, column in judges.items()}
         for name, rows in {**picked, "random": candidates[candidates["candidate"] < k]}.items():
-            means = rows.groupby(["arm", "seed"])[MEASURES].mean().reset_index()
+            means = rows.groupby(["arm", "chain"])[MEASURES].mean().reset_index()
             tables.append(means.assign(k=k, chosen_by=name))
     return pd.concat(tables, ignore_index=True)

@@ -6,6 +6,7 @@ The comments in params.yaml give each value's unit and reason; the classes give 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import yaml
 
@@ -18,7 +19,7 @@ from visdyn.params.figures import Figures
 from visdyn.params.human_study import HumanStudy
 from visdyn.params.mining import Mining
 from visdyn.params.probing import Probing
-from visdyn.params.reading import Name, ParamsError, Whole, from_mapping
+from visdyn.params.reading import Name, OneOrMore, ParamsError, Whole, from_mapping
 from visdyn.params.recorded import Recorded
 from visdyn.params.runtime import Data, Runtime
 from visdyn.params.spatial import Spatial
@@ -35,6 +36,7 @@ class Params:
 
     root: Name  # path to the repository
     seed: Whole  # every random draw derives from it
+    chains: OneOrMore[Whole]  # whole draws of the experiment, rising
     runtime: Runtime
     data: Data
     world: World
@@ -53,6 +55,12 @@ class Params:
     human_study: HumanStudy
     recorded: Recorded
     figures: Figures
+
+    def __post_init__(self) -> None:
+        if any(later <= earlier for earlier, later in pairwise(self.chains)):
+            raise ValueError(
+                f"chains must rise and none stand twice, not {list(self.chains)}; the first is the one shown"
+            )
 
 
 def load_params(profile: str = ".") -> Params:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from visdyn.params.reading import Count, Name, NotNegative, OneOrMore, Positive, Share, Whole
+from visdyn.params.reading import Count, Name, NotNegative, OneOrMore, Positive, Share
 from visdyn.params.training import Training
 
 
@@ -115,7 +115,6 @@ class BagelFineTuning:
 
 @dataclass(frozen=True, kw_only=True)
 class Doundo(BagelFineTuning):
-    """Do-Undo fine-tuning, with and without the consistency loss: a run for each variant and seed."""
+    """Do-Undo fine-tuning, with and without the consistency loss: a run for each variant and chain."""
 
     variants: OneOrMore[Literal["doundo", "doundo_c"]]
-    seeds: OneOrMore[Whole]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from visdyn.params.reading import Count, Name, OneOrMore, Share, Whole
+from visdyn.params.reading import Count, Name, Share, Whole
 from visdyn.params.training import Training
 
 ArmName = Literal[
@@ -93,8 +93,7 @@ class IdmEvaluation:
 class Fdm(DynamicsFineTuning):
     """Forward-dynamics model; its arms are `training.arms.ARMS`."""
 
-    arms: tuple[ArmName, ...]
-    seeds: OneOrMore[Whole]  # of the arms
-    single_seed_arms: tuple[ArmName, ...]  # first seed only
+    arms: tuple[ArmName, ...]  # trained in every chain
+    first_chain_arms: tuple[ArmName, ...]  # in the first alone
     floor: Share  # w = floor + (1 - floor) * w_rec
     limits: Limits

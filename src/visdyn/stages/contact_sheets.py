@@ -17,6 +17,7 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
+from visdyn.compute.seeds import sampling_seed
 from visdyn.datasets.annotated import read_annotated
 from visdyn.datasets.aurora import load_bench
 from visdyn.datasets.doundo_bench import load as load_pairs
@@ -27,7 +28,7 @@ from visdyn.mining.mined_files import read_pairs
 from visdyn.models import load_model
 from visdyn.models.editors import load_editor
 from visdyn.pipeline.stage import Stage
-from visdyn.training.runs import run_name, runs_in
+from visdyn.training.runs import member, run_name, runs_in
 from visdyn.trajectory import NEGATIVE_KINDS, ReversiblePair, Trajectory, negatives
 
 LARGEST_SIDE = 256  # pixels; larger images are shrunk
@@ -140,9 +141,9 @@ def reversible_pairs(stage: Stage, count: int = 6) -> Image.Image | None:
 
 
 def predicted_actions(stage: Stage, pool: int = 40, count: int = 3) -> Image.Image:
-    """Show pairs that `models/idm` names right and pairs that it names wrong, out of `pool` held-out ones."""
+    """Show pairs that the first chain's IDM names right and pairs that it names wrong, out of `pool` held-out ones."""
     items = spread(load_bench(stage.data("aurora")), pool)
-    model = load_model(stage.path("models/idm"), "idp", device=stage.device)
+    model = load_model(stage.reference("models/idm"), "idp", device=stage.device)
     said = model.predict([item.source for item in items], [item.target for item in items])
     answers = [(item, text.strip()) for item, text in zip(items, said, strict=True)]
     right = [answer for answer in answers if answer[0].action == answer[1]]
@@ -153,8 +154,8 @@ def predicted_actions(stage: Stage, pool: int = 40, count: int = 3) -> Image.Ima
 
 
 def labelled_pairs(stage: Stage, count: int = 6) -> Image.Image | None:
-    """Show selected pairs of `data/annotated` with the IDM's labels, wrong ones marked where the truth is known."""
-    rows = spread(read_annotated(stage.path("data/annotated")), count)
+    """Show the first chain's selected pairs with the IDM's labels, wrong ones marked where the truth is known."""
+    rows = spread(read_annotated(member(stage.path("data/annotated"), stage.chains[0])), count)
     if not rows:
         return None
     captions = [
@@ -165,12 +166,13 @@ def labelled_pairs(stage: Stage, count: int = 6) -> Image.Image | None:
 
 
 def next_images(stage: Stage, count: int = 5) -> Image.Image:
-    """Show what the base and each arm's first run draw as the next image of the same held-out items."""
+    """Show what the first chain's base and arms draw as the next image of the same held-out items."""
     items = spread(load_bench(stage.data("aurora")), count)
     columns = {"source": [item.source for item in items], "target": [item.target for item in items]}
     models: dict[str, str | Path] = {"zero-shot": stage.reference(stage.params.base)}
-    for arm, _, folder in runs_in(stage.path("models/fdm")):
-        models.setdefault(arm, folder)
+    for arm, chain, folder in runs_in(stage.path("models/fdm")):
+        if chain == stage.chains[0]:
+            models[arm] = folder
     for name, path in models.items():
         images, _ = generate(load_model(path, "fdp", device=stage.device), items, 1, stage.seed)
         columns[name.replace("_", "\n")] = [candidates[0] for candidates in images]
@@ -178,28 +180,27 @@ def next_images(stage: Stage, count: int = 5) -> Image.Image:
 
 
 def done_and_undone(stage: Stage, count: int = 4) -> Image.Image | None:
-    """Show held-out pairs under every variant's first run: the action done, then undone from the generated image."""
+    """Show held-out pairs under the first chain's variants: the action done, then undone from the generated image."""
     pairs = spread(_reversible_pairs(stage, "test"), count)
     if not pairs:
         return None
     columns = {"start": [pair.start for pair in pairs], "end": [pair.end for pair in pairs]}
     for variant in stage.params.variants:
-        editor = load_editor(
-            stage.path("models/doundo") / run_name(variant, stage.params.seeds[0]), device=stage.device
-        )
+        editor = load_editor(stage.path("models/doundo") / run_name(variant, stage.chains[0]), device=stage.device)
         done, undone = do_and_undo(editor, pairs, reverse_from="generated", seed=stage.seed)
         columns |= {f"{variant}: do": list(done), f"{variant}: undo": list(undone)}
     return contact_sheet(columns, [pair.forward_short for pair in pairs])
 
 
 def verified_candidates(stage: Stage, count: int = 3) -> Image.Image:
-    """Show the first FDM's candidates of a few items, each with the IDM's log-likelihood, its choice marked."""
-    _, seed, folder = next(run for run in runs_in(stage.path("models/fdm")) if run[0] in stage.params.arms)
+    """Show a first-chain FDM's candidates of a few items, each with the IDM's log-likelihood, its choice marked."""
+    first, folders = stage.chains[0], {run[:2]: run[2] for run in runs_in(stage.path("models/fdm"))}
+    folder = folders[stage.params.arms[0], first]
     forward = load_model(folder, "fdp", device=stage.device)
-    inverse = load_model(stage.path("models/idm"), "idp", device=stage.device)
+    inverse = load_model(stage.reference("models/idm", first), "idp", device=stage.device)
     items = spread(load_bench(stage.data("aurora")), count)
     k = max(stage.params.candidates)
-    images, _ = generate(forward, items, k, seed)
+    images, _ = generate(forward, items, k, sampling_seed(stage.seed, "candidates", first))
     rewards = torch.stack([
         inverse.log_likelihood([item.source] * k, list(row), [item.action] * k)
         for item, row in zip(items, images, strict=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 
+from visdyn.compute.seeds import training_seed
 from visdyn.params.doundo import BagelFineTuning, Doundo
 from visdyn.pipeline.stage import Stage
 from visdyn.training.bagel.records import BagelData
@@ -12,7 +13,7 @@ from visdyn.training.runs import run_name
 
 
 def doundo_jobs(stage: Stage) -> list[Job]:
-    """Return one fine-tuning job for each variant and seed.
+    """Return one fine-tuning job for each variant and chain, from the chain's generator.
 
     Raises:
         ValueError: a kind of sample has a weight and no file.
@@ -21,16 +22,16 @@ def doundo_jobs(stage: Stage) -> list[Job]:
     data = data_files(stage)
     return [
         Job(
-            run_name(variant, seed),
+            run_name(variant, chain),
             "visdyn.training.bagel.recipe:train_bagel",
             {
-                "config": replace(variant_config(params, variant), base=stage.reference(params.base)),
+                "config": replace(variant_config(params, variant), base=stage.reference(params.base, chain)),
                 "data": data,
-                "seed": seed,
-                "output": str(stage.path("models/doundo") / run_name(variant, seed)),
+                "seed": training_seed(stage.seed, "doundo", chain),
+                "output": str(stage.path("models/doundo") / run_name(variant, chain)),
             },
         )
-        for seed in params.seeds
+        for chain in stage.chains
         for variant in params.variants
     ]
 

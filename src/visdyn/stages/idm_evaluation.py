@@ -11,19 +11,19 @@ from visdyn.pipeline.stage import Stage
 
 
 def predict(stage: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Predict the actions of all test pairs with the base model and with both IDMs, and score true and false actions.
+    """Predict the actions of all test pairs with every chain's base model and IDMs, and score true and false actions.
 
     Returns:
-        predictions: columns model (zero_shot, idm, idm_same_labels), subset, id, reference, prediction.
+        predictions: columns model (zero_shot, idm, idm_same_labels), chain, subset, id, reference, prediction.
         likelihoods: of the true action and of its negatives, as `inference.probing.probe` has them.
     """
-    models = {"zero_shot": stage.reference(stage.settings.idm.base)}
-    models |= {name: stage.path(f"models/{name}") for name in ("idm", "idm_same_labels")}
+    names = {"zero_shot": stage.settings.idm.base, "idm": "models/idm", "idm_same_labels": "models/idm_same_labels"}
+    models = {(name, chain): model for name, given in names.items() for chain, model in stage.in_chains(given)}
     return examine(models, load_bench(stage.data("aurora")), stage.seed, stage.device)
 
 
 def score_texts(stage: Stage, predictions: pd.DataFrame) -> pd.DataFrame:
-    """Score predictions by text metrics with bootstrap intervals: columns model, metric, value, n, low, high.
+    """Score predictions by text metrics with bootstrap intervals: columns model, chain, metric, value, n, low, high.
 
     The text encoder of `models/clip` gives the metric `embedding`; BERTScore is added where `idm_evaluation.bert_score`
     names its model.

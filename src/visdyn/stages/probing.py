@@ -13,14 +13,16 @@ from visdyn.models import load_model
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.paths import write_atomically
 from visdyn.pipeline.stage import Stage
+from visdyn.training.runs import run_name
 from visdyn.trajectory import Trajectory
 
 
 def probe_models(stage: Stage, trajectories: list[Trajectory]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Probe every model of `probing.models`, as the section's other parameters say.
 
-    Rows of a finished model lie in the stage's scratch folder until the stage has succeeded. A model that cannot be
-    loaded is listed with its reason, and the others are probed.
+    A model that has a run in each chain is probed in each (`Stage.in_chains`). Rows of a finished model lie in the
+    stage's scratch folder until the stage has succeeded. A model that cannot be loaded is listed with its reason, and
+    the others are probed.
 
     Returns:
         likelihoods: the table of `probe` for all models (no rows where none was found).
@@ -28,20 +30,21 @@ def probe_models(stage: Stage, trajectories: list[Trajectory]) -> tuple[pd.DataF
     """
     folder, tables, missing = stage.scratch("likelihoods"), [], []
     for label, name in labels(stage.params.models).items():
-        path = folder / f"{label.replace('/', '--')}.csv"
-        if not path.is_file():
-            try:
-                model = _load(stage, name)
-            except (OSError, ValueError) as error:
-                reason = " ".join(str(error).split())
-                say(f"probing {label}: left out, {reason}")
-                missing.append({"model": label, "reason": reason})
-                continue
-            write_rows(_probe(stage, model, trajectories, label), path)
-            del model
-        tables.append(read_rows(path))
+        for chain, reference in stage.in_chains(name):
+            path = folder / f"{run_name(label.replace('/', '--'), chain)}.csv"
+            if not path.is_file():
+                try:
+                    model = _load(stage, reference)
+                except (OSError, ValueError) as error:
+                    reason = " ".join(str(error).split())
+                    say(f"probing {label}: left out, {reason}")
+                    missing.append({"model": label, "reason": reason})
+                    continue
+                write_rows(_probe(stage, model, trajectories, label, chain), path)
+                del model
+            tables.append(read_rows(path))
     likelihoods = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
-    return likelihoods, pd.DataFrame(missing, columns=["model", "reason"])
+    return likelihoods, pd.DataFrame(missing, columns=["model", "reason"]).drop_duplicates()
 
 
 def labels(names: Sequence[str]) -> dict[str, str]:
@@ -67,17 +70,17 @@ def read_rows(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=texts, float_precision="round_trip", keep_default_na=False, na_values=[""])
 
 
-def _load(stage: Stage, name: str):
-    model = load_model(stage.reference(name), device=stage.device, batch_size=stage.params.batch_size)
+def _load(stage: Stage, reference: str):
+    model = load_model(reference, device=stage.device, batch_size=stage.params.batch_size)
     if isinstance(model, UnifiedModel):
         model.shared_prefixes = stage.params.shared_prefixes
     return model
 
 
-def _probe(stage: Stage, model, trajectories: list[Trajectory], label: str) -> pd.DataFrame:
+def _probe(stage: Stage, model, trajectories: list[Trajectory], label: str, chain: int) -> pd.DataFrame:
     settings = stage.params
     left_out = [name for name in settings.definitions if not supported_definitions(model, [name])]
     if left_out:
         say(f"probing {label}: a model of its kind has no {', '.join(left_out)}")
     progress = Progress(f"probing {label}", len(trajectories), stage.settings.runtime.log_seconds)
-    return probe(model, trajectories, stage.seed, label, settings.definitions, settings.draws, progress.add)
+    return probe(model, trajectories, stage.seed, label, settings.definitions, settings.draws, progress.add, chain)

@@ -16,11 +16,12 @@ from visdyn.models.understanding.chat_cache import CachedVLM
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.stage import Stage
 from visdyn.quarantine import Quarantine
+from visdyn.training.runs import run_name
 
-ANSWERS = ["model", "benchmark", "mode", "rule", "prompt", "group", "relation", "id", "answer", "output", "choice",
-           "correct", "invalid", "ambiguous", "chance", "reason"]  # fmt: skip
-ACCURACY = ["model", "benchmark", "mode", "n", "accuracy", "strict_accuracy", "chance", "invalid_rate", "low", "high",
-            "p_chance", "constant_accuracy"]  # fmt: skip
+ANSWERS = ["model", "chain", "benchmark", "mode", "rule", "prompt", "group", "relation", "id", "answer", "output",
+           "choice", "correct", "invalid", "ambiguous", "chance", "reason"]  # fmt: skip
+ACCURACY = ["model", "chain", "benchmark", "mode", "n", "accuracy", "strict_accuracy", "chance", "invalid_rate", "low",
+            "high", "p_chance", "constant_accuracy"]  # fmt: skip
 # One row of accuracy.csv: its mode, and the rules behind `accuracy` and `strict_accuracy`. Likelihoods need no
 # matching, so their two are one; per token and in total are two ways to choose, hence two rows.
 _ROWS = (
@@ -61,15 +62,24 @@ def model_name(reference: str) -> str:
 
 
 def ask_all(stage: Stage, questions: Sequence[SpatialQuestion], quarantine: Quarantine | None = None) -> pd.DataFrame:
-    """Put all questions to every model of the parameters; columns `ANSWERS`, no rows where there is no question."""
+    """Put all questions to every model of the parameters, in each chain that has its own (`Stage.in_chains`).
+
+    Returns:
+        columns `ANSWERS`, no rows where there is no question.
+    """
     if not questions:
         return pd.DataFrame(columns=ANSWERS)
     names = model_names(stage.params.models)
-    return pd.concat([ask(stage, *named, questions, quarantine) for named in names.items()], ignore_index=True)
+    tables = [
+        ask(stage, reference, name, chain, questions, quarantine)
+        for given, name in names.items()
+        for chain, reference in stage.in_chains(given)
+    ]
+    return pd.concat(tables, ignore_index=True)
 
 
 def model_names(references: Sequence[str]) -> dict[str, str]:
-    """Return each reference's name in the results; seeds of one arm keep theirs, so that no two models are pooled.
+    """Return each reference's name in the results; runs of one arm keep their endings, so that none are pooled.
 
     Raises:
         StageError: two references end alike.
@@ -84,29 +94,34 @@ def model_names(references: Sequence[str]) -> dict[str, str]:
 
 
 def ask(
-    stage: Stage, reference: str, name: str, questions: Sequence[SpatialQuestion], quarantine: Quarantine | None = None
+    stage: Stage,
+    reference: str,
+    name: str,
+    chain: int,
+    questions: Sequence[SpatialQuestion],
+    quarantine: Quarantine | None = None,
 ) -> pd.DataFrame:
-    """Put all questions to one model, called `name` in the results, in every mode of the parameters.
+    """Put all questions to one chain's model, called `name` in the results, in every mode of the parameters.
 
     Generated answers are kept in the stage's scratch folder, so that a run that was killed goes on where it stopped.
 
     Returns:
         One row a question, mode and rule: columns `ANSWERS`.
     """
-    model = answers_of(load_model(stage.reference(reference), device=stage.device))
+    model = answers_of(load_model(reference, device=stage.device))
     parts = []
     for benchmark in dict.fromkeys(question.benchmark for question in questions):
         asked = [question for question in questions if question.benchmark == benchmark]
         if "likelihood" in stage.params.modes:
             parts.append(spatial.score_likelihoods(model, asked, None, quarantine))
         if "generation" in stage.params.modes:
-            cached = CachedVLM(model, stage.scratch("answers") / f"{name}.sqlite")
+            cached = CachedVLM(model, stage.scratch("answers") / f"{run_name(name, chain)}.sqlite")
             parts.append(spatial.generate_answers(cached, asked, None, quarantine))
-    return pd.concat(parts, ignore_index=True).assign(model=name)[ANSWERS]
+    return pd.concat(parts, ignore_index=True).assign(model=name, chain=chain)[ANSWERS]
 
 
 def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
-    """Return accuracy with what it must be read beside: columns `ACCURACY`, one row a model, benchmark and mode.
+    """Return accuracy with what it must be read beside: columns `ACCURACY`, one row a model, chain, benchmark and mode.
 
     accuracy is by the papers' lenient match in generation mode, low and high are Wilson's 95 % interval of it; chance,
     invalid_rate and p_chance (one-sided, of doing as well by drawing) are of the strict rule; constant_accuracy is that
@@ -114,14 +129,15 @@ def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:
     """
     if answers.empty:
         return pd.DataFrame(columns=ACCURACY)
-    summary = spatial.summarise(answers).set_index("rule")
     rows = []
-    for mode, rule, strict in _ROWS:
-        if rule not in summary.index:
-            continue
-        keys = ["model", "benchmark"]
-        lenient, exact = (summary.loc[[name]].set_index(keys) for name in (rule, strict))
-        rows += [_row(mode, key, lenient.loc[key], exact.loc[key]) for key in lenient.index]
+    for chain, own in answers.groupby("chain"):
+        summary = spatial.summarise(own).set_index("rule")
+        for mode, rule, strict in _ROWS:
+            if rule not in summary.index:
+                continue
+            keys = ["model", "benchmark"]
+            lenient, exact = (summary.loc[[name]].set_index(keys) for name in (rule, strict))
+            rows += [{**_row(mode, key, lenient.loc[key], exact.loc[key]), "chain": chain} for key in lenient.index]
     return pd.DataFrame(rows, columns=ACCURACY)
 
 

@@ -11,14 +11,16 @@ import pandas as pd
 
 from visdyn.compute.pool import map_processes
 from visdyn.compute.progress import Progress, say
+from visdyn.compute.seeds import sampling_seed
 from visdyn.images import stacked
 from visdyn.inference.verification import Candidates, score_candidates_in_parts
 from visdyn.models.dynamics_pair import load_dynamics
 from visdyn.params.verification import Verification
 from visdyn.pipeline.stage import Stage
+from visdyn.training.runs import run_name
 
 JUDGED = ("editing_success", "minimal_editing", "score", "success")
-COLUMNS = ["arm", "seed", "subset", "id", "candidate", "idm_log_likelihood", "fdm_log_likelihood", *JUDGED]
+COLUMNS = ["arm", "chain", "subset", "id", "candidate", "idm_log_likelihood", "fdm_log_likelihood", *JUDGED]
 _BATCHES_IN_A_PART = 4
 
 
@@ -27,9 +29,10 @@ class _Job:
     """One FDM with the IDM that verifies it; pickled to the process that runs it."""
 
     arm: str
-    seed: int
+    chain: int
     folder: Path
-    idm: Path
+    idm: str
+    seed: int
     scratch: Path
     settings: Verification
     device: str
@@ -44,14 +47,15 @@ def candidate_tables(stage: Stage, runs: Sequence[tuple[str, int, Path]], evalua
     the FDM and the IDM are adapters of one base, the base is loaded once.
 
     Args:
-        runs: (arm, seed, folder) of the FDMs.
+        runs: (arm, chain, folder) of the FDMs; each is verified by its own chain's IDM.
         evaluation: a `visdyn.evaluation.benches.bench_aurora.ForwardEvaluation`.
     """
     jobs = [
         _Job(
             *run,
-            idm=stage.path("models/idm"),
-            scratch=stage.scratch(f"candidates/{run[0]}-s{run[1]}"),
+            idm=stage.reference("models/idm", run[1]),
+            seed=sampling_seed(stage.seed, "candidates", run[1]),
+            scratch=stage.scratch(f"candidates/{run_name(*run[:2])}"),
             settings=stage.params,
             device=stage.device,
             log_seconds=stage.settings.runtime.log_seconds,
@@ -68,7 +72,7 @@ def _candidate_table(evaluation, job: _Job) -> pd.DataFrame:
     forward, inverse = load_dynamics(job.folder, job.idm, job.device, **options)
     forward = replace(forward, decoding=settings.decoding, block=settings.block)
     k, part = max(settings.candidates), _BATCHES_IN_A_PART * settings.batch_size
-    progress = Progress(f"{job.arm}-s{job.seed}: {k} candidates an item", len(items), job.log_seconds)
+    progress = Progress(f"{run_name(job.arm, job.chain)}: {k} candidates an item", len(items), job.log_seconds)
     scored = score_candidates_in_parts(forward, inverse, items, k, job.seed, job.scratch, part, progress.add)
     tables = [_one_candidate(evaluation, job, scored, index) for index in range(k)]
     return pd.concat(tables, ignore_index=True)
@@ -77,7 +81,7 @@ def _candidate_table(evaluation, job: _Job) -> pd.DataFrame:
 def _one_candidate(evaluation, job: _Job, scored: Candidates, index: int) -> pd.DataFrame:
     judged = _judged(evaluation, stacked([row[index] for row in scored.images]), job.must_judge)
     own = {"idm_log_likelihood": scored.inverse[:, index], "fdm_log_likelihood": scored.forward[:, index]}
-    return judged.assign(arm=job.arm, seed=job.seed, candidate=index, **own)
+    return judged.assign(arm=job.arm, chain=job.chain, candidate=index, **own)
 
 
 def _judged(evaluation, images: np.ndarray, must: bool) -> pd.DataFrame:

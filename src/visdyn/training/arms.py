@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,23 @@ ARMS = {
 }
 
 
+@dataclass(frozen=True)
+class ChainInputs:
+    """What the FDMs of one chain start from.
+
+    Attributes:
+        base: folder or hub id of the base model.
+        seed: of every arm's training, so that they differ by data and weights alone.
+        triplets: triplet files by kind: `supervised`, `idm`, `true`.
+        sizes: triplets of each kind.
+    """
+
+    base: str
+    seed: int
+    triplets: dict[str, str]
+    sizes: dict[str, int]
+
+
 def arm(name: str) -> Arm:
     """Return an arm by name; an unknown one is an error that lists the known ones."""
     if name not in ARMS:
@@ -49,36 +67,34 @@ def arm(name: str) -> Arm:
     return ARMS[name]
 
 
-def fdm_jobs(params: Fdm, base: str, triplets: dict[str, str], sizes: dict[str, int], output: Path) -> list[Job]:
-    """Return one training job for each (arm, seed).
+def fdm_jobs(params: Fdm, chains: Mapping[int, ChainInputs], output: Path) -> list[Job]:
+    """Return one training job for each (arm, chain): from the chain's base, on the chain's triplets, with its seed.
 
     Args:
-        base: folder or hub id of the base model.
-        triplets: triplet files by kind: `supervised`, `idm`, `true`.
-        sizes: triplets of each kind.
-        output: folder that gets one folder `<arm>-s<seed>` a run.
+        chains: what each chain's runs start from; the first is also that of `first_chain_arms`.
+        output: folder that gets one folder `<arm>-s<chain>` a run.
     """
     jobs = []
-    for name, seed in requested_runs(params):
-        chosen = arm(name)
-        paths = tuple(triplets[kind] for kind in ("supervised", chosen.synthetic) if kind != "none")
+    for name, chain in requested_runs(params, list(chains)):
+        chosen, own = arm(name), chains[chain]
+        paths = tuple(own.triplets[kind] for kind in ("supervised", chosen.synthetic) if kind != "none")
         floor = params.floor if chosen.floored else 0.0
         arguments = {
-            "config": run_config(params, base, arm_size(name, sizes)),
+            "config": run_config(params, own.base, arm_size(name, own.sizes)),
             "data": DynamicsTriplets(paths, "fdm", chosen.weighting, floor),
-            "seed": seed,
-            "output": str(output / run_name(name, seed)),
+            "seed": own.seed,
+            "output": str(output / run_name(name, chain)),
         }
-        jobs.append(Job(run_name(name, seed), "visdyn.training.dynamics:train_dynamics", arguments))
+        jobs.append(Job(run_name(name, chain), "visdyn.training.dynamics:train_dynamics", arguments))
     return jobs
 
 
-def arms_table(params: Fdm, sizes: dict[str, int]) -> pd.DataFrame:
-    """Describe every run: columns arm, seed, num_supervised, num_synthetic, weighting, floor, steps (fdm/arms.csv)."""
+def arms_table(params: Fdm, chains: Mapping[int, ChainInputs]) -> pd.DataFrame:
+    """Describe every run: columns arm, chain, num_supervised, num_synthetic, weighting, floor, steps (fdm/arms.csv)."""
     rows = []
-    for name, seed in requested_runs(params):
-        chosen = arm(name)
-        row = {"arm": name, "seed": seed, "num_supervised": sizes["supervised"]}
+    for name, chain in requested_runs(params, list(chains)):
+        chosen, sizes = arm(name), chains[chain].sizes
+        row = {"arm": name, "chain": chain, "num_supervised": sizes["supervised"]}
         row |= {"num_synthetic": sizes.get(chosen.synthetic, 0), "weighting": chosen.weighting}
         row |= {"floor": params.floor if chosen.floored and chosen.weighting == "recognition" else 0.0}
         rows.append({**row, "steps": count_steps(params.training, arm_size(name, sizes))})

@@ -94,17 +94,17 @@ class DynamicsData:
             unfinished.rename(path)
         return Part(str(path), _counts(items))
 
-    def table(self, models: dict[str, Sequence[Part]]) -> pd.DataFrame:
-        """Return what each model learns from: columns model, subset, available, used (data.csv).
+    def table(self, models: dict[tuple[str, int], Sequence[Part]]) -> pd.DataFrame:
+        """Return what each model learns from: columns model, chain, subset, available, used (data.csv).
 
         Args:
-            models: the parts of each model or arm.
+            models: the parts of each model or arm and chain.
         """
         rows = []
-        for model, parts in models.items():
+        for (model, chain), parts in models.items():
             for subset, used in sorted((subset, used) for part in parts for subset, used in part.used.items()):
-                rows.append([model, subset, self.available.get(subset, used), used])
-        return pd.DataFrame(rows, columns=["model", "subset", "available", "used"])
+                rows.append([model, chain, subset, self.available.get(subset, used), used])
+        return pd.DataFrame(rows, columns=["model", "chain", "subset", "available", "used"])
 
     def _cache(self) -> CodeCache:
         # By path, size and time: reading 300,000 files to learn that they are known takes hours on a shared disk.

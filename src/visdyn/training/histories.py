@@ -11,7 +11,7 @@ from visdyn.training.runs import runs_in
 
 
 def histories(folder: Path, names: Sequence[str]) -> pd.DataFrame:
-    """Gather `training.csv` of every run folder `<name>-s<seed>`: its columns after those of `names`."""
+    """Gather `training.csv` of every run folder `<name>-s<chain>`: its columns after those of `names`."""
     tables = []
     for *run, path in runs_in(folder):
         tables.append(pd.read_csv(path / "training.csv").assign(**dict(zip(names, run, strict=True))))

@@ -20,12 +20,13 @@ from visdyn.trajectory import Trajectory
 TOKENS_AT_ONCE = 2**15
 
 
-def describe(model: UnifiedModel, trajectories: Sequence[Trajectory], name: str) -> pd.DataFrame:
-    """Predict the action of every pair: columns model, subset, id, reference, prediction."""
+def describe(model: UnifiedModel, trajectories: Sequence[Trajectory], name: str, chain: int) -> pd.DataFrame:
+    """Predict the action of every pair: columns model, chain, subset, id, reference, prediction."""
     predictions = model.inverse_dynamics.predict([t.source for t in trajectories], [t.target for t in trajectories])
     return pd.DataFrame(
         {
             "model": name,
+            "chain": chain,
             "subset": [item.subset for item in trajectories],
             "id": [item.id for item in trajectories],
             "reference": [item.action for item in trajectories],
@@ -35,15 +36,19 @@ def describe(model: UnifiedModel, trajectories: Sequence[Trajectory], name: str)
 
 
 def examine(
-    models: Mapping[str, str | Path], trajectories: Sequence[Trajectory], seed: int, device: str = "cpu"
+    models: Mapping[tuple[str, int], str | Path], trajectories: Sequence[Trajectory], seed: int, device: str = "cpu"
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Load one model after another and return `describe` of all, and their action likelihoods as `probe` has them."""
+    """Load one model after another and return `describe` of all, and their action likelihoods as `probe` has them.
+
+    Args:
+        models: (name, chain) -> folder or hub id.
+    """
     predictions, likelihoods = [], []
-    for name, path in models.items():
+    for (name, chain), path in models.items():
         model = load_model(path, device=device)
         model.batch_size = _batch_size(model)
-        predictions.append(describe(model, trajectories, name))
-        likelihoods.append(probe(model, trajectories, seed, name, definitions=()))  # of actions alone
+        predictions.append(describe(model, trajectories, name, chain))
+        likelihoods.append(probe(model, trajectories, seed, name, definitions=(), chain=chain))  # of actions alone
     return pd.concat(predictions), pd.concat(likelihoods)
 
 
@@ -56,20 +61,20 @@ def _batch_size(model: UnifiedModel) -> int:
 def text_table(
     predictions: pd.DataFrame, encoder: ImageTextEncoder, seed: int, bert_model: str | None = None, device: str = "cpu"
 ) -> pd.DataFrame:
-    """Score predictions of every model: columns model, metric, value, n, low, high.
+    """Score predictions of every model and chain: columns model, chain, metric, value, n, low, high.
 
     Args:
         bert_model: of BERTScore (`roberta-large`); None leaves it out. Where the package or the model is missing, its
             row is empty and a line says what to do.
     """
     tables = []
-    for model, part in predictions.groupby("model"):
+    for (model, chain), part in predictions.groupby(["model", "chain"]):
         texts = part["prediction"].tolist(), part["reference"].tolist()
         metrics = text_metrics(*texts, seed, encoder)
         if bert_model is not None:
             metrics.append(_bert_score(*texts, seed, bert_model, device))
-        tables.append(pd.DataFrame([asdict(metric) for metric in metrics]).assign(model=model))
-    return pd.concat(tables, ignore_index=True)[["model", "metric", "value", "n", "low", "high"]]
+        tables.append(pd.DataFrame([asdict(metric) for metric in metrics]).assign(model=model, chain=chain))
+    return pd.concat(tables, ignore_index=True)[["model", "chain", "metric", "value", "n", "low", "high"]]
 
 
 def _bert_score(predictions: list[str], references: list[str], seed: int, model: str, device: str) -> Metric:
