@@ -39,7 +39,7 @@ def of_chains(measured: pd.DataFrame, keys: Sequence[str], values: Sequence[str]
     grouped = measured.groupby(list(keys), sort=False)
     table = grouped[list(values)].mean()
     spreads = grouped[list(values)].std().add_suffix("_spread")
-    counts = grouped["n"].min() if "n" in measured else np.nan
+    counts = grouped["n"].min() if "n" in measured else float("nan")
     return table.join(spreads).assign(n=counts, chains=grouped["chain"].nunique()).reset_index()
 
 
