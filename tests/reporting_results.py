@@ -79,10 +79,10 @@ def repository(folder: Path) -> Path:
     return folder
 
 
-def candidates(rng: np.random.Generator, count: int = 8, items: int = 4, seeds: int = 2) -> pd.DataFrame:
+def candidates(rng: np.random.Generator, count: int = 8, items: int = 4, chains: int = 2) -> pd.DataFrame:
     """Candidates whose IDM log-likelihood follows the score, and whose own likelihood does not."""
     rows = []
-    for seed in range(seeds):
+    for chain in range(chains):
         for subset in SUBSETS:
             for item in range(items):
                 scores = rng.uniform(0, 10, count)
@@ -91,7 +91,7 @@ def candidates(rng: np.random.Generator, count: int = 8, items: int = 4, seeds: 
                     rows.append(
                         (
                             "supervised",
-                            seed,
+                            chain,
                             subset,
                             f"{item:03d}",
                             place,
@@ -103,7 +103,7 @@ def candidates(rng: np.random.Generator, count: int = 8, items: int = 4, seeds: 
                             int(score > 7),
                         )
                     )
-    names = "arm seed subset id candidate idm_log_likelihood fdm_log_likelihood editing_success minimal_editing score success"  # noqa: E501
+    names = "arm chain subset id candidate idm_log_likelihood fdm_log_likelihood editing_success minimal_editing score success"  # noqa: E501
     return pd.DataFrame(rows, columns=names.split())
 
 
@@ -119,6 +119,7 @@ def _likelihoods(rng: np.random.Generator, models: dict[str, float]) -> pd.DataF
                         rows.append(
                             (
                                 model,
+                                0,
                                 "image_tokens" if task == "fdp" else "action",
                                 task,
                                 subset,
@@ -129,7 +130,7 @@ def _likelihoods(rng: np.random.Generator, models: dict[str, float]) -> pd.DataF
                             )
                         )
     return pd.DataFrame(
-        rows, columns=["model", "definition", "task", "subset", "id", "kind", "log_likelihood", "num_tokens"]
+        rows, columns=["model", "chain", "definition", "task", "subset", "id", "kind", "log_likelihood", "num_tokens"]
     )
 
 
@@ -173,11 +174,12 @@ def _prompts(rng: np.random.Generator) -> pd.DataFrame:
 def _text_metrics() -> pd.DataFrame:
     values = {"zero_shot": 0.07, "idm": 0.6, "idm_same_labels": 0.5}
     rows = [
-        (model, metric, value, 200, value - 0.03, value + 0.03)
+        (model, chain, metric, value + 0.01 * chain, 200, value - 0.03, value + 0.03)
         for model, value in values.items()
+        for chain in range(2)
         for metric in ("embedding", "rouge1", "rougeL", "bleu1", "bleu2", "bleu3", "bleu", "exact")
     ]
-    return pd.DataFrame(rows, columns=["model", "metric", "value", "n", "low", "high"])
+    return pd.DataFrame(rows, columns=["model", "chain", "metric", "value", "n", "low", "high"])
 
 
 def _pairs(rng: np.random.Generator) -> pd.DataFrame:
@@ -189,6 +191,7 @@ def _pairs(rng: np.random.Generator) -> pd.DataFrame:
                 correct = rng.uniform() < 0.5
                 rows.append(
                     (
+                        0,
                         dataset,
                         label,
                         f"v{pair}",
@@ -200,28 +203,26 @@ def _pairs(rng: np.random.Generator) -> pd.DataFrame:
                         int(correct),
                     )
                 )
-    return pd.DataFrame(
-        rows,
-        columns=["dataset", "class", "video", "pair", "action", "log_likelihood", "selected", "true_action", "correct"],
-    )
+    names = "chain dataset class video pair action log_likelihood selected true_action correct"
+    return pd.DataFrame(rows, columns=names.split())
 
 
 def _summary() -> pd.DataFrame:
-    rows = [("mit", 200, 3.0, 0.17, 2.1, 1.1, 4.2, 220, 100), ("ucf101", 200, 3.2, 0.18, 2.9, 1.9, 4.4, 380, 100)]
-    names = "dataset videos mean_seconds total_hours observations_per_video actions_per_video words_per_action pairs selected"  # noqa: E501
+    rows = [(0, "mit", 200, 3.0, 0.17, 2.1, 1.1, 4.2, 220, 100), (0, "ucf101", 200, 3.2, 0.18, 2.9, 1.9, 4.4, 380, 100)]
+    names = "chain dataset videos mean_seconds total_hours observations_per_video actions_per_video words_per_action pairs selected"  # noqa: E501
     return pd.DataFrame(rows, columns=names.split())
 
 
 def _training(rng: np.random.Generator, series: str, labels: tuple[str, ...], values: list[str]) -> pd.DataFrame:
     rows = []
     for label in labels:
-        for seed in range(2):
+        for chain in range(2):
             for step in range(0, 300, 10):
                 losses = [3 * np.exp(-step / 100) + 1 + rng.normal(0, 0.05)]
                 if "consistency" in values:
                     losses.append(float("nan") if label == "doundo" else 0.3 * np.exp(-step / 80))
-                rows.append((label, seed, step, *losses))
-    return pd.DataFrame(rows, columns=[series, "seed", "step", *values])
+                rows.append((label, chain, step, *losses))
+    return pd.DataFrame(rows, columns=[series, "chain", "step", *values])
 
 
 def _arms() -> pd.DataFrame:
@@ -229,13 +230,15 @@ def _arms() -> pd.DataFrame:
         ("supervised", 0, 600, 0, "uniform", 0.0, 300),
         ("synthetic_weighted", 0, 600, 300, "recognition", 0.5, 300),
     ]
-    return pd.DataFrame(rows, columns=["arm", "seed", "num_supervised", "num_synthetic", "weighting", "floor", "steps"])
+    return pd.DataFrame(
+        rows, columns=["arm", "chain", "num_supervised", "num_synthetic", "weighting", "floor", "steps"]
+    )
 
 
 def _fdm_scores(rng: np.random.Generator) -> pd.DataFrame:
     rows = []
     for system, level in FDM_LEVEL.items():
-        for seed in range(3):
+        for chain in range(3):
             for subset in SUBSETS:
                 for item in range(4):
                     success = float(np.clip(level + rng.normal(0, 0.8), 0, 10)) if system != "copy" else 0.0
@@ -244,14 +247,14 @@ def _fdm_scores(rng: np.random.Generator) -> pd.DataFrame:
                         "success": float(success > 6), "copied": float(system == "copy"), "l1_paper": 0.1, "l1_matched": 0.05,  # noqa: E501
                         "clip_i": 0.9, "clip_t": 0.28, "dino": 0.85,
                     }  # fmt: skip
-                    rows += [(system, seed, subset, f"{item:03d}", metric, value) for metric, value in values.items()]
-    return pd.DataFrame(rows, columns=["system", "seed", "subset", "id", "metric", "value"])
+                    rows += [(system, chain, subset, f"{item:03d}", metric, value) for metric, value in values.items()]
+    return pd.DataFrame(rows, columns=["system", "chain", "subset", "id", "metric", "value"])
 
 
 def _doundo_scores(rng: np.random.Generator) -> pd.DataFrame:
     rows = []
     for system, level in DOUNDO_LEVEL.items():
-        for seed in range(2):
+        for chain in range(2):
             for prompt in ("long", "short"):
                 for place, verb in enumerate(VERBS):
                     for direction, origin in (("forward", ""), ("reverse", "gt"), ("reverse", "generated")):
@@ -262,11 +265,11 @@ def _doundo_scores(rng: np.random.Generator) -> pd.DataFrame:
                             **({"of_f": 40 - 30 * level} if direction == "forward" else {"epe": 6.4, "epe_norm": 0.1, "returned": level, "joint": level / 2}),  # noqa: E501
                         }  # fmt: skip
                         rows += [
-                            (system, seed, direction, origin, prompt, verb, f"{place:03d}", metric, value)
+                            (system, chain, direction, origin, prompt, verb, f"{place:03d}", metric, value)
                             for metric, value in values.items()
                         ]
     return pd.DataFrame(
-        rows, columns=["system", "seed", "direction", "reverse_from", "prompt", "verb", "id", "metric", "value"]
+        rows, columns=["system", "chain", "direction", "reverse_from", "prompt", "verb", "id", "metric", "value"]
     )
 
 

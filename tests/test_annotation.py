@@ -152,6 +152,7 @@ def test_each_gpu_has_a_process_and_its_own_copy(monkeypatch):
 def test_table_7_of_real_clips_needs_no_truth(tiny_folder, pairs, tmp_path):
     labelled = annotate_pairs(Labeller(str(tiny_folder)), pairs[:4], tmp_path / "labels")
     table, triplets = pairs_table(labelled, select(labelled, 2), [""] * 4)
+    table = table.assign(chain=0)
     write_annotated(triplets, tmp_path / "annotated")
     assert table["correct"].isna().all()
     keys = [("d", pair.class_name, pair.video) for pair in pairs[:4]] + [("d", "c0", "without a pair")]
@@ -166,5 +167,5 @@ def test_table_7_of_real_clips_needs_no_truth(tiny_folder, pairs, tmp_path):
     assert {(Path(row["source"]), Path(row["target"])) for row in rows} == pictures
     assert str(tmp_path) not in (tmp_path / "annotated/triplets.jsonl").read_text()  # the same in every checkout
     empty, _ = pairs_table([], [], [])
-    assert list(empty.columns) == list(table.columns)
-    assert mining_summary(empty, lengths.iloc[:0]).empty
+    assert [*empty.columns, "chain"] == list(table.columns)
+    assert mining_summary(empty.assign(chain=0), lengths.iloc[:0]).empty

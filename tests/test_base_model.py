@@ -64,7 +64,7 @@ def test_the_recipe_writes_a_model_that_loads(tiny, tiny_folder, scenes, tmp_pat
 def test_jobs_of_the_arms():
     files = {"supervised": "s.npz", "idm": "i.npz", "true": "t.npz"}
     params = load_params("profiles/paper").fdm  # 40 epochs of batches of 96
-    params = replace(params, arms=tuple(ARMS), seeds=(0, 1), single_seed_arms=(), floor=0.4)
+    params = replace(params, arms=tuple(ARMS), first_chain_arms=(), floor=0.4)
     jobs = fdm_jobs(params, "base", files, {"supervised": 96, "idm": 97, "true": 1}, Path("models/fdm"))
     assert len({job.name for job in jobs}) == 12
     by_name = {job.name: job.arguments for job in jobs}

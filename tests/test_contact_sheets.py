@@ -33,11 +33,10 @@ def stage(tmp_path, scenes, tiny_folder):
     (tmp_path / "models/fdm").mkdir(parents=True)
     for name in ("base", "idm", "fdm/supervised-s0", "fdm/supervised-s1"):
         (tmp_path / "models" / name).symlink_to(tiny_folder)
-    params = SimpleNamespace(
-        base="models/base", arms=("supervised",), candidates=(1, 2), variants=("doundo",), seeds=(0,)
-    )
+    params = SimpleNamespace(base="models/base", arms=("supervised",), candidates=(1, 2), variants=("doundo",))
     return SimpleNamespace(
-        path=lambda rel: tmp_path / rel, reference=lambda rel: str(tmp_path / rel),
+        path=lambda rel: tmp_path / rel, reference=lambda rel, chain=0: str(tmp_path / rel),
+        chains=(0, 1),
         data=lambda name: tmp_path / name, device="cpu", seed=0, params=params, kitchen=tmp_path,
     )  # fmt: skip
 
@@ -73,7 +72,7 @@ def test_token_models_show_what_they_make_and_leave_the_global_generator_alone(s
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_the_first_run_of_each_arm_has_one_column(stage, monkeypatch):
+def test_the_first_chain_s_run_of_each_arm_has_one_column(stage, monkeypatch):
     drawn = {}
     monkeypatch.setattr(sheets, "contact_sheet", lambda columns, captions: drawn.update(columns))
     sheets.next_images(stage, count=2)
@@ -111,7 +110,7 @@ def test_wrong_labels_are_marked(stage, monkeypatch):
         end: str(stage.data("aurora") / f"0-{name}.png") for end, name in (("source", "input"), ("target", "output"))
     }
     texts = [("open", "open"), ("open", "close"), ("open", "")]
-    write_annotated([{**images, "action": a, "true_action": b} for a, b in texts], stage.path("data/annotated"))
+    write_annotated([{**images, "action": a, "true_action": b} for a, b in texts], stage.path("data/annotated/s0"))
     drawn = []
     monkeypatch.setattr(sheets, "contact_sheet", lambda columns, captions: drawn.extend(captions))
     sheets.labelled_pairs(stage)

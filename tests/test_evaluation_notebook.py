@@ -57,8 +57,8 @@ def profile(tmp_path_factory):
     values["runtime"] |= {"device": "cpu", "offline": True}
     values["world"]["kind"] = "external"
     values["data"] |= {name: str(data / name) for name in ("aurora", "epic", "clips", "doundo")}
-    values["fdm"] |= {"base": str(anole), "seeds": [0], "arms": ["supervised"], "single_seed_arms": []}
-    values["doundo"] |= {"base": str(bagel), "seeds": [0], "variants": ["doundo"]}
+    values["fdm"] |= {"base": str(anole), "arms": ["supervised"], "first_chain_arms": []}
+    values["doundo"] |= {"base": str(bagel), "variants": ["doundo"]}
     usual = {"steps": 1, "size": "source"}
     editors = [{"name": name, "model": str(pipelines[kind]), **usual} for name, kind in EDITORS.items()]
     editors[1]["call"] = SMALL_KONTEXT

@@ -104,7 +104,7 @@ def test_the_final_table_is_right_whatever_the_endpoint_does(serve, tmp_path, ca
 
     b = scores[(scores["paper"] == "B") & (scores["criterion"] == "editing_success")]
     assert len(b) == 2 * ITEMS * REPEATS  # two seeds
-    assert set(b["seed"]) == {0, 1}
+    assert set(b["chain"]) == {0, 1}
     assert set(b["id"]) == set("01234")  # item 4 has no target, and is judged all the same
     for row in b.itertuples():
         assert np.isnan(row.value) if row.id == "3" else row.value == int(row.id) + row.repeat, row
@@ -194,9 +194,9 @@ def test_kept_replies_count_when_the_judge_cannot_be_asked_any_more(serve, tmp_p
     before, paid = ask(judges(server.url), old, tmp_path)
     monkeypatch.delenv("JUDGE_KEY")  # and the second seed is new
     after, runs = ask(judges(server.url), benches, tmp_path)
-    known = after[(after["paper"] == "D") | (after["seed"] == 0)].reset_index(drop=True)
+    known = after[(after["paper"] == "D") | (after["chain"] == 0)].reset_index(drop=True)
     pd.testing.assert_frame_equal(known, before)
-    new = after[(after["paper"] == "B") & (after["seed"] == 1)]
+    new = after[(after["paper"] == "B") & (after["chain"] == 1)]
     assert len(new) > 0
     assert new["value"].isna().all()
     ours = runs.set_index(["paper", "system"])

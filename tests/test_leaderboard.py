@@ -19,7 +19,7 @@ def table():
                 for metric, scale in (("score", 1), ("l1_paper", 0.1)):
                     rows.append((system, seed, "ag", str(item), metric, level * scale + rng.normal() * scale))
     rows += [("empty", 0, "ag", "0", "score", np.nan)]
-    return pd.DataFrame(rows, columns=["system", "seed", "subset", "id", "metric", "value"])
+    return pd.DataFrame(rows, columns=["system", "chain", "subset", "id", "metric", "value"])
 
 
 def test_rows_equal_scipy_and_the_bootstrap():
@@ -39,7 +39,7 @@ def test_rows_equal_scipy_and_the_bootstrap():
     assert board.loc[("score", "other"), ["mean", "low", "high"]].tolist() == pytest.approx(
         [interval.value, interval.low, interval.high]
     )
-    assert board.loc[("score", "ours"), "num_seeds"] == 2
+    assert board.loc[("score", "ours"), "num_chains"] == 2
     assert np.isnan(board.loc[("score", "ours"), "p"])
     assert ("score", "empty") not in board.index  # no value, no row
 

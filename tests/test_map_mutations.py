@@ -234,7 +234,7 @@ def test_clips_are_mined_by_the_key_frames_of_the_map(clip, mutate, function, ol
 @pytest.mark.parametrize("new", ["", "int(np.argmin(", "-1 + int(np.argmax("])
 def test_the_verification_stage_and_best_of_k_choose_by_one_function(mutate, new):
     rewards = [-3.0, -1.0, -2.0, -0.5]
-    rows = {"arm": "a", "seed": 0, "subset": "s", "id": "1", "fdm_log_likelihood": 0.0}
+    rows = {"arm": "a", "chain": 0, "subset": "s", "id": "1", "fdm_log_likelihood": 0.0}
     table = pd.DataFrame(
         [
             {**rows, "candidate": index, "score": 10.0 * index, "idm_log_likelihood": reward}

@@ -86,17 +86,17 @@ def test_outputs_and_foreign_formatting_are_seen(tmp_path):
 
 
 def test_parameters_are_literals_and_checked(tmp_path):
-    path = write_notebook(tmp_path / "toy.ipynb", parameters='profile = "."\nfloor: float = 0.5\nseeds = [0]')
-    assert defaults(path) == {"profile": ".", "floor": 0.5, "seeds": [0]}
-    assert checked_parameters(path, {"profile": "x"}, {"floor": "1", "seeds": "[1, 2]"}) == {
+    path = write_notebook(tmp_path / "toy.ipynb", parameters='profile = "."\nfloor: float = 0.5\narms = [0]')
+    assert defaults(path) == {"profile": ".", "floor": 0.5, "arms": [0]}
+    assert checked_parameters(path, {"profile": "x"}, {"floor": "1", "arms": "[1, 2]"}) == {
         "profile": "x",
         "floor": 1.0,
-        "seeds": [1, 2],
+        "arms": [1, 2],
     }
     with pytest.raises(StageError, match=r"'profile' of toy\.ipynb is of type str"):
         checked_parameters(path, {"profile": 1})
     section = load_params().fdm
-    assert stage_values(path, section) == {"floor": section.floor, "seeds": list(section.seeds)}
+    assert stage_values(path, section) == {"floor": section.floor, "arms": list(section.arms)}
 
 
 def executed(source):

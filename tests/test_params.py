@@ -59,10 +59,10 @@ def test_every_line_of_the_root_has_a_comment():
 
 
 def test_lists_become_tuples_and_whole_numbers_floats(values):
-    values["fdm"]["seeds"] = [0, 1]
+    values["chains"] = [0, 1]
     values["world"]["jitter"] = 1
     params = from_mapping(Params, values, "params.yaml")
-    assert params.fdm.seeds == (0, 1)
+    assert params.chains == (0, 1)
     assert params.world.jitter == 1.0
     assert isinstance(params.world.jitter, float)
 
@@ -91,7 +91,7 @@ def test_a_missing_key_is_named(values):
         ("world", "captions", "600", "'world.captions' must be an int, not '600' (str)"),
         ("world", "captions", True, "'world.captions' must be an int, not True (bool)"),
         ("world", "captions", 6.5, "'world.captions' must be an int, not 6.5 (float)"),
-        ("fdm", "seeds", 0, "'fdm.seeds' must be a list of int, not 0 (int)"),
+        ("fdm", "arms", 0, "'fdm.arms' must be a list of text, not 0 (int)"),
         ("spatial", "models", ["models/base", 1], "'spatial.models[1]' must be text, not 1 (int)"),
         ("fdm", "floor", "5e-1", "(write 0.002 or 2.0e-3)"),
         ("runtime", "offline", "yes please", "must be true or false"),
@@ -130,6 +130,10 @@ def test_a_wrong_type_is_named(values, section, key, value, said):
         ("doundo.mixture.edit", float("inf"), "must be a finite number"),
         ("world.kind", "garden", "must be one of kitchen, external"),
         ("seed", -1, "must be at least 0"),
+        ("chains", [], "must be not empty"),
+        ("chains", [1, 0], "chains must rise and none stand twice, not [1, 0]"),
+        ("chains", [0, 0], "chains must rise and none stand twice, not [0, 0]"),
+        ("fdm.seeds", [0], "section 'fdm' has the unknown key 'seeds'"),
     ],
 )
 def test_a_value_that_may_not_stand_there_is_refused_with_what_may(values, key, value, said):

@@ -243,11 +243,11 @@ def test_a_leftover_of_the_process_ends_when_the_notebook_succeeds(toy):
 def test_tables_are_sorted_short_and_free_of_minus_zero(toy):
     make_repository(toy)
     stage = open_stage("fdm")
-    table = pd.DataFrame({"arm": ["b", "a"], "seed": [1, 2], "step": 5, "loss": [1 / 3, -0.0]})
+    table = pd.DataFrame({"arm": ["b", "a"], "chain": [1, 2], "step": 5, "loss": [1 / 3, -0.0]})
     path = stage.write_table(table, "training.csv")
     assert path == toy / "reports/results/fdm/training.csv"
     assert path.read_bytes() == b"arm,seed,step,loss\na,2,5,0\nb,1,5,0.333333\n"
-    assert list(stage.read_table("fdm/training.csv").columns) == ["arm", "seed", "step", "loss"]
+    assert list(stage.read_table("fdm/training.csv").columns) == ["arm", "chain", "step", "loss"]
     with pytest.raises(ResultTableError, match=r"fdm/training\.csv has the columns value"):
         stage.write_table(table.assign(value=1.0), "training.csv")
     with pytest.raises(ValueError, match="writes only under"):

@@ -94,5 +94,5 @@ def test_a_metric_is_one_file_and_one_entry(monkeypatch, scenes):
     values = scores[scores["metric"] == "rmse"]["value"].tolist()
     difference = scenes[0].astype(float) / 255 - scenes[11].astype(float) / 255
     assert values == pytest.approx([0.0] * 5 + [float(np.sqrt((difference**2).mean()))])
-    board = leaderboard(scores.assign(system="copy", seed=0).dropna(), "B", "copy", 0)
+    board = leaderboard(scores.assign(system="copy", chain=0).dropna(), "B", "copy", 0)
     assert "rmse" in set(board["metric"])

@@ -40,7 +40,7 @@ def test_everything_with_results_is_built(status):
     for name, row in status.iterrows():
         assert row["status"] == ("not run" if name in missing else planned[name]), name
     assert status.loc["b_table6", "reproduced"] == 4  # the made-up Kubric differs on purpose
-    assert status.loc["b_table2", "seeds"] == "1 to 3"
+    assert status.loc["b_table2", "chains"] == "1 to 3"
 
 
 def test_page_stands_alone(page):

@@ -111,7 +111,7 @@ def _copied(results, folder) -> Results:
 
 def test_a_judge_s_repeats_give_the_spread(results):
     mine = cell(built(results, "d_table6"), panel="judge Gemini", row="Do-Undo", column="IF-F")
-    assert (mine["value"], mine["seeds"], mine["n"]) == (8.5, 2, 2)
+    assert (mine["value"], mine["chains"], mine["n"]) == (8.5, 2, 2)
     assert mine["spread"] == pytest.approx(np.std([8, 9], ddof=1))
     assert cell(built(results, "d_table4"), panel="Bagel", row="IF, judge Gemini", column="open")["published"] == 8.39
 

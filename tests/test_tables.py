@@ -1,4 +1,4 @@
-"""Tables: averages over seeds, the paper's layout, published values beside ours, three formats from one frame."""
+"""Tables: averages over chains, the paper's layout, published values beside ours, three formats from one frame."""
 
 from __future__ import annotations
 
@@ -41,38 +41,38 @@ def cell(frame, **wanted):
     return frame.iloc[0]
 
 
-def test_spread_is_over_seeds_and_n_counts_items():
-    scores = pd.DataFrame({"system": "a", "seed": [0, 0, 1, 1], "value": [1.0, 3.0, 4.0, 6.0]})
-    row = summaries.over_seeds(scores, ["system"]).iloc[0]
-    assert (row["value"], row["n"], row["seeds"]) == (3.5, 2, 2)
+def test_spread_is_over_chains_and_n_counts_items():
+    scores = pd.DataFrame({"system": "a", "chain": [0, 0, 1, 1], "value": [1.0, 3.0, 4.0, 6.0]})
+    row = summaries.over_chains(scores, ["system"]).iloc[0]
+    assert (row["value"], row["n"], row["chains"]) == (3.5, 2, 2)
     assert row["spread"] == pytest.approx(np.std([2, 5], ddof=1))
 
 
-def test_one_seed_has_no_spread_and_nan_is_not_counted():
-    scores = pd.DataFrame({"system": "a", "seed": 0, "value": [1.0, float("nan")]})
-    row = summaries.over_seeds(scores, ["system"]).iloc[0]
+def test_one_chain_has_no_spread_and_nan_is_not_counted():
+    scores = pd.DataFrame({"system": "a", "chain": 0, "value": [1.0, float("nan")]})
+    row = summaries.over_chains(scores, ["system"]).iloc[0]
     assert np.isnan(row["spread"])
     assert row["n"] == 1
 
 
 def test_macro_mean_weighs_subsets_equally():
-    scores = pd.DataFrame({"system": "a", "seed": 0, "subset": ["x", "x", "x", "y"], "value": [0.0, 0.0, 0.0, 4.0]})
-    assert summaries.macro_over_seeds(scores, ["system"]).iloc[0]["value"] == 2.0
+    scores = pd.DataFrame({"system": "a", "chain": 0, "subset": ["x", "x", "x", "y"], "value": [0.0, 0.0, 0.0, 4.0]})
+    assert summaries.macro_over_chains(scores, ["system"]).iloc[0]["value"] == 2.0
 
 
-def test_differences_are_paired_by_seed():
+def test_differences_are_paired_by_chain():
     rows = [("a", 0, 2.0), ("a", 1, 5.0), ("b", 0, 1.0), ("b", 1, 4.0), ("b", 2, 9.0)]
-    scores = pd.DataFrame(rows, columns=["system", "seed", "value"])
+    scores = pd.DataFrame(rows, columns=["system", "chain", "value"])
     row = summaries.paired_difference(scores, "a", "b").iloc[0]
-    assert (row["value"], row["spread"], row["seeds"]) == (1.0, 0.0, 2)
+    assert (row["value"], row["spread"], row["chains"]) == (1.0, 0.0, 2)
     assert summaries.paired_difference(scores, "a", "absent").empty
 
 
 def test_preference_is_strict_and_unpaired_items_are_counted():
-    names = ["model", "definition", "task", "subset", "id", "kind", "log_likelihood"]
-    rows = [("m", "d", "fdp", "ag", str(i), "reference", -1.0) for i in range(3)]
+    names = ["model", "chain", "definition", "task", "subset", "id", "kind", "log_likelihood"]
+    rows = [("m", 0, "d", "fdp", "ag", str(i), "reference", -1.0) for i in range(3)]
     rows += [
-        ("m", "d", "fdp", "ag", str(i), "random_action", value) for i, value in enumerate([-2.0, -1.0, -0.5, -3.0])
+        ("m", 0, "d", "fdp", "ag", str(i), "random_action", value) for i, value in enumerate([-2.0, -1.0, -0.5, -3.0])
     ]
     rate = summaries.preference_rates(pd.DataFrame(rows, columns=names)).iloc[0]
     assert rate["percent"] == pytest.approx(100 / 3)
@@ -82,7 +82,7 @@ def test_preference_is_strict_and_unpaired_items_are_counted():
 @settings(max_examples=8, deadline=None, phases=[Phase.generate])  # shrinking a table takes minutes
 @given(seed=st.integers(0, 10_000), count=st.integers(2, 6))
 def test_best_of_k_laws(seed, count):
-    candidates = reporting_results.candidates(np.random.default_rng(seed), count=count, items=1, seeds=1)
+    candidates = reporting_results.candidates(np.random.default_rng(seed), count=count, items=1, chains=1)
     curves = summaries.verification_curves(candidates, ks=range(1, count + 1))
     table = curves.pivot_table(index=["subset", "k"], columns="selector", values="value")
     first = table.xs(1, level="k")
@@ -95,7 +95,7 @@ def test_best_of_k_laws(seed, count):
 
 
 def test_best_of_k_is_the_mean_over_all_draws():
-    candidates = reporting_results.candidates(np.random.default_rng(3), count=4, items=1, seeds=1)
+    candidates = reporting_results.candidates(np.random.default_rng(3), count=4, items=1, chains=1)
     found = summaries.expected_best_of_k(candidates, "idm", 2).set_index("subset")["value"]
     for subset, group in candidates.groupby("subset"):
         draws = [
@@ -105,7 +105,7 @@ def test_best_of_k_is_the_mean_over_all_draws():
 
 
 def test_best_of_k_needs_k_candidates():
-    candidates = reporting_results.candidates(np.random.default_rng(0), count=2, items=1, seeds=1)
+    candidates = reporting_results.candidates(np.random.default_rng(0), count=2, items=1, chains=1)
     with pytest.raises(ValueError, match="fewer than K = 3"):
         summaries.expected_best_of_k(candidates, "idm", 3)
 
@@ -123,7 +123,7 @@ def test_table2_keeps_the_papers_layout_and_adds_the_baselines(results):
     ]
     assert {"Copy", "Oracle (target)", "Shuffled target", "C-FT, best of 8"} <= set(laid.columns)
     mine = cell(frame, row="AG", column="C-FDM", panel=PANEL)
-    assert (mine["published"], mine["seeds"], mine["n"], mine["status"]) == (3.64, 3, 4, "smaller scale")
+    assert (mine["published"], mine["chains"], mine["n"], mine["status"]) == (3.64, 3, 4, "smaller scale")
     theirs = cell(frame, row="AG", column="GoT", panel=PANEL)
     assert np.isnan(theirs["value"])
     assert theirs["status"] == "not run"

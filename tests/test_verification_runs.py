@@ -61,7 +61,7 @@ def _job(root, tmp_path, **changes):
     settings = replace(settings, **changes)
     folders = {"folder": root / "fdm", "idm": root / "idm", "scratch": tmp_path}
     return verification_runs._Job(
-        "supervised", 3, **folders, settings=settings, device="cpu", log_seconds=9.0, must_judge=False
+        "supervised", 1, **folders, seed=3, settings=settings, device="cpu", log_seconds=9.0, must_judge=False
     )
 
 
@@ -149,7 +149,7 @@ def test_without_a_judge_the_columns_stay_and_the_log_says_why(runs, items, tmp_
 
 
 def test_an_unknown_value_is_never_chosen_before_a_known_one():
-    rows = {"arm": "a", "seed": 0, "subset": "ag", "id": "1"}
+    rows = {"arm": "a", "chain": 0, "subset": "ag", "id": "1"}
     table = pd.DataFrame(
         [{**rows, "candidate": index, "score": value} for index, value in enumerate([np.nan, 1.0, 2.0])]
     )

@@ -77,11 +77,11 @@ def base_jobs(stage: Stage) -> list[Job]:
     tokenizer = str(stage.scratch("tokenizer") / "vqgan")
     words, sizes = list(vocabulary()), asdict(params.tokenizer_model)
 
-    def job(model: str, function: str, chain: int | None = None, after: tuple[str, ...] = (), **arguments) -> Job:
-        folder = stage.path(f"models/{model}")
-        recipe = {**asdict(getattr(params, model)), "seed": training_seed(stage.seed, model, chain)}
+    def job(kind: str, function: str, chain: int | None = None, after: tuple[str, ...] = (), **arguments) -> Job:
+        folder = stage.path(f"models/{kind}")
+        recipe = {**asdict(getattr(params, kind)), "seed": training_seed(stage.seed, kind, chain)}
         output = str(folder if chain is None else member(folder, chain))
-        name = model if chain is None else run_name(model, chain)
+        name = kind if chain is None else run_name(kind, chain)
         return Job(name, function, {"output": output, "recipe": recipe, **arguments}, after)
 
     jobs = {
