@@ -92,11 +92,11 @@ def _measures() -> pd.DataFrame:
 
 def _leaderboard() -> pd.DataFrame:
     rows = [
-        ("B", "score", "synthetic_weighted", 4.1, 20, 3.5, 4.7, 3, "", np.nan, np.nan, np.nan),
-        ("B", "score", "copy", 0.0, 20, 0.0, 0.0, 1, "synthetic_weighted", -4.1, 0.0001, 20),
-        ("D", "score forward long", "doundo", 4.3, 9, 3.0, 5.0, 1, "", np.nan, np.nan, np.nan),
+        ("B", "score", "synthetic_weighted", 4.1, 20, 3.5, 4.7, "chains and items", 3, "", *[np.nan] * 5),
+        ("B", "score", "copy", 0.0, 20, 0.0, 0.0, "items", 1, "synthetic_weighted", -4.1, -4.7, -3.5, 0.0001, 20),
+        ("D", "score forward long", "doundo", 4.3, 9, 3.0, 5.0, "items", 1, "", *[np.nan] * 5),
     ]
-    names = "paper metric system mean n low high num_chains reference difference p num_nonzero"
+    names = "paper metric system mean n low high interval_over num_chains reference difference difference_low difference_high p num_nonzero"
     return pd.DataFrame(rows, columns=names.split())
 
 

@@ -13,11 +13,11 @@ from visdyn.evaluation.statistics import bootstrap_interval
 
 def table():
     rng, rows = np.random.default_rng(0), []
-    for system, seeds, level in (("ours", (0, 1), 5), ("other", (0,), 4), ("partial", (0,), 6)):
-        for seed in seeds:
+    for system, chains, level in (("ours", (0, 1), 5), ("other", (0,), 4), ("partial", (0,), 6)):
+        for chain in chains:
             for item in range(12 if system != "partial" else 5):
                 for metric, scale in (("score", 1), ("l1_paper", 0.1)):
-                    rows.append((system, seed, "ag", str(item), metric, level * scale + rng.normal() * scale))
+                    rows.append((system, chain, "ag", str(item), metric, level * scale + rng.normal() * scale))
     rows += [("empty", 0, "ag", "0", "score", np.nan)]
     return pd.DataFrame(rows, columns=["system", "chain", "subset", "id", "metric", "value"])
 
@@ -27,7 +27,8 @@ def test_rows_equal_scipy_and_the_bootstrap():
     found = leaderboard(scores, "B", "ours", seed=3)
     assert list(found.columns) == COLUMNS
     board = found.set_index(["metric", "system"])
-    means = scores[scores["metric"] == "score"].groupby(["system", "id"])["value"].mean()
+    own = scores[(scores["metric"] == "score") & (scores["chain"] == 0)]  # the chain that all three have
+    means = own.groupby(["system", "id"])["value"].mean()
     for system in ("other", "partial"):
         pairs = pd.concat([means[system], means["ours"]], axis=1, keys=["a", "b"]).dropna()
         expected = stats.wilcoxon(pairs["a"] - pairs["b"])
@@ -39,9 +40,26 @@ def test_rows_equal_scipy_and_the_bootstrap():
     assert board.loc[("score", "other"), ["mean", "low", "high"]].tolist() == pytest.approx(
         [interval.value, interval.low, interval.high]
     )
-    assert board.loc[("score", "ours"), "num_chains"] == 2
+    assert board.loc[("score", "ours"), ["num_chains", "interval_over"]].tolist() == [2, "chains and items"]
+    assert board.loc[("score", "other"), ["num_chains", "interval_over"]].tolist() == [1, "items"]
     assert np.isnan(board.loc[("score", "ours"), "p"])
     assert ("score", "empty") not in board.index  # no value, no row
+
+
+def test_intervals_are_over_chains_and_copy_meets_every_chain():
+    rng = np.random.default_rng(1)
+    level = {0: 3.0, 1: 5.0, 2: 4.0}  # what training drew: chains differ by more than items
+    rows = [("ours", chain, str(item), "score", mean + rng.normal() / 10) for chain, mean in level.items()
+            for item in range(200)]  # fmt: skip
+    rows += [("copy", 0, str(item), "score", rng.normal() / 10) for item in range(200)]
+    board = leaderboard(pd.DataFrame(rows, columns=["system", "chain", "id", "metric", "value"]), "B", "ours", 0)
+    board = board.set_index("system")
+    ours, copy = board.loc["ours"], board.loc["copy"]
+    half = stats.t.ppf(0.975, 2) * 1 / np.sqrt(3)  # three chains, standard deviation 1
+    assert ours["high"] - ours["mean"] == pytest.approx(half, rel=0.05)
+    assert (copy["difference_low"], copy["difference_high"]) == pytest.approx((-4 - half, -4 + half), rel=0.05)
+    assert ours["n"] == 200
+    assert copy["low"] > -0.1  # its own mean knows no chain
 
 
 def test_best_first_whichever_way_is_better():

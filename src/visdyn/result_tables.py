@@ -48,7 +48,8 @@ _MEASURES: Columns = {
 }  # fmt: skip
 _LEADERBOARD: Columns = {
     "paper": str, "metric": str, "system": str, "mean": float, "n": int, "low": float, "high": float,
-    "num_chains": int, "reference": str, "difference": float, "p": float, "num_nonzero": int,
+    "interval_over": str, "num_chains": int, "reference": str, "difference": float, "difference_low": float,
+    "difference_high": float, "p": float, "num_nonzero": int,
 }  # fmt: skip
 
 TABLES: dict[str, Columns] = {

@@ -7,21 +7,27 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from visdyn.evaluation.chains import estimate_over_chains
+from visdyn.evaluation.measurements import FIXED
 from visdyn.evaluation.metrics.registry import bench_of, metric
 from visdyn.evaluation.statistics import bootstrap_interval, wilcoxon_against
 
-COLUMNS = ["paper", "metric", "system", "mean", "n", "low", "high", "num_seeds", "reference", "difference", "p",
-           "num_nonzero"]  # fmt: skip
+COLUMNS = ["paper", "metric", "system", "mean", "n", "low", "high", "interval_over", "num_chains", "reference",
+           "difference", "difference_low", "difference_high", "p", "num_nonzero"]  # fmt: skip
+CHAINS, ITEMS = "chains and items", "items"
 
 
 def leaderboard(scores: pd.DataFrame, paper: str, reference: str, seed: int, name: Sequence[str] = ()) -> pd.DataFrame:
     """Compare all systems of one score table.
 
-    A system's value of an item is its mean over seeds, so that n counts items; the test pairs the items that both the
-    system and the reference have (Wilcoxon signed-rank, zeros dropped, two-sided; `num_nonzero`: how many differed).
+    A system's value of an item is its mean over chains, so that n counts items. Intervals are over chains, then items
+    (`visdyn.evaluation.chains`; pairs of one video belong together), where several chains drew the system, else over
+    items alone: those say nothing of another training. The difference pairs chains and items that both systems have;
+    what no chain draws (copy, oracle, shuffled) meets every chain. `p` is Wilcoxon's signed-rank test of the items'
+    mean differences (zeros dropped, two-sided; `num_nonzero`: how many differed), of these chains alone.
 
     Args:
-        scores: columns system, seed, metric, value, those of `name`, and further ones that name an item.
+        scores: columns system, chain, metric, value, those of `name`, and further ones that name an item.
         paper: B or D; its benchmark's metrics say which way is better (`visdyn.evaluation.metrics.registry`).
         reference: system that the others are compared with; where it has no scores, the test's columns stay empty.
         seed: of the bootstrap.
@@ -39,33 +45,59 @@ def leaderboard(scores: pd.DataFrame, paper: str, reference: str, seed: int, nam
     labels = known["metric"].astype(str)
     for column in name:
         labels = labels + known[column].fillna("").astype(str).map(lambda text: f" {text}" if text else "")
-    keys = [column for column in scores.columns if column not in {"system", "seed", "metric", "value", *name}]
+    keys = [column for column in scores.columns if column not in {"system", "chain", "metric", "value", *name}]
     items = known[keys].fillna("").astype(str).agg("/".join, axis=1) if keys else pd.Series("", known.index)
     table = known.assign(label=labels, item=items)
     bench, parts = bench_of(paper), []
     for label, group in table.groupby("label", sort=True):
-        rows = _compare_systems(group, reference, seed).assign(metric=label)
+        rows = _compare_systems(group, reference, paper, seed).assign(metric=label)
         higher = metric(group["metric"].iloc[0], bench).higher_is_better
         parts.append(rows.sort_values(["mean", "system"], ascending=[not higher, True], kind="stable"))
     return pd.concat(parts, ignore_index=True).assign(paper=paper)[COLUMNS]
 
 
-def _compare_systems(group: pd.DataFrame, reference: str, seed: int) -> pd.DataFrame:
-    values = group.groupby(["system", "item"])["value"].mean()
-    seeds = group.groupby("system")["seed"].nunique()
-    return pd.DataFrame([_row(system, values, seeds[system], reference, seed) for system in seeds.index])
+def _compare_systems(group: pd.DataFrame, reference: str, paper: str, seed: int) -> pd.DataFrame:
+    # A system a key, a frame (C, N) of its chains' values of the items that all of them have.
+    values = {
+        system: own.pivot_table(index="chain", columns="item", values="value").dropna(axis=1)
+        for system, own in group.groupby("system")
+    }
+    return pd.DataFrame([_row(system, values, reference, paper, seed) for system in values])
 
 
-def _row(system: str, values: pd.Series, num_seeds: int, reference: str, seed: int) -> dict:
+def _row(system: str, values: dict[str, pd.DataFrame], reference: str, paper: str, seed: int) -> dict:
     own = values[system]
-    interval = bootstrap_interval(own.to_numpy(), seed, num_resamples=1000)
-    row = {"system": system, "mean": interval.value, "n": interval.n, "low": interval.low, "high": interval.high}
-    row |= {"num_seeds": int(num_seeds), "reference": "", "difference": np.nan, "p": np.nan, "num_nonzero": np.nan}
-    if system == reference or reference not in values.index.get_level_values(0):
+    low, high = _interval(own, paper, seed)
+    row = {"system": system, "mean": own.to_numpy().mean(), "n": own.shape[1], "low": low, "high": high}
+    row |= {"interval_over": CHAINS if len(own) > 1 else ITEMS, "num_chains": len(own), "reference": ""}
+    row |= dict.fromkeys(("difference", "difference_low", "difference_high", "p", "num_nonzero"), np.nan)
+    if system == reference or reference not in values:
         return row
-    pairs = pd.concat([own, values[reference]], axis=1, keys=["own", "other"]).dropna()
+    pairs = _pair(system, own, reference, values[reference])
     if pairs.empty:
         return row
-    test = wilcoxon_against(pairs["own"], pairs["other"])
-    return row | {"reference": reference, "difference": test.mean_difference, "p": test.pvalue,
-                  "num_nonzero": test.num_nonzero}  # fmt: skip
+    difference = pairs.to_numpy().mean(axis=0)  # (N,)
+    low, high = _interval(pairs, paper, seed)
+    test = wilcoxon_against(difference, np.zeros(len(difference)))
+    return row | {"reference": reference, "difference": test.mean_difference, "difference_low": low,
+                  "difference_high": high, "p": test.pvalue, "num_nonzero": test.num_nonzero}  # fmt: skip
+
+
+def _pair(system: str, own: pd.DataFrame, reference: str, other: pd.DataFrame) -> pd.DataFrame:
+    """Return the differences (C, N) of the chains and items that both have."""
+    items = own.columns.intersection(other.columns)
+    own, other = own[items], other[items]
+    if system in FIXED:
+        return own.iloc[0] - other
+    return own - other.iloc[0] if reference in FIXED else own.sub(other).dropna(how="all")
+
+
+def _interval(values: pd.DataFrame, paper: str, seed: int) -> tuple[float, float]:
+    """Return the 95 % interval of the mean of chains and items (C, N); of one chain over its items."""
+    if len(values) == 1:
+        interval = bootstrap_interval(values.to_numpy()[0], seed, num_resamples=1000)
+        return interval.low, interval.high
+    # EPIC's narration ids end in the number of the segment; one video is one kitchen.
+    clusters = [item.rpartition("_")[0] if paper == "D" else item for item in values.columns]
+    found = estimate_over_chains(values.to_numpy(), clusters)
+    return found.low, found.high

@@ -167,14 +167,14 @@ class JudgedItem:
     instruction: str
     subset: str = ""
     direction: str = "forward"
-    seed: int = 0
+    chain: int = 0
     length: str = ""
     reverse_from: str = ""
 
     @property
     def name(self) -> tuple[str, str, str, str, int, str, str]:
-        """What tells predictions apart; seed is the system's, length and reverse_from as in `Request`."""
-        return self.system, self.subset, self.id, self.direction, self.seed, self.length, self.reverse_from
+        """What tells predictions apart; chain is the system's, length and reverse_from as in `Request`."""
+        return self.system, self.subset, self.id, self.direction, self.chain, self.length, self.reverse_from
 
 
 @dataclass(frozen=True)
@@ -286,7 +286,7 @@ def judge_items(
     """Judge every item `repeats` times; `options` go to `ask_all`.
 
     Returns:
-        a row for each item, repeat and metric: system, subset, id, direction, seed, length, reverse_from, repeat,
+        a row for each item, repeat and metric: system, subset, id, direction, chain, length, reverse_from, repeat,
         metric, value (0 to 10; NaN where there is none), outcome (answered, unparsable, failed), reason, judge (model),
         prompt (`Criteria.version`), key (of the reply in the store).
 
@@ -339,7 +339,7 @@ def _rows(item: JudgedItem, criteria: Criteria, asked: Asked, reply: Reply | Non
         scores, reason = read_scores(reply, criteria)
         outcome = "unparsable" if scores is None else "answered"
     row = {"system": item.system, "subset": item.subset, "id": item.id, "direction": item.direction}
-    row |= {"seed": item.seed, "length": item.length, "reverse_from": item.reverse_from, "repeat": asked.repeat}
+    row |= {"chain": item.chain, "length": item.length, "reverse_from": item.reverse_from, "repeat": asked.repeat}
     rest = {"outcome": outcome, "reason": reason or "", "prompt": criteria.version, "key": asked.key}
     values = dict.fromkeys(criteria.metrics, math.nan) | (scores or {})
     return [{**row, "metric": metric, "value": value, **rest} for metric, value in values.items()]

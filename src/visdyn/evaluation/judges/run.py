@@ -23,7 +23,7 @@ from visdyn.evaluation.systems.outputs import SystemImages, file_name
 from visdyn.params.evaluation import JudgeEntry
 
 KINDS = ("region", "endpoint", "transformers")
-SCORES = ["judge", "paper", "system", "seed", "subset", "id", "direction", "reverse_from", "prompt", "repeat",
+SCORES = ["judge", "paper", "system", "chain", "subset", "id", "direction", "reverse_from", "prompt", "repeat",
           "criterion", "value"]  # fmt: skip
 RUNS = ["judge", "paper", "system", "asked", "reused", "invalid", "failed", "cost_usd", "note"]
 
@@ -123,14 +123,14 @@ def spread(scores: pd.DataFrame) -> pd.DataFrame:
     """Summarise judge_scores: a row for each judge, paper, system, direction, reverse_from, prompt and criterion.
 
     Returns:
-        n (items with a score), empty (answers without one), mean over items of each item's mean over repeats, and
-        sd_repeats: the standard deviation of the repeats' own means (NaN for one repeat).
+        n (items with a score), empty (answers without one), mean over items of each item's mean over chains and
+        repeats, and sd_repeats: the standard deviation of the repeats' own means (NaN for one repeat).
     """
     by = ["judge", "paper", "system", "direction", "reverse_from", "prompt", "criterion"]
     filled = scores.assign(reverse_from=scores["reverse_from"].fillna(""), prompt=scores["prompt"].fillna(""))
     rows = []
     for key, group in filled.groupby(by, sort=True):
-        per_item = group.groupby(["seed", "subset", "id"])["value"].mean().dropna()
+        per_item = group.groupby(["subset", "id"])["value"].mean().dropna()
         per_repeat = group.groupby("repeat")["value"].mean()
         rows.append([*key, len(per_item), int(group["value"].isna().sum()), per_item.mean(), per_repeat.std()])
     return pd.DataFrame(rows, columns=[*by, "n", "empty", "mean", "sd_repeats"])
@@ -185,7 +185,7 @@ def _items(bench: Bench, items: Sequence, system: SystemImages) -> tuple[list[Ju
                     half.action,
                     bench.subset(item),
                     request.direction,
-                    system.seed,
+                    system.chain,
                     request.prompt,
                     request.reverse_from,
                 )

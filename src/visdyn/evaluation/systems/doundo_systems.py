@@ -31,7 +31,7 @@ from visdyn.models.editors.protocol import REVERSE_FROM, Edit, Request
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 BENCH = DOUNDO_BENCH.name
-COLUMNS = ["system", "seed", "direction", "reverse_from", "prompt", "verb", "id", "metric", "value"]
+COLUMNS = ["system", "chain", "direction", "reverse_from", "prompt", "verb", "id", "metric", "value"]
 _CODE = ("models", "models/editors/protocol.py", "models/editors/bagel_editor.py", "models/editors/__init__.py")
 _AT_ONCE = 32
 
@@ -74,7 +74,7 @@ def score_doundo(evaluation: EditingEvaluation, systems: Sequence[SystemImages])
                 owners.append((system, prompt))
     scored = map_processes(_scored, calls, evaluation)
     parts = [
-        table.assign(system=system.name, seed=system.seed, prompt=prompt)
+        table.assign(system=system.name, chain=system.chain, prompt=prompt)
         for table, (system, prompt) in zip(scored, owners, strict=True)
     ]
     return pd.concat(parts, ignore_index=True)[COLUMNS]
@@ -106,7 +106,7 @@ def edit_with_models(
     jobs = [(checkpoint, share) for checkpoint in checkpoints for share in shares]
     systems: dict[tuple[str, int], SystemImages] = {}
     for system in map_processes(_edit_with_model, jobs, (list(pairs), outputs, device, sources, steps)):
-        key = system.name, system.seed
+        key = system.name, system.chain
         old = systems.get(key)
         systems[key] = system if old is None else replace(old, images=old.images | system.images)
     return list(systems.values())
@@ -127,7 +127,7 @@ def _edit_with_model(shared: tuple, job: tuple[Checkpoint, Sequence[str]]) -> Sy
     (pairs, outputs, device, sources, steps), (checkpoint, prompts) = shared, job
     noise = checkpoint.noise_seed
     recipe = {"model": model_digest(checkpoint.path), "code": code_digest(*_CODE), "steps": steps, "noise_seed": noise}
-    folder = OutputFolder.named(outputs, checkpoint.name, checkpoint.seed, recipe)
+    folder = OutputFolder.named(outputs, checkpoint.name, checkpoint.chain, recipe)
     load = cache(lambda: load_editor(checkpoint.path, device=device))  # when the first image is missing
 
     def make(wanted: list[Wanted]) -> Sequence[ImageRef]:

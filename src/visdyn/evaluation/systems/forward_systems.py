@@ -34,11 +34,11 @@ _TOKENS_AT_ONCE = 16_384  # image tokens sampled between two times of writing: 2
 
 
 def score_forward(evaluation: ForwardEvaluation, systems: Sequence[SystemImages]) -> pd.DataFrame:
-    """Score every system with images: columns system, seed, subset, id, metric, value."""
+    """Score every system with images: columns system, chain, subset, id, metric, value."""
     filled = [system for system in systems if any(system.images.get(FORWARD, []))]
     tables = map_processes(ForwardEvaluation.score, [system.images[FORWARD] for system in filled], evaluation)
-    parts = [table.assign(system=one.name, seed=one.seed) for one, table in zip(filled, tables, strict=True)]
-    return pd.concat(parts, ignore_index=True)[["system", "seed", "subset", "id", "metric", "value"]]
+    parts = [table.assign(system=one.name, chain=one.chain) for one, table in zip(filled, tables, strict=True)]
+    return pd.concat(parts, ignore_index=True)[["system", "chain", "subset", "id", "metric", "value"]]
 
 
 def sample_models(
@@ -66,7 +66,7 @@ def _sample_model(shared: tuple, checkpoint: Checkpoint) -> SystemImages:
     items, outputs, device = shared
     seed, reference = checkpoint.noise_seed, checkpoint.path
     recipe = {"model": model_digest(reference), "code": code_digest(*_CODE), "sample_seed": seed}
-    folder = OutputFolder.named(outputs, checkpoint.name, checkpoint.seed, recipe)
+    folder = OutputFolder.named(outputs, checkpoint.name, checkpoint.chain, recipe)
     ceiling = checkpoint.name == "tokenizer_ceiling"
     usable = [item for item in items if not ceiling or item.target is not None]
     by_file = {_file(item): item for item in usable}

@@ -1,8 +1,9 @@
 """A system's images on disk: each is written once, later runs find it again, and one made of something else is redone.
 
-A folder belongs to one system, seed and recipe (model, settings, the code that samples): its name ends in their
-digest. Each PNG carries the digest of what it was made of (source pixels and prompt), so that an item that changed
-under an old name is not taken for the old one. A file that exists is whole: it gets its name after it is written.
+A folder belongs to one system, run (its chain; the seed of an editor) and recipe (model, settings, the code that
+samples): its name ends in their digest. Each PNG carries the digest of what it was made of (source pixels and prompt),
+so that an item that changed under an old name is not taken for the old one. A file that exists is whole: it gets its
+name after it is written.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ FORWARD = Request()
 
 @dataclass(frozen=True)
 class SystemImages:
-    """All images of one system and seed on one benchmark.
+    """All images of one system and chain on one benchmark.
 
     Attributes:
         bench: `aurora` or `doundo`.
-        name, seed: of the system.
+        name, chain: of the system.
         origin: one of `ORIGINS`.
         model: folder, hub id or endpoint that made them; empty where none did.
         images: lists in the order of the items.
@@ -47,7 +48,7 @@ class SystemImages:
 
     bench: str
     name: str
-    seed: int
+    chain: int
     origin: str
     model: str
     images: Images = field(default_factory=dict)
@@ -59,25 +60,25 @@ class Checkpoint:
     """A trained model that makes images: a system before it has any.
 
     Attributes:
-        name, seed: of the system.
+        name, chain: of the system.
         path: folder or hub id.
         model: the same as the parameters name it, for systems.csv.
         noise_seed: of the noise it samples with.
     """
 
     name: str
-    seed: int
+    chain: int
     path: str
     model: str
     noise_seed: int
 
     def with_images(self, bench: str, images: Images) -> SystemImages:
         """Return the system with its images."""
-        return SystemImages(bench, self.name, self.seed, "trained", self.model, images)
+        return SystemImages(bench, self.name, self.chain, "trained", self.model, images)
 
     def left_out(self, bench: str, note: str) -> SystemImages:
         """Return the system without images, and why."""
-        return SystemImages(bench, self.name, self.seed, "trained", self.model, {}, note)
+        return SystemImages(bench, self.name, self.chain, "trained", self.model, {}, note)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Wanted:
 
 
 class OutputFolder:
-    """The images of one system and seed; see the module.
+    """The images of one system and run; see the module.
 
     Args:
         root: folder of the images, made when needed.
@@ -102,10 +103,10 @@ class OutputFolder:
         self.root, self.recipe = root, recipe
 
     @classmethod
-    def named(cls, parent: Path, system: str, seed: int, recipe: dict) -> OutputFolder:
-        """Return the folder `<parent>/<system>-s<seed>-<digest of the recipe>`."""
+    def named(cls, parent: Path, system: str, run: int, recipe: dict) -> OutputFolder:
+        """Return the folder `<parent>/<system>-s<run>-<digest of the recipe>`."""
         digest = hashlib.sha256(json.dumps(recipe, sort_keys=True, default=str).encode()).hexdigest()[:10]
-        return cls(parent / f"{file_name(system)}-s{seed}-{digest}", {"system": system, "seed": seed, **recipe})
+        return cls(parent / f"{file_name(system)}-s{run}-{digest}", {"system": system, "run": run, **recipe})
 
     def path(self, file: str) -> Path:
         """Return where an image lies; a name that leads out of the folder raises ValueError."""

@@ -38,13 +38,18 @@ def table(results: Results) -> pd.DataFrame:
             "system": [_system_name(*pair) for pair in wanted[["paper", "system"]].to_numpy()],
             "mean": wanted["mean"],
             "95 % interval": [f"{low:.3g} to {high:.3g}" for low, high in bounds],
+            "over": wanted["interval_over"],
             "n": wanted["n"].astype(int),
             "chains": wanted["num_chains"].astype(int),
             "difference to": [
                 _system_name(*pair) if pair[1] else "" for pair in wanted[["paper", "reference"]].to_numpy()
             ],
             "difference": wanted["difference"],
-            "p (Wilcoxon, zeros dropped)": wanted["p"],
+            "its 95 % interval": [
+                "" if pd.isna(low) else f"{low:.3g} to {high:.3g}"
+                for low, high in wanted[["difference_low", "difference_high"]].to_numpy()
+            ],
+            "p over items (Wilcoxon, zeros dropped)": wanted["p"],
         }
     )
 

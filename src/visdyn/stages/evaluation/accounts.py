@@ -32,7 +32,7 @@ def systems_table(
     systems: Sequence[SystemImages],
     scores: pd.DataFrame,
 ) -> pd.DataFrame:
-    """Return systems.csv: a row for each system, its seeds and prompt lengths together.
+    """Return systems.csv: a row for each system, its chains and prompt lengths together.
 
     Args:
         requests: the images asked of each item.
@@ -52,7 +52,7 @@ def systems_table(
 
 
 def _verified(bench: Bench, name: str, scores: pd.DataFrame) -> list:
-    count = len(scores[["seed", "subset", "id"]].drop_duplicates())
+    count = len(scores[["chain", "subset", "id"]].drop_duplicates())
     source = "verification/candidates.csv"
     return [bench.paper, name, name, "trained", source, count, count, 0, "scores of stage verification"]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from visdyn.compute.seeds import sampling_seed
 from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
 from visdyn.evaluation.systems.outputs import FORWARD, SystemImages
 from visdyn.images import from_pixels, load, to_array, to_pixels
@@ -16,6 +17,7 @@ from visdyn.models import load_model
 from visdyn.pipeline.stage import Stage
 from visdyn.stages.evaluation.galleries import OTHERS, Gallery, pictures, spread_rows
 from visdyn.training.losses import recognition_weights
+from visdyn.training.runs import run_name
 
 FDM_SHOWN = ("zero_shot", "supervised", "synthetic_weighted")
 
@@ -23,11 +25,11 @@ FDM_SHOWN = ("zero_shot", "supervised", "synthetic_weighted")
 def forward_galleries(
     stage: Stage, evaluation: ForwardEvaluation, systems: Sequence[SystemImages]
 ) -> dict[str, Gallery]:
-    """Return `fdm_examples` (Fig. 6), `recognition_weights` (Fig. 3) and `sequence` (Fig. 5).
+    """Return the first chain's `fdm_examples` (Fig. 6), `recognition_weights` (Fig. 3) and `sequence` (Fig. 5).
 
     The last needs the kitchen and a trained FDM, the second a base model: what is not there is left out.
     """
-    found = {one.name: one for one in systems if one.seed in (0, stage.settings.fdm.seeds[0])}
+    found = {one.name: one for one in systems if one.chain == stage.chains[0]}
     shown = [found[name] for name in FDM_SHOWN if name in found and any(found[name].images.get(FORWARD, []))]
     shown += [one for one in systems if one.origin in OTHERS and any(one.images.get(FORWARD, []))]
     places = [
@@ -45,10 +47,10 @@ def forward_galleries(
     base = stage.reference(stage.settings.fdm.base)
     if Path(base).is_dir() or not stage.settings.runtime.offline:
         galleries["recognition_weights"] = _weights(base, stage.device, sources, targets, captions)
-    run = stage.path(f"models/fdm/synthetic_weighted-s{stage.settings.fdm.seeds[0]}")
+    run = stage.path("models/fdm") / run_name("synthetic_weighted", stage.chains[0])
     truth = open_truth(stage.kitchen)
     if truth.known and run.is_dir():
-        galleries["sequence"] = _sequence(truth, run, stage.seed)
+        galleries["sequence"] = _sequence(truth, run, stage.seed, sampling_seed(stage.seed, "images", stage.chains[0]))
     return galleries
 
 
@@ -65,11 +67,16 @@ def _weights(base: str, device: str, sources: list, targets: list, captions: np.
     return {"source": source, "target": target, "weights": weights, "captions": captions}
 
 
-def _sequence(truth: Truth, run: Path, seed: int, steps: int = 4, scenes: int = 4) -> Gallery:
-    """Steer the FDM through random valid actions; each step starts from the image it has just generated."""
+def _sequence(truth: Truth, run: Path, seed: int, sampled: int, steps: int = 4, scenes: int = 4) -> Gallery:
+    """Steer the FDM through random valid actions; each step starts from the image it has just generated.
+
+    Args:
+        seed: of the scenes and actions.
+        sampled: seed of the images.
+    """
     sources, actions = truth.random_walks("aurora_test", scenes, steps, seed)
     model = load_model(run, "fdp")
-    images = roll_out(model, sources, actions, seed)
+    images = roll_out(model, sources, actions, sampled)
     gallery = {"source": np.stack(sources), "captions": np.array([", ".join(texts) for texts in actions])}
     for step in range(steps):
         gallery[f"step_{step + 1}"] = images[:, step]

@@ -19,7 +19,7 @@ UNSEEN_VERBS = ("stack", "unstack", "remove-from")  # of the kitchen: in the tes
 def doundo_galleries(
     stage: Stage, evaluation: EditingEvaluation, systems: Sequence[SystemImages], scores: pd.DataFrame
 ) -> dict[str, Gallery]:
-    """Return the strips of Do-Undo's Figures 6, 8 and 11 to 14; `scores` is what `score_doundo` returned."""
+    """Return the first chain's strips of Do-Undo's Figures 6, 8, 11 to 14; `scores` is what `score_doundo` returned."""
     shown = _shown_editors(stage, systems)
     complete = [row for row in range(len(evaluation.pairs))
                 if all(pair[half][row] is not None for pair in shown.values() for half in (0, 1))]  # fmt: skip
@@ -45,11 +45,11 @@ def doundo_galleries(
 
 
 def _shown_editors(stage: Stage, systems: Sequence[SystemImages]) -> dict[tuple[str, int, str, str], tuple]:
-    """Return (system, seed, prompt, reverse_from) -> forward and reverse images: a chain where there is one."""
-    doundo, shown = stage.settings.doundo, {}
-    own = [("base", 0), *((variant, doundo.seeds[0]) for variant in doundo.variants)]
-    by_name = {(one.name, one.seed): one for one in systems}
-    others = [(one.name, one.seed) for one in systems if one.origin in OTHERS]
+    """Return (system, chain, prompt, reverse_from) -> images done and undone, from the generated where there are."""
+    shown = {}
+    own = [(name, stage.chains[0]) for name in ("base", *stage.settings.doundo.variants)]
+    by_name = {(one.name, one.chain): one for one in systems}
+    others = [(one.name, one.chain) for one in systems if one.origin in OTHERS]
     for key in [*own, *others]:
         images = by_name[key].images if key in by_name else {}
         for prompt, source in ((p, s) for p in stage.params.prompts for s in ("generated", "gt")):
@@ -64,11 +64,11 @@ def _strip(evaluation: EditingEvaluation, shown: dict, scores: pd.DataFrame, row
     pairs = [evaluation.pairs[row] for row in rows]
     gallery = {"source": pictures([pair.start for pair in pairs]), "target": pictures([pair.end for pair in pairs])}
     gallery["captions"] = np.array([pair.forward_short or pair.narration for pair in pairs])
-    for (system, seed, prompt, source), (done, undone) in shown.items():
+    for (system, chain, prompt, source), (done, undone) in shown.items():
         gallery[f"{system}_forward"] = pictures([done[row] for row in rows])
         gallery[f"{system}_reverse"] = pictures([undone[row] for row in rows])
         if name in ("doundo_judged", "doundo_metrics"):
-            own = scores[(scores["system"] == system) & (scores["seed"] == seed) & (scores["prompt"] == prompt)]
+            own = scores[(scores["system"] == system) & (scores["chain"] == chain) & (scores["prompt"] == prompt)]
             own = own[own["reverse_from"].isin(["", source])]
             gallery |= _texts(own, system, [pair.id for pair in pairs], name)
     return gallery

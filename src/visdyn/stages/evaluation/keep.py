@@ -11,7 +11,7 @@ from visdyn.evaluation.systems.outputs import SystemImages, keep
 
 
 def keep_all(folder: Path, names: Sequence[str], bench: Bench, systems: Sequence[SystemImages], items: Sequence) -> int:
-    """Write `<folder>/<bench>/<system>/...` for the first seed of each named system, in place of what was there.
+    """Write `<folder>/<bench>/<system>/...` for the first chain of each named system, in place of what was there.
 
     Args:
         folder: `data/generated/outputs` of the profile.
@@ -24,7 +24,7 @@ def keep_all(folder: Path, names: Sequence[str], bench: Bench, systems: Sequence
     """
     shutil.rmtree(folder / bench.name, ignore_errors=True)
     (folder / bench.name).mkdir(parents=True)
-    first = {one.name: one for one in sorted(systems, key=lambda one: -one.seed) if one.images and one.name in names}
+    first = {one.name: one for one in sorted(systems, key=lambda one: -one.chain) if one.images and one.name in names}
     count = 0
     for one in first.values():
         files = {request: [bench.file(item, request) for item in items] for request in one.images}

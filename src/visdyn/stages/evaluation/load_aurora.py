@@ -42,7 +42,7 @@ def forward_evaluation(
 
 
 def fdm_runs(stage: Stage, arms: tuple[str, ...] | None = None) -> list[tuple[str, int, Path]]:
-    """List the trained FDMs as (arm, seed, folder), of all arms or of some.
+    """List the trained FDMs as (arm, chain, folder), of all arms or of some.
 
     Raises:
         FileNotFoundError: an arm that was asked for has no run.

@@ -12,7 +12,14 @@ from visdyn.evaluation.systems.baselines import baseline_systems
 from visdyn.evaluation.systems.outputs import Checkpoint, SystemImages
 from visdyn.inference.verification import select_best_candidates
 from visdyn.pipeline.stage import Stage
-from visdyn.stages.evaluation.system_specs import located, named_editors, outputs_folder, resolved_runs
+from visdyn.stages.evaluation.system_specs import (
+    base_checkpoints,
+    located,
+    named_editors,
+    of_first_chain,
+    outputs_folder,
+    resolved_runs,
+)
 from visdyn.training.runs import requested_runs
 from visdyn.trajectory import Trajectory
 
@@ -23,18 +30,19 @@ def aurora_systems(stage: Stage, items: Sequence[Trajectory]) -> list[SystemImag
     A system whose model, folder or endpoint is not there has no images and a note that says why.
     """
     checkpoints, absent = _aurora_checkpoints(stage)
-    systems = baseline_systems(AURORA_BENCH, items, AURORA_BENCH.requests(), stage.seed)
+    systems = of_first_chain(stage, baseline_systems(AURORA_BENCH, items, AURORA_BENCH.requests(), stage.seed))
     systems += aurora.sample_models(items, checkpoints, outputs_folder(stage, "aurora"), stage.device)
     systems += [run.left_out("aurora", f"not run: {run.model} does not exist; run stage fdm") for run in absent]
-    systems += [aurora.edit_items(editor, items, stage.seed) for editor in named_editors(stage, "aurora")]
-    return systems + [
+    others = [aurora.edit_items(editor, items, stage.seed) for editor in named_editors(stage, "aurora")]
+    others += [
         aurora.from_folder(located(stage, one.folder), one.name, one.folder, items) for one in stage.params.imported
     ]
+    return systems + of_first_chain(stage, others)
 
 
 def best_of_scores(stage: Stage) -> pd.DataFrame:
     """Add the verified systems `<arm>_best_of_<K>` from the judged candidates of stage `verification`, where asked."""
-    columns = ["system", "seed", "subset", "id", "metric", "value"]
+    columns = ["system", "chain", "subset", "id", "metric", "value"]
     if "best_of" not in stage.params.trained:
         return pd.DataFrame(columns=columns)
     table = stage.read_table("verification/candidates.csv").astype({"id": str})
@@ -44,19 +52,17 @@ def best_of_scores(stage: Stage) -> pd.DataFrame:
         if len(table):
             best = select_best_candidates(table, k, "idm_log_likelihood")
             named = best.assign(system=best["arm"] + f"_best_of_{k}")
-            parts.append(named.melt(["system", "seed", "subset", "id"], metrics, "metric", "value"))
+            parts.append(named.melt(["system", "chain", "subset", "id"], metrics, "metric", "value"))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def _aurora_checkpoints(stage: Stage) -> tuple[list[Checkpoint], list[Checkpoint]]:
     """Return what `evaluation.trained` names (tokenizer's ceiling, zero-shot base, FDM runs), and runs not there."""
     base, wanted = stage.settings.fdm.base, stage.params.trained
-    found = [
-        Checkpoint(name, 0, located(stage, base), base, stage.seed)
-        for name in ("tokenizer_ceiling", "zero_shot")
-        if name in wanted
-    ]
+    bases = {name: base_checkpoints(stage, name, base) for name in ("tokenizer_ceiling", "zero_shot") if name in wanted}
+    # The chains' bases hold one tokenizer.
+    found = [*bases.get("tokenizer_ceiling", [])[:1], *bases.get("zero_shot", [])]
     if "fdm" not in wanted:
         return found, []
-    there, absent = resolved_runs(stage, "models/fdm", list(requested_runs(stage.settings.fdm)))
+    there, absent = resolved_runs(stage, "models/fdm", requested_runs(stage.settings.fdm, stage.chains))
     return found + there, absent

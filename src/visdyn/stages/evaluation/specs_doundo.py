@@ -7,9 +7,16 @@ from collections.abc import Sequence
 from visdyn.evaluation.benches.bench import DOUNDO_BENCH
 from visdyn.evaluation.systems import doundo_systems as doundo
 from visdyn.evaluation.systems.baselines import baseline_systems
-from visdyn.evaluation.systems.outputs import Checkpoint, SystemImages
+from visdyn.evaluation.systems.outputs import SystemImages
 from visdyn.pipeline.stage import Stage
-from visdyn.stages.evaluation.system_specs import located, named_editors, outputs_folder, resolved_runs
+from visdyn.stages.evaluation.system_specs import (
+    base_checkpoints,
+    located,
+    named_editors,
+    of_first_chain,
+    outputs_folder,
+    resolved_runs,
+)
 from visdyn.trajectory import ReversiblePair
 
 
@@ -19,15 +26,15 @@ def doundo_systems(stage: Stage, pairs: Sequence[ReversiblePair]) -> list[System
     A system whose model, folder or endpoint is not there has no images and a note that says why.
     """
     prompts, sources = stage.params.prompts, stage.params.reverse_from
-    systems = baseline_systems(DOUNDO_BENCH, pairs, DOUNDO_BENCH.requests(prompts, sources), stage.seed)
+    baselines = baseline_systems(DOUNDO_BENCH, pairs, DOUNDO_BENCH.requests(prompts, sources), stage.seed)
+    systems = of_first_chain(stage, baselines)
     if "doundo" in stage.params.trained:
         settings = stage.settings.doundo
-        base = Checkpoint("base", 0, located(stage, settings.base), settings.base, stage.seed)
-        requested = [(name, seed) for name in settings.variants for seed in settings.seeds]
+        requested = [(name, chain) for name in settings.variants for chain in stage.chains]
         there, absent = resolved_runs(stage, "models/doundo", requested)
         systems += doundo.edit_with_models(
             pairs,
-            [base, *there],
+            [*base_checkpoints(stage, "base", settings.base), *there],
             outputs_folder(stage, "doundo"),
             stage.device,
             prompts,
@@ -36,8 +43,9 @@ def doundo_systems(stage: Stage, pairs: Sequence[ReversiblePair]) -> list[System
         )
         systems += [run.left_out("doundo", f"not run: {run.model} does not exist; run stage doundo") for run in absent]
     editors = named_editors(stage, "doundo")
-    systems += [doundo.edit_pairs(editor, pairs, prompts, sources, stage.seed) for editor in editors]
-    return systems + [
+    others = [doundo.edit_pairs(editor, pairs, prompts, sources, stage.seed) for editor in editors]
+    others += [
         doundo.from_folder(located(stage, one.folder), one.name, one.folder, pairs, one.prompt)
         for one in stage.params.imported
     ]
+    return systems + of_first_chain(stage, others)
