@@ -96,7 +96,8 @@ def _leaderboard() -> pd.DataFrame:
         ("B", "score", "copy", 0.0, 20, 0.0, 0.0, "items", 1, "synthetic_weighted", -4.1, -4.7, -3.5, 0.0001, 20),
         ("D", "score forward long", "doundo", 4.3, 9, 3.0, 5.0, "items", 1, "", *[np.nan] * 5),
     ]
-    names = "paper metric system mean n low high interval_over num_chains reference difference difference_low difference_high p num_nonzero"
+    names = "paper metric system mean n low high interval_over num_chains reference difference"
+    names += " difference_low difference_high p num_nonzero"
     return pd.DataFrame(rows, columns=names.split())
 
 

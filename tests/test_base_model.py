@@ -11,7 +11,7 @@ import pytest
 
 from visdyn.models import load_model
 from visdyn.params import load_params
-from visdyn.training.arms import ARMS, arm, fdm_jobs
+from visdyn.training.arms import ARMS, ChainInputs, arm, fdm_jobs
 from visdyn.training.tiny.base_model import base_mixture, train_base
 
 CAPTIONS = ["the red cup", "the blue lamp", "open the drawer"]
@@ -65,12 +65,14 @@ def test_jobs_of_the_arms():
     files = {"supervised": "s.npz", "idm": "i.npz", "true": "t.npz"}
     params = load_params("profiles/paper").fdm  # 40 epochs of batches of 96
     params = replace(params, arms=tuple(ARMS), first_chain_arms=(), floor=0.4)
-    jobs = fdm_jobs(params, "base", files, {"supervised": 96, "idm": 97, "true": 1}, Path("models/fdm"))
+    sizes = {"supervised": 96, "idm": 97, "true": 1}
+    inputs = {chain: ChainInputs(f"base{chain}", 70 + chain, files, sizes) for chain in (0, 1)}
+    jobs = fdm_jobs(params, inputs, Path("models/fdm"))
     assert len({job.name for job in jobs}) == 12
     by_name = {job.name: job.arguments for job in jobs}
     chosen = by_name["synthetic_weighted-s1"]
     assert chosen["data"] == {"paths": ("s.npz", "i.npz"), "task": "fdm", "weighting": "recognition", "floor": 0.4}
-    assert (chosen["config"]["base"], chosen["config"]["lora"]["rank"], chosen["seed"]) == ("base", 16, 1)
+    assert (chosen["config"]["base"], chosen["config"]["lora"]["rank"], chosen["seed"]) == ("base1", 16, 71)
     steps = {name: job["config"]["training"]["steps"] for name, job in by_name.items()}
     assert (steps["supervised-s1"], steps["synthetic-s1"], steps["synthetic_weighted_true-s0"]) == (40, 120, 80)
     assert chosen["output"] == str(Path("models/fdm/synthetic_weighted-s1"))

@@ -15,6 +15,7 @@ from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.stage import Stage
 from visdyn.quarantine import Quarantine
 from visdyn.stages import annotation, base_models, doundo, dynamics_settings, fdm, idm, verification
+from visdyn.stages.evaluation import specs_aurora
 from visdyn.training import runs
 from visdyn.training.dynamics_data import DynamicsData, Part
 
@@ -140,6 +141,22 @@ def test_labels_and_candidates_come_from_the_chain_s_own_models_and_seeds(open_s
     assert [job.idm.rpartition("/")[2] for job in jobs] == ["s0", "s1", "s2"]
     assert [job.seed for job in jobs] == [sampling_seed(0, "candidates", chain) for chain in CHAINS]
     assert len({job.scratch for job in jobs}) == 3
+
+
+def test_evaluation_draws_with_each_chain_s_own_models_and_seed(open_stage, tmp_path):
+    for chain in CHAINS:
+        (tmp_path / f"models/fdm/supervised-s{chain}").mkdir(parents=True)
+    found, absent = specs_aurora._aurora_checkpoints(open_stage("evaluation"))
+    own = {(one.name, one.chain): one for one in found}
+    assert [chain for name, chain in own if name == "tokenizer_ceiling"] == [0]  # the bases hold one tokenizer
+    for chain in CHAINS:
+        assert own["zero_shot", chain].path.endswith(f"models/base/s{chain}")
+        assert own["supervised", chain].path.endswith(f"models/fdm/supervised-s{chain}")
+        for name in ("zero_shot", "supervised"):
+            assert own[name, chain].noise_seed == sampling_seed(0, "images", chain)
+    missing = {(one.name, one.chain) for one in absent}
+    assert {("synthetic", 2), ("synthetic_weighted_true", 0)} <= missing
+    assert ("synthetic_weighted_true", 1) not in missing  # asked for in the first chain alone
 
 
 def test_what_has_no_runs_serves_every_chain(open_stage, tmp_path):

@@ -18,7 +18,7 @@ from visdyn.params import load_params
 from visdyn.quarantine import Quarantine
 from visdyn.stages.dynamics_settings import open_data
 from visdyn.stages.fdm import read_synthetic
-from visdyn.training.arms import arms_table
+from visdyn.training.arms import ChainInputs, arms_table
 from visdyn.training.dynamics_data import sample
 from visdyn.training.engine.fit import count_steps
 from visdyn.training.losses import recognition_weights
@@ -131,7 +131,8 @@ def stage(tiny_folder, trajectories, tmp_path):
         located=lambda path, name: tmp_path / path,
         params=replace(settings.idm, base=str(tiny_folder), limits=limits),
         path=lambda rel: tmp_path / rel,
-        reference=lambda name: name,
+        reference=lambda name, chain=0: name,
+        chains=(0, 1),
         results=lambda: results,
         root=tmp_path,
         scratch=lambda key: tmp_path / "scratch" / key,
@@ -144,11 +145,11 @@ def test_counts_say_what_was_there_and_what_was_used(stage, trajectories):
     trajectories[0].target.write_bytes(b"no image")
     data = open_data(stage)
     part = data.encode(data.read_aurora(stage.data("aurora")), "aurora")
-    table = data.table({"idm": [part]})
+    table = data.table({("idm", 1): [part]})
     assert table.values.tolist() == [
-        ["idm", "ag", 4, 3],
-        ["idm", "kubric", 4, part.used["kubric"]],
-        ["idm", "something", 4, 3],
+        ["idm", 1, "ag", 4, 3],
+        ["idm", 1, "kubric", 4, part.used["kubric"]],
+        ["idm", 1, "something", 4, 3],
     ]
     assert part.used["kubric"] <= 2
     assert len(part) == len(CachedTriplets(part.path)) == sum(table["used"])
@@ -175,12 +176,15 @@ def test_steps_follow_from_epochs_and_the_arm():
         with pytest.raises(ValueError, match="write a number for one, null for the other"):
             replace(training, **wrong)
     params = replace(load_params(".").fdm, training=training)
-    table = arms_table(params, {"supervised": 16, "idm": 9, "true": 1}).set_index(["arm", "seed"])["steps"]
+    sizes = {0: {"supervised": 16, "idm": 9, "true": 1}, 1: {"supervised": 16, "idm": 1}}
+    inputs = {chain: ChainInputs("base", 0, {}, own) for chain, own in sizes.items()}
+    table = arms_table(params, inputs).set_index(["arm", "chain"])["steps"]
     assert (table["supervised", 0], table["synthetic", 0], table["synthetic_weighted_true", 0]) == (6, 12, 9)
+    assert (table["synthetic", 1], ("synthetic_weighted_true", 1) in table.index) == (9, False)
 
 
 def test_an_arm_without_its_labels_is_refused(stage):
-    (stage.root / "data/annotated").mkdir(parents=True)
+    (stage.root / "data/annotated/s1").mkdir(parents=True)
     row = {
         "source": "a",
         "target": "b",
@@ -190,12 +194,12 @@ def test_an_arm_without_its_labels_is_refused(stage):
         "action": "open",
         "true_action": "",
     }
-    (stage.root / "data/annotated/triplets.jsonl").write_text(json.dumps(row) + "\n")
-    (item,) = read_synthetic(stage, {"idm": "synthetic"})["idm"]
-    assert (item.source, item.action) == (str(stage.root / "data/annotated/a"), "open")
-    assert read_synthetic(stage, {}) == {}
+    (stage.root / "data/annotated/s1/triplets.jsonl").write_text(json.dumps(row) + "\n")
+    (item,) = read_synthetic(stage, 1, {"idm": "synthetic"})["idm"]
+    assert (item.source, item.action) == (str(stage.root / "data/annotated/s1/a"), "open")
+    assert read_synthetic(stage, 1, {}) == {}
     with pytest.raises(ValueError, match="arm 'upper' needs known actions, which real data lack"):
-        read_synthetic(stage, {"idm": "synthetic", "true": "upper"})
+        read_synthetic(stage, 1, {"idm": "synthetic", "true": "upper"})
 
 
 def test_liquid_pads_what_chameleon_crops(trajectories, tmp_path):

@@ -29,7 +29,7 @@ def stage(tiny_folder, tmp_path):
         settings=SimpleNamespace(runtime=SimpleNamespace(log_seconds=9.0)),
         seed=0,
         device="cpu",
-        reference=lambda name: name,
+        in_chains=lambda name: [(0, name)],
         scratch=lambda key: tmp_path,
     )
 
@@ -44,6 +44,15 @@ def test_the_rows_are_those_of_the_probe_and_survive_a_kill(stage, tiny, items, 
     monkeypatch.setattr(probe_runs, "load_model", lambda *a, **k: pytest.fail("a finished model is loaded again"))
     again, _ = probe_models(stage, items)
     pd.testing.assert_frame_equal(again, found)
+
+
+def test_each_chain_s_model_is_probed_and_named(stage, items, tiny_folder):
+    stage.in_chains = lambda name: [(chain, name) for chain in (0, 2)]
+    found, _ = probe_models(stage, items)
+    assert found.groupby("chain").size().to_dict() == {0: len(found) / 2, 2: len(found) / 2}
+    rates = preferences(found)
+    assert rates["n"].eq(len(items)).all()  # chains are not pooled as items
+    assert len(rates) == 2 * len(rates.drop(columns="chain").drop_duplicates())
 
 
 def test_nothing_at_hand_gives_the_empty_table_that_the_notebook_shows(stage, items):

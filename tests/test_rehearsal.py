@@ -26,7 +26,9 @@ def test_the_paper_profile_runs_on_tiny_checkpoints_of_the_public_classes(tmp_pa
     probed = pd.read_csv(results / "probing/likelihoods.csv")
     assert set(probed[probed["task"] == "fdp"]["definition"]) == {"D1", "D2"}
     assert probed["log_likelihood"].notna().all()
-    assert (profile / "models/idm/adapter_model.safetensors").stat().st_size < 2**20  # an adapter, not the base again
+    assert (
+        profile / "models/idm/s0/adapter_model.safetensors"
+    ).stat().st_size < 2**20  # an adapter, not the base again
     scores = pd.read_csv(results / "evaluation/fdm_scores.csv")
     assert {"copy", "oracle", "shuffled", "zero_shot", "supervised", "synthetic_weighted"} <= set(scores["system"])
     doundo = pd.read_csv(results / "evaluation_doundo/doundo_scores.csv")

@@ -85,6 +85,16 @@ def test_a_unified_model_through_the_notebook(root, tiny_folder):
     np.testing.assert_array_equal(pairs["zero_shot"], pairs["supervised"])
 
 
+def test_every_chain_s_own_model_is_asked(root, tiny_folder):
+    for name in ("base/s0", "base/s1", "base/s2", "idm"):
+        shutil.copytree(tiny_folder, root / "models" / name)
+    _parameters(root, models=["models/base", "models/idm"], modes=["likelihood"])
+    accuracy = _run_notebook()["accuracy"]
+    counts = accuracy.groupby("model")["chain"].agg(lambda chains: sorted(set(chains)))
+    assert counts.to_dict() == {"zero_shot": [0, 1, 2], "idm": [0]}
+    assert (accuracy["n"] == 8).all()
+
+
 def test_an_understanding_model_through_the_notebook(root, tmp_path):
     _parameters(root, models=[str(save_tiny("qwen2_vl", tmp_path))], modes=["generation", "likelihood"])
     names = _run_notebook()
@@ -221,7 +231,7 @@ class _Shown(SpatialQuestion):
 
 def test_chance_on_spatialmqa_s_option_counts_is_the_published_level():
     answers = score_likelihoods(_Guesses(), _public_questions())
-    accuracy = accuracy_table(answers.assign(model="guesses"))
+    accuracy = accuracy_table(answers.assign(model="guesses", chain=0))
     assert accuracy["n"].tolist() == [1076, 1076]
     assert accuracy["chance"].round(3).tolist() == [0.271, 0.271]  # 27.1 %, above C-ZS (26.1) and C-FT (25.8)
     assert accuracy.equals(accuracy[ACCURACY])
@@ -262,9 +272,9 @@ def test_models_are_named_as_the_tables_know_them():
     assert model_name("Junfeng5/Liquid_V1_7B") == "Liquid_V1_7B"
 
 
-def test_seeds_of_one_arm_are_two_models():
-    seeds = [f"models/fdm/supervised-s{seed}" for seed in (0, 1)]
-    names = model_names(["models/base", *seeds])
+def test_runs_of_one_arm_that_are_named_apart_are_two_models():
+    runs = [f"models/fdm/supervised-s{chain}" for chain in (0, 1)]
+    names = model_names(["models/base", *runs])
     assert list(names.values()) == ["zero_shot", "supervised-s0", "supervised-s1"]
     with pytest.raises(StageError, match=r"two of spatial\.models are called 'a'"):
         model_names(["one/a", "other/a"])

@@ -141,4 +141,4 @@ def training_curves(stage: Stage) -> pd.DataFrame:
         folder = stage.path(f"models/{name}")
         for chain, path in members_in(folder) or [(None, folder)]:
             curves.append(pd.read_csv(path / "training.csv").assign(model=name, chain=chain))
-    return pd.concat(curves)[columns] if curves else pd.DataFrame(columns=columns)
+    return pd.concat(curves)[columns].astype({"chain": "Int64"}) if curves else pd.DataFrame(columns=columns)
