@@ -97,7 +97,10 @@ def _interval(values: pd.DataFrame, paper: str, seed: int) -> tuple[float, float
     if len(values) == 1:
         interval = bootstrap_interval(values.to_numpy()[0], seed, num_resamples=1000)
         return interval.low, interval.high
-    # EPIC's narration ids end in the number of the segment; one video is one kitchen.
-    clusters = [item.rpartition("_")[0] if paper == "D" else item for item in values.columns]
-    found = estimate_over_chains(values.to_numpy(), clusters)
+    found = estimate_over_chains(values.to_numpy(), [_cluster(item, paper) for item in values.columns])
     return found.low, found.high
+
+
+def _cluster(item: str, paper: str) -> str:
+    """Return what an item shares with others: EPIC's narration ids are <video>_<number>, one video is one kitchen."""
+    return item.rpartition("/")[2].rpartition("_")[0] or item if paper == "D" else item

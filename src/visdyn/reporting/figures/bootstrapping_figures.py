@@ -213,10 +213,10 @@ def _draw_distribution(axes, scores: pd.DataFrame) -> None:
     systems = {"synthetic": "standard loss (C-FDM w/o LW)", "synthetic_weighted": "weighted loss (C-FDM)"}
     edges = np.arange(-0.5, 11.0, 1.0)
     for place, (system, legend) in enumerate(systems.items()):
-        chains = [part["value"] for _, part in scores[scores["system"] == system].dropna().groupby("chain")]
-        share = np.mean(
-            [np.histogram(values, edges)[0] / len(values) * 100 for values in chains or [np.full(1, -1)]], 0
-        )
+        own = scores[scores["system"] == system].dropna(subset=["value"])
+        chains = [part["value"] for _, part in own.groupby("chain")]
+        shares = [np.histogram(values, edges)[0] / len(values) * 100 for values in chains]
+        share = np.mean(shares, axis=0) if shares else np.zeros(11)
         mean = f"mean {np.mean([values.mean() for values in chains]):.2f}" if chains else "no scores"
         axes.bar(np.arange(11) + 0.4 * place - 0.2, share, 0.4, label=f"{legend}: {mean}", **bar_style(place))
     axes.grid(axis="x", visible=False)

@@ -200,7 +200,7 @@ def table7(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
             names.dataset(entry["dataset"]),
             column,
             entry[name],
-            entry[f"{name}_spread"],
+            entry[f"{name}_spread"] or float("nan"),  # what is mined is the same in all chains
             entry["videos"],
             entry["chains"],
         )
