@@ -45,9 +45,9 @@ def scores(rng, chains=3, items=40, effect=0.0, of_chain=0.3, metric="score", sy
 def base_likelihoods(rng, chains=3, same=False):
     """Likelihoods of each chain's base model; `same`: one base for all chains."""
     drawn = rng.normal(size=(chains, 10))
-    rows = [("base", "D1", "fdp", "ag", str(item // 2), ("reference", "random_action")[item % 2], value, 3, chain)
+    rows = [("base", chain, "D1", "fdp", "ag", str(item // 2), ("reference", "random_action")[item % 2], value, 3)
             for chain in range(chains) for item, value in enumerate(drawn[0 if same else chain])]  # fmt: skip
-    return pd.DataFrame(rows, columns=[*TABLES[PROBED], "chain"][: len(rows[0])])
+    return pd.DataFrame(rows, columns=list(TABLES[PROBED]))
 
 
 def results(**tables):

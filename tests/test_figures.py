@@ -154,7 +154,7 @@ def test_two_processes_write_the_same_bytes(tmp_path):
     code = (
         "import sys, numpy as np, pandas as pd\n"
         "from visdyn.reporting.figures import figure_parts, style\n"
-        "steps = pd.DataFrame({'arm': 'supervised', 'seed': 0, 'step': range(9), 'loss': np.linspace(2, 1, 9)})\n"
+        "steps = pd.DataFrame({'arm': 'supervised', 'chain': 0, 'step': range(9), 'loss': np.linspace(2, 1, 9)})\n"
         "style.save(figure_parts.training_curves(steps, 'arm'), 'x', sys.argv[1])\n"
     )
     for name in ("one", "two"):

@@ -13,7 +13,7 @@ NAME = "annotation/pairs.csv"
 
 
 def pairs(**changed) -> pd.DataFrame:
-    values = {"dataset": "ucf", "class": "open", "video": "7", "pair": "0-51", "action": "open the drawer",
+    values = {"chain": 0, "dataset": "ucf", "class": "open", "video": "7", "pair": "0-51", "action": "open the drawer",
               "log_likelihood": -0.5, "selected": 1, "true_action": "", "correct": np.nan}  # fmt: skip
     return pd.DataFrame([values | changed])
 
