@@ -174,7 +174,7 @@ def _prompts(rng: np.random.Generator) -> pd.DataFrame:
 def _text_metrics() -> pd.DataFrame:
     values = {"zero_shot": 0.07, "idm": 0.6, "idm_same_labels": 0.5}
     rows = [
-        (model, chain, metric, value + 0.01 * chain, 200, value - 0.03, value + 0.03)
+        (model, chain, metric, value + 0.02 * (chain - 0.5), 200, value - 0.03, value + 0.03)
         for model, value in values.items()
         for chain in range(2)
         for metric in ("embedding", "rouge1", "rougeL", "bleu1", "bleu2", "bleu3", "bleu", "exact")

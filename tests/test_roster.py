@@ -109,10 +109,10 @@ def _copied(results, folder) -> Results:
     return Results(folder / "copy")
 
 
-def test_a_judge_s_repeats_give_the_spread(results):
+def test_a_judge_s_repeats_are_averaged_and_are_no_chains(results):
     mine = cell(built(results, "d_table6"), panel="judge Gemini", row="Do-Undo", column="IF-F")
-    assert (mine["value"], mine["chains"], mine["n"]) == (8.5, 2, 2)
-    assert mine["spread"] == pytest.approx(np.std([8, 9], ddof=1))
+    assert (mine["value"], mine["chains"], mine["n"]) == (8.5, 1, 2)
+    assert np.isnan(mine["spread"])
     assert cell(built(results, "d_table4"), panel="Bagel", row="IF, judge Gemini", column="open")["published"] == 8.39
 
 
@@ -131,7 +131,11 @@ def test_spatial_reasoning_stands_in_table2_with_chance(results):
     )
     assert cell(spatial, row="SpatialMQA, chance", column="C-FT")["value"] == pytest.approx(27.1)
     kitchen = cell(spatial, row="Kitchen, by likelihood", column="C-ZS")
-    assert (kitchen["value"], kitchen["status"]) == (pytest.approx(50), "interpretation")
+    assert (kitchen["value"], kitchen["status"]) == (pytest.approx(55), "interpretation")
+    assert (kitchen["chains"], kitchen["n"]) == (2, 80)
+    assert kitchen["spread"] == pytest.approx(np.std([50, 60], ddof=1))
+    assert "interval" not in kitchen["note"]  # that of one chain's questions says nothing of another chain
+    assert "interval" in cell(spatial, row="Kitchen, by likelihood", column="Chameleon IDM")["note"]
     assert cell(spatial, row="SpatialMQA, unreadable answers (%)", column="C-FT")["value"] == pytest.approx(10)
     assert np.isnan(cell(spatial, row="SpatialMQA", column="L-ZS")["value"])
 

@@ -204,7 +204,8 @@ def test_segments_of_a_split(results, tmp_path):
 
 def test_bert_score_takes_the_column_of_the_papers_where_it_was_measured(results, tmp_path):
     small = cell(built(results, "b_table1"), row="Chameleon IDM", column="BS, by a small text encoder")
-    assert (small["value"], small["published"]) == (0.6, 0.45)
+    assert (small["value"], small["published"]) == (pytest.approx(0.6), 0.45)
+    assert (small["spread"], small["chains"]) == (pytest.approx(np.std([0.59, 0.61], ddof=1)), 2)
     assert "not BERTScore" in small["note"]
     path = tmp_path / "reports/results/idm_evaluation/text_metrics.csv"
     path.parent.mkdir(parents=True)
@@ -213,7 +214,7 @@ def test_bert_score_takes_the_column_of_the_papers_where_it_was_measured(results
     pd.concat([metrics, true]).to_csv(path, index=False)
     frame = built(Results(tmp_path), "b_table1")
     measured = cell(frame, row="Chameleon IDM", column="BS")
-    assert (measured["value"], measured["published"]) == (0.42, 0.45)
+    assert (measured["value"], measured["published"]) == (pytest.approx(0.42), 0.45)
     assert "not BERTScore" not in measured["note"]
     assert pd.isna(cell(frame, row="Chameleon IDM", column="Text similarity")["published"])
 
@@ -330,9 +331,9 @@ def test_bad_results_are_named(results, tmp_path):
     path.parent.mkdir(parents=True)
     broken = Results(tmp_path)
     for text, message in [
-        ("model,metric\nidm,bleu\n", "lacks the columns value"),
-        ("model,metric,value,n,low,high\n", "no rows"),
-        ("model,metric,value,n,low,high\nidm,bleu,good,1,,\n", "column value"),
+        ("model,chain,metric\nidm,0,bleu\n", "lacks the columns value"),
+        ("model,chain,metric,value,n,low,high\n", "no rows"),
+        ("model,chain,metric,value,n,low,high\nidm,0,bleu,good,1,,\n", "column value"),
         ("", "is empty"),
     ]:
         path.write_text(text)
