@@ -136,7 +136,10 @@ def _write_table(
         outcome.n = _format_range(frame["n"])
     if "status" in frame.columns and "value" in frame.columns:
         mine = frame[frame["value"].notna()]
-        outcome.n, outcome.chains = _format_range(mine["n"]) or outcome.n, _format_range(mine["chains"]) or outcome.chains
+        outcome.n, outcome.chains = (
+            _format_range(mine["n"]) or outcome.n,
+            _format_range(mine["chains"]) or outcome.chains,
+        )
         if item.status == RECORDED:
             outcome.recorded = mine["status"].value_counts().sort_index().to_dict()
         else:
