@@ -13,7 +13,7 @@ from typing import Any
 
 NUM_COLUMNS = 5
 COLOURS = ("red", "green", "blue", "yellow")
-SHAPES = ("cup", "bowl", "jar")
+SHAPES = ("cup", "jar")
 OBJECTS = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 DRAWERS = tuple(f"{colour} drawer" for colour in COLOURS)
 SWITCHES = ("lamp", "tap")

@@ -39,15 +39,6 @@ def _paint_cup(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
     canvas.ellipse(x, y - 6.5, 2.3, 0.6, shade(colour, 0.42))
 
 
-def _paint_bowl(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
-    canvas.rect(x - 1.7, y - 1.1, x + 1.7, y - 0.3, shade(colour, 0.5))
-    canvas.ellipse(x, y - 4.6, 3.8, 4.0, shade(colour, 0.62), (0, 180))
-    canvas.ellipse(x - 0.2, y - 4.6, 3.4, 3.5, colour, (0, 180))
-    canvas.ellipse(x - 1.7, y - 3.4, 0.8, 1.0, shade(colour, 1.5))
-    canvas.ellipse(x, y - 4.7, 3.8, 1.2, shade(colour, 1.35))
-    canvas.ellipse(x, y - 4.6, 3.0, 0.8, shade(colour, 0.42))
-
-
 def _paint_jar(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
     canvas.rect(x - 2.7, y - 5.6, x + 2.7, y - 0.3, shade(colour, 0.6))
     canvas.rect(x - 2.3, y - 5.6, x + 1.9, y - 0.7, colour)
@@ -58,7 +49,7 @@ def _paint_jar(canvas: Canvas, colour: Colour, x: float, y: float) -> None:
     canvas.rect(x - 1.9, y - 7.5, x + 1.6, y - 6.1, (140, 112, 92))
 
 
-_OBJECTS = {"cup": _paint_cup, "bowl": _paint_bowl, "jar": _paint_jar}
+_OBJECTS = {"cup": _paint_cup, "jar": _paint_jar}
 
 
 def draw_drawer(canvas: Canvas, name: str, side: int, openness: float) -> None:
