@@ -123,7 +123,7 @@ def test_a_wrong_type_is_named(values, section, key, value, said):
         ("fdm.training.learning_rate", float("nan"), "must be a finite number, not nan (float)"),
         ("fdm.training.learning_rate", 0, "must be above 0, not 0 (int)"),
         ("idm.training.precision", "fp16", "must be one of fp32, bf16"),
-        ("idm.training.epochs", 3, "steps (750) and epochs (3): write a number for one, null for the other"),
+        ("idm.training.epochs", 3, "steps (900) and epochs (3): write a number for one, null for the other"),
         ("idm.training.steps", None, "steps (None) and epochs (None)"),
         ("doundo.variants", ["doundo_d"], "must be one of doundo, doundo_c"),
         ("doundo.consistency.space", "colour", "must be one of latent, pixel, not 'colour'"),
