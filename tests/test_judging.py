@@ -62,7 +62,10 @@ def ask(judges, benches, root):
     """Ask about each benchmark in turn, as the stages do, and return both papers' rows together."""
     replies = Path(root) / "data/kept/replies"
     found = [judge_all(judges, BENCHES[name], *shown, replies) for name, shown in benches.items()]
-    return tuple(pd.concat([part for part in parts if len(part)] or parts[:1]) for parts in zip(*found, strict=True))
+    return tuple(
+        pd.concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
+        for parts in zip(*found, strict=True)
+    )
 
 
 def only(name):

@@ -138,7 +138,7 @@ def compare_numbers(then: Measurements, now: Measurements) -> pd.DataFrame:
         except NotMeasuredError:
             continue
         chains = (0, 0) if not view.drawn else None
-        both = first.join(second, how="inner", lsuffix="_then", rsuffix="_now")
+        both = first.add_suffix("_then").join(second.add_suffix("_now"), how="inner")
         for key, row in both.iterrows():
             sides = [(row[f"mean_{side}"], row[f"std_{side}"], row[f"size_{side}"]) for side in ("then", "now")]
             if chains:

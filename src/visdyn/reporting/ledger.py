@@ -140,7 +140,8 @@ def summary(ledger: pd.DataFrame) -> str:
 
 def _own_kind(profile: Path) -> str:
     """Which evidence a profile's runs are: its world is the kitchen unless params.yaml says external."""
-    world = (yaml.safe_load((Path(profile) / "params.yaml").read_text()) or {}).get("world") or {}
+    path = Path(profile) / "params.yaml"
+    world = ((yaml.safe_load(path.read_text()) or {}).get("world") or {}) if path.is_file() else {}
     return "real" if world.get("kind") == "external" else "kitchen"
 
 
