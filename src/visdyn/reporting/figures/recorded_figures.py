@@ -45,6 +45,6 @@ def draw_figure11(histograms: pd.DataFrame) -> Figure:
     counts = counts.reset_index()
     scores = counts.loc[counts.index.repeat(counts["count"])]
     scores = pd.DataFrame(
-        {"system": scores["system"].map(_LOSSES), "metric": scores["criterion"], "value": scores["score"]}
+        {"system": scores["system"].map(_LOSSES), "chain": 0, "metric": scores["criterion"], "value": scores["score"]}
     )
     return judge_distributions({"GPT-4o, as recorded": scores})
