@@ -91,7 +91,7 @@ def test_scene_is_a_function_of_seed_split_and_index():
     assert make_scene(3, "test", 5) == make_scene(3, "test", 5)
     assert make_scene(3, "test", 5) != make_scene(4, "test", 5)
     with pytest.raises(KitchenError, match="unknown split"):
-        make_scene(3, "dev", 5)
+        make_scene(3, "holdout", 5)
 
 
 def test_kinds_are_drawn_in_balance():

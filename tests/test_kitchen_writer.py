@@ -14,15 +14,18 @@ import numpy as np
 import pytest
 
 from visdyn import images, paths
-from visdyn.datasets import aurora
+from visdyn.datasets import aurora, clips, doundo_bench, epic_kitchens, spatial_questions
 from visdyn.kitchen.render import ImageSettings, render_state
-from visdyn.kitchen.scene import split_of
+from visdyn.kitchen.scene import Scene, make_scene, split_of
 from visdyn.kitchen.state import Action, State, apply
-from visdyn.kitchen.truth import NAMES, load_truth, state_at
-from visdyn.kitchen.write import KitchenSizes, write_kitchen
+from visdyn.kitchen.truth import NAMES, Truth, load_truth, state_at
+from visdyn.kitchen.write import KitchenSizes, spatial_files, write_dev, write_kitchen
+from visdyn.kitchen.write.aurora_files import SUBSETS
 from visdyn.kitchen.write.epic_files import COLUMNS, FRAME_RATE, VERB_CLASSES
+from visdyn.params.world import DevSizes
 
 SIZES = KitchenSizes(6, 3, 30, 10, 4, 20, 8)
+DEV_SIZES = DevSizes(2, 10, 2, 8)
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,17 @@ def kitchen(tmp_path_factory) -> Path:
     assert counts["aurora_train"] == 24
     assert counts["aurora_test"] == 15
     assert counts["epic_train"] == 30
+    return root
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("dev")
+    counts = write_dev(root, DEV_SIZES, seed=1)
+    assert counts == {
+        **{"aurora_test": 10, "epic_validation": 10, "spatial": 8},
+        **{f"clips_{name}": 2 for name in ("moments", "ucf", "kinetics")},
+    }
     return root
 
 
@@ -99,27 +113,73 @@ def test_truth_ids_are_the_readers_ids(kitchen):
     assert {t.id: t.action for t in aurora.load_train(kitchen / "aurora", "kubric")} == truth
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "clips"])
-def test_truth_is_what_the_images_show(kitchen, name):
-    records = load_truth(kitchen, name)
-    split = {"aurora_train": "train", "aurora_test": "test", "epic_train": "train"}.get(name, "validation")
+SPLITS_OF = {"aurora_train": "train", "aurora_test": "test", "epic_train": "train", "epic_validation": "validation"}
+
+
+@pytest.mark.parametrize(
+    ("tree", "name", "split"),
+    [*(("kitchen", name, split) for name, split in SPLITS_OF.items()),
+     ("dev", "aurora_test", "dev"), ("dev", "epic_validation", "dev")],
+)  # fmt: skip
+def test_truth_is_what_the_images_show(request, tree, name, split):
+    root = request.getfixturevalue(tree)
+    records = load_truth(root, name)
     for record in records:
         action, start, end = Action.from_json(record["action"]), *(State.from_json(record[k]) for k in ("start", "end"))
         assert apply(start, action) == end
-        assert (
-            split_of(json.dumps([sorted(record["scene"]["objects"]), start.basket_column, record["scene"]["drawers"]]))
-            == split
-        )
+        assert split_of(Scene.from_json(record["scene"]).layout) == split
         if name.startswith("aurora"):
-            files = [kitchen / "aurora" / record[key] for key in ("input", "output")]
+            files = [root / "aurora" / record[key] for key in ("input", "output")]
         else:
-            files = [kitchen / "epic" / "frames" / record["frames"][i] for i in (0, -1)]
+            files = [root / "epic" / "frames" / record["frames"][i] for i in (0, -1)]
         shown = images.to_array(files).astype(float)
         known = np.stack([render_state(record[key], record["scene"]) for key in ("start", "end")])
         assert np.abs(shown - known).mean((1, 2, 3)).max() < 4  # noise, camera shift and JPEG only
         if split != "train":
             assert record["end"] in [candidate["state"] for candidate in record["candidates"]]
             assert len({candidate["text"] for candidate in record["candidates"]}) == len(record["candidates"]) > 3
+
+
+def test_dev_items_are_read_as_the_test_items_are(dev):
+    bench = aurora.load_bench(dev / "aurora")
+    assert {(t.subset, t.id): t.action for t in bench} == {
+        (r["subset"], r["id"]): r["text"] for r in load_truth(dev, "aurora_test")
+    }
+    assert Counter(item.subset for item in bench) == dict.fromkeys(SUBSETS, 2)
+    pairs = doundo_bench.load(dev / "doundo" / "annotations_test.json", dev / "epic" / "frames")
+    assert [pair.id for pair in pairs] == [r["id"] for r in load_truth(dev, "epic_validation")]
+    segments = epic_kitchens.load_segments(dev / "epic" / "EPIC_100_validation.csv")
+    assert [segment.narration_id for segment in segments] == [pair.id for pair in pairs]
+    assert Counter(clip.dataset for clip in clips.find_clips(dev / "clips")) == {"kinetics": 2, "moments": 2, "ucf": 2}
+    questions = spatial_questions.load_spatialmqa(dev / "spatial/test.jsonl", dev / "spatial/images")
+    assert len(questions) == 8
+    truth = Truth(dev)
+    assert len(truth.reachable_images("epic_validation", [pairs[0].id])[0]) > 3
+    assert len(truth.settled_ranges()) == 6
+
+
+def test_no_layout_of_the_dev_items_is_trained_or_tested_on(kitchen, dev):
+    used, chosen = (
+        {Scene.from_json(r["scene"]).layout for name in NAMES if name in parts for r in load_truth(root, name)}
+        for root, parts in ((kitchen, NAMES), (dev, ("aurora_test", "epic_validation", "clips")))
+    )
+    assert len(used) > 40
+    assert {split_of(layout) for layout in chosen} == {"dev"}
+    assert not used & chosen
+
+
+@pytest.mark.parametrize("split", ["test", "dev"])
+def test_questions_show_scenes_of_their_split(tmp_path, monkeypatch, split):
+    drawn = []
+    monkeypatch.setattr(spatial_files, "make_scene", lambda *which: drawn.append(make_scene(*which)) or drawn[-1])
+    spatial_files.write_spatial(tmp_path, split, 12, 1, ImageSettings())
+    assert len(drawn) == 12
+    assert {split_of(scene.layout) for scene in drawn} == {split}
+
+
+def test_dev_files_are_not_trained_on(dev):
+    assert not list(dev.rglob("*train*"))
+    assert not (dev / "captions").exists()
 
 
 def test_epic_rows_are_consistent(kitchen):

@@ -43,7 +43,7 @@ def root(tmp_path, monkeypatch):
     root = make_repository(tmp_path / "toy")
     monkeypatch.setenv("VISDYN_ROOT", str(root))
     monkeypatch.setenv("VISDYN_STAGE_KEY", "test")
-    write_spatial(root / "data/kitchen", 8, 0, ImageSettings())
+    write_spatial(root / "data/kitchen", "test", 8, 0, ImageSettings())
     return root
 
 
@@ -150,7 +150,7 @@ def test_liquid_is_asked_in_a_turn_of_its_own(tiny):
 
 
 def test_one_option_is_true_of_the_picture_and_the_others_are_not(tmp_path):
-    write_spatial(tmp_path, 40, 3, ImageSettings())
+    write_spatial(tmp_path, "test", 40, 3, ImageSettings())
     rows = [json.loads(line) for line in (tmp_path / "spatial/test.jsonl").read_text().splitlines()]
     random = np.random.default_rng([3, 6])
     assert Counter(row["relation"] for row in rows) == dict.fromkeys(KINDS, 10)
@@ -193,7 +193,7 @@ def _skip_picture(random: np.random.Generator, row: dict) -> None:
 
 
 def test_answers_are_balanced_enough_that_a_constant_one_is_near_chance(tmp_path):
-    write_spatial(tmp_path, 200, 0, ImageSettings(size=16))
+    write_spatial(tmp_path, "test", 200, 0, ImageSettings(size=16))
     rows = [json.loads(line) for line in (tmp_path / "spatial/test.jsonl").read_text().splitlines()]
     first = np.mean([row["options"][0] == row["answer"] for row in rows])
     assert abs(first - np.mean([1 / len(row["options"]) for row in rows])) < 0.1

@@ -16,9 +16,9 @@ import numpy as np
 
 from visdyn.kitchen.state import COLOURS, KINDS, NUM_COLUMNS, OBJECTS, Action, KitchenError, State, apply, valid_actions
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test", "dev")
 # Shares of all layouts, out of ten.
-_SPLIT_OF_BUCKET = ("train",) * 6 + ("validation",) * 2 + ("test",) * 2
+_SPLIT_OF_BUCKET = ("train",) * 6 + ("validation", "dev") + ("test",) * 2
 WALL_PATTERNS = ("plain", "tiles", "planks")
 DECORS = ("window", "clock", "plant", "picture")
 Colour = tuple[int, int, int]

@@ -9,6 +9,16 @@ from visdyn.params.reading import NotNegative, Whole
 
 
 @dataclass(frozen=True)
+class DevSizes:
+    """How many items `data/dev` has, on which choices are made (`kitchen.write.write_dev`)."""
+
+    aurora_per_subset: Whole  # labelled triplets in each of the five subsets
+    epic: Whole  # segments, of which Do-Undo pairs are mined
+    clips_per_dataset: Whole  # unlabelled clips
+    spatial: Whole  # questions
+
+
+@dataclass(frozen=True)
 class World:
     """The kitchen world on disk; the counts are `kitchen.write.KitchenSizes`."""
 
@@ -23,3 +33,4 @@ class World:
     captions: Whole  # captioned frames
     pairs: Whole  # unlabelled pairs of frames
     spatial: Whole  # questions
+    dev: DevSizes

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import cv2
 
 from visdyn.kitchen.render import ImageSettings
-from visdyn.kitchen.write.aurora_files import write_aurora
+from visdyn.kitchen.write.aurora_files import write_aurora_test, write_aurora_train
 from visdyn.kitchen.write.caption_files import write_captions
 from visdyn.kitchen.write.clip_files import write_clips
 from visdyn.kitchen.write.epic_files import write_epic
 from visdyn.kitchen.write.files import write_json
 from visdyn.kitchen.write.spatial_files import write_spatial
+from visdyn.params.world import DevSizes
 
 FOLDERS = ("aurora", "epic", "clips", "doundo", "captions", "spatial", "truth")
 MARKER = "kitchen.json"
@@ -59,21 +61,57 @@ def write_kitchen(
         FileExistsError: the folder holds something else.
     """
     sizes, image = sizes or KitchenSizes(), image or ImageSettings()
-    out = Path(out)
+    return _write_tree(
+        Path(out),
+        lambda out: {
+            "aurora_train": write_aurora_train(out, sizes.aurora_train_per_subset, seed, image),
+            "aurora_test": write_aurora_test(out, "test", sizes.aurora_test_per_subset, seed, image),
+            "epic_train": write_epic(out, "train", sizes.epic_train, seed, image),
+            "epic_validation": write_epic(out, "validation", sizes.epic_validation, seed, image),
+            **write_clips(out, "train", sizes.clips_per_dataset, seed, image),
+            **write_captions(out, sizes.captions, sizes.pairs, seed, image),
+            "spatial": write_spatial(out, "test", sizes.spatial, seed, image),
+        },
+        {"seed": seed, "sizes": asdict(sizes), "image": asdict(image)},
+    )
+
+
+def write_dev(out: Path, sizes: DevSizes, seed: int = 0, image: ImageSettings | None = None) -> dict[str, int]:
+    """Write the dev items, on which choices are made, and return how many items of each part there are.
+
+    Scenes are those of split `dev`. Files are called as the test items' (`aurora/test.json`, `EPIC_100_validation.csv`,
+    `annotations_test.json`, `truth/aurora_test.jsonl`), so that readers and `Truth` take this folder in the kitchen's
+    place; nothing to train on is among them.
+
+    Args:
+        out, seed, image: as `write_kitchen` takes them.
+
+    Raises:
+        FileExistsError: the folder holds something else.
+    """
+    image = image or ImageSettings()
+    return _write_tree(
+        Path(out),
+        lambda out: {
+            "aurora_test": write_aurora_test(out, "dev", sizes.aurora_per_subset, seed, image),
+            "epic_validation": write_epic(out, "dev", sizes.epic, seed, image),
+            **write_clips(out, "dev", sizes.clips_per_dataset, seed, image),
+            "spatial": write_spatial(out, "dev", sizes.spatial, seed, image),
+        },
+        {"seed": seed, "sizes": asdict(sizes), "image": asdict(image)},
+    )
+
+
+def _write_tree(out: Path, write: Callable[[Path], dict[str, int]], settings: dict) -> dict[str, int]:
+    """Clear a folder, write its parts with one thread and the marker last; return the counts that `write` gives."""
     _clear_folder(out)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # images are tiny: threads cost more than they save
     try:
-        counts = {
-            **write_aurora(out, sizes.aurora_train_per_subset, sizes.aurora_test_per_subset, seed, image),
-            **write_epic(out, sizes.epic_train, sizes.epic_validation, seed, image),
-            **write_clips(out, sizes.clips_per_dataset, seed, image),
-            **write_captions(out, sizes.captions, sizes.pairs, seed, image),
-            **write_spatial(out, sizes.spatial, seed, image),
-        }
+        counts = write(out)
     finally:
         cv2.setNumThreads(threads)
-    write_json(out / MARKER, {"seed": seed, "sizes": asdict(sizes), "image": asdict(image), "counts": counts})
+    write_json(out / MARKER, {**settings, "counts": counts})
     return counts
 
 

@@ -41,7 +41,7 @@ def _write_subset(
     Truth ids are those of `datasets.aurora`: the index in test.json, or in the subset's train.json.
     """
     number = list(SUBSETS).index(subset)
-    rng = np.random.default_rng([seed, 1, number, split == "test"])
+    rng = np.random.default_rng([seed, 1, number, ("train", "test", "dev").index(split)])
     kinds = kinds_cycle(rng, SUBSETS[subset])
     items, truth = [], []
     for index in range(count):
@@ -52,24 +52,32 @@ def _write_subset(
         for path, image in zip(paths, shoot(transition, rng, settings), strict=True):
             write_png(root / path, image)
         items.append({"instruction": canonical(transition.action), "input": paths[0], "output": paths[1]})
-        record = transition_record(str(first_id + index), transition, candidates=split == "test")
+        record = transition_record(str(first_id + index), transition, candidates=split != "train")
         truth.append({**record, "subset": subset, "input": paths[0], "output": paths[1]})
     return items, truth
 
 
-def write_aurora(out: Path, train_per_subset: int, test_per_subset: int, seed: int, settings: ImageSettings) -> dict:
-    """Write `aurora/` and its truth files under `out`; return counts."""
-    root, test_items, train_truth, test_truth = out / "aurora", [], [], []
+def write_aurora_train(out: Path, per_subset: int, seed: int, settings: ImageSettings) -> int:
+    """Write the training subsets of `aurora/` and their truth file under `out`; return the number of triplets."""
+    root, truth = out / "aurora", []
     for subset in SUBSETS:
         if subset not in TEST_ONLY:
-            items, truth = _write_subset(root, subset, "train", train_per_subset, seed, settings)
+            items, records = _write_subset(root, subset, "train", per_subset, seed, settings)
             write_json(root / "data" / subset / "train.json", items)
-            train_truth += truth
-        items, truth = _write_subset(root, subset, "test", test_per_subset, seed, settings, len(test_items))
-        test_items += [{**item, "task": subset} for item in items]
-        test_truth += truth
-    write_json(root / "test.json", test_items)
-    return {
-        "aurora_train": write_jsonl(out / "truth" / "aurora_train.jsonl", train_truth),
-        "aurora_test": write_jsonl(out / "truth" / "aurora_test.jsonl", test_truth),
-    }
+            truth += records
+    return write_jsonl(out / "truth" / "aurora_train.jsonl", truth)
+
+
+def write_aurora_test(out: Path, split: str, per_subset: int, seed: int, settings: ImageSettings) -> int:
+    """Write `aurora/test.json`, its images and truth file under `out`; return the number of items.
+
+    Args:
+        split: whose scenes they show, `test` or `dev`.
+    """
+    root, test, truth = out / "aurora", [], []
+    for subset in SUBSETS:
+        items, records = _write_subset(root, subset, split, per_subset, seed, settings, len(test))
+        test += [{**item, "task": subset} for item in items]
+        truth += records
+    write_json(root / "test.json", test)
+    return write_jsonl(out / "truth" / "aurora_test.jsonl", truth)

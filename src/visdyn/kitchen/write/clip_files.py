@@ -30,14 +30,14 @@ def _next_action(state: State, previous: Action, rng: np.random.Generator) -> Ac
     return actions[int(rng.integers(len(actions)))]
 
 
-def make_clips(dataset: str, count: int, seed: int, settings: ImageSettings) -> Iterator[tuple[str, Clip]]:
+def make_clips(dataset: str, split: str, count: int, seed: int, settings: ImageSettings) -> Iterator[tuple[str, Clip]]:
     """Yield (class, clip); the class is the verb of the first action, kinds in balanced order."""
     number = list(DATASETS).index(dataset)
-    rng = np.random.default_rng([seed, 3, number])
+    rng = np.random.default_rng([seed, 3, number + len(DATASETS) * ("train", "dev").index(split)])
     kinds = kinds_cycle(rng)
     fewest, most = DATASETS[dataset]
     for index in range(count):
-        scene = make_scene(seed, "train", 200_000 + 10_000 * number + index)
+        scene = make_scene(seed, split, 200_000 + 10_000 * number + index)
         first = random_transition(rng, scene, next(kinds))
         actions, state = [first.action], first.end
         for _ in range(int(rng.integers(fewest, most + 1)) - 1):
@@ -64,11 +64,15 @@ def clip_record(name: str, dataset: str, label: str, clip: Clip, fps: int) -> di
     }
 
 
-def write_clips(out: Path, per_dataset: int, seed: int, settings: ImageSettings) -> dict[str, int]:
-    """Write `clips/` and its truth file under `out`; return the number of clips of each data set."""
+def write_clips(out: Path, split: str, per_dataset: int, seed: int, settings: ImageSettings) -> dict[str, int]:
+    """Write `clips/` and its truth file under `out`; return the number of clips of each data set.
+
+    Args:
+        split: whose scenes they show, `train` or `dev`.
+    """
     truth, counts = [], {}
     for dataset in DATASETS:
-        for index, (label, clip) in enumerate(make_clips(dataset, per_dataset, seed, settings)):
+        for index, (label, clip) in enumerate(make_clips(dataset, split, per_dataset, seed, settings)):
             record = clip_record(f"{dataset}_{index:05d}", dataset, label, clip, settings.fps)
             write_video(out / record["video"], clip.frames, settings.fps, settings.codec)
             truth.append(record)

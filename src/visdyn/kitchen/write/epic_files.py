@@ -129,7 +129,7 @@ def make_csv_row(segment: Segment) -> dict[str, str | int]:
 
 def make_segments(count: int, split: str, seed: int, rng: np.random.Generator) -> Iterator[Segment]:
     """Yield segments of a split, video by video, kinds of action in balanced order."""
-    first_video = {"train": 1, "validation": 61}[split]
+    first_video = {"train": 1, "validation": 61, "dev": 81}[split]
     kinds = kinds_cycle(rng)
     for index in range(count):
         number, place = divmod(index, SEGMENTS_PER_VIDEO)
@@ -170,26 +170,29 @@ def make_annotation(segment: Segment, rng: np.random.Generator) -> dict[str, str
     }
 
 
-def write_epic(out: Path, train: int, validation: int, seed: int, settings: ImageSettings) -> dict[str, int]:
-    """Write `epic/`, `doundo/` and their truth files under `out`; return counts."""
-    counts = {}
+def write_epic(out: Path, split: str, count: int, seed: int, settings: ImageSettings) -> int:
+    """Write one split of `epic/` and `doundo/` and its truth file under `out`; return the number of segments.
+
+    Args:
+        split: `train` or `validation`, whose annotations bear its name (Do-Undo's: `train`, `test`); or `dev`, whose
+            files are called as those of `validation`, so that the same readers find them.
+    """
+    name, released = ("train", "train") if split == "train" else ("validation", "test")
+    rng = np.random.default_rng([seed, 2, ("train", "validation", "dev").index(split)])
     (out / "epic" / "frames").mkdir(parents=True, exist_ok=True)
-    for number, (split, count, name) in enumerate((("train", train, "train"), ("validation", validation, "test"))):
-        rng = np.random.default_rng([seed, 2, number])
-        segments = list(make_segments(count, split, seed, rng))
-        for segment in segments:
-            _write_frames(out / "epic" / "frames", segment, rng, settings)
-        with (out / "epic" / f"EPIC_100_{split}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(make_csv_row(segment) for segment in segments)
-        write_json(out / "doundo" / f"annotations_{name}.json", [make_annotation(segment, rng) for segment in segments])
-        truth = [
-            {
-                **transition_record(segment.narration_id, segment.transition, candidates=split == "validation"),
-                "frames": [segment.frame_path(frame) for frame in segment.frames()],
-            }
-            for segment in segments
-        ]
-        counts[f"epic_{split}"] = write_jsonl(out / "truth" / f"epic_{split}.jsonl", truth)
-    return counts
+    segments = list(make_segments(count, split, seed, rng))
+    for segment in segments:
+        _write_frames(out / "epic" / "frames", segment, rng, settings)
+    with (out / "epic" / f"EPIC_100_{name}.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(make_csv_row(segment) for segment in segments)
+    write_json(out / "doundo" / f"annotations_{released}.json", [make_annotation(segment, rng) for segment in segments])
+    truth = [
+        {
+            **transition_record(segment.narration_id, segment.transition, candidates=split != "train"),
+            "frames": [segment.frame_path(frame) for frame in segment.frames()],
+        }
+        for segment in segments
+    ]
+    return write_jsonl(out / "truth" / f"epic_{name}.jsonl", truth)

@@ -61,17 +61,18 @@ KINDS: dict[str, Callable[[State, np.random.Generator], Question | None]] = {
 }  # fmt: skip
 
 
-def write_spatial(out: Path, count: int, seed: int, settings: ImageSettings) -> dict[str, int]:
+def write_spatial(out: Path, split: str, count: int, seed: int, settings: ImageSettings) -> int:
     """Write `spatial/test.jsonl` and `spatial/images/*.png`, the kinds in equal numbers, options in random order.
 
     Args:
         out: the kitchen's folder.
-        count: number of questions; each has a test scene and a picture of its own.
+        split: whose scenes they are about, `test` or `dev`.
+        count: number of questions; each has a scene and a picture of its own.
     """
-    rng = np.random.default_rng([seed, 6])
+    rng = np.random.default_rng([seed, {"test": 6, "dev": 7}[split]])
     kinds, records = cycle(KINDS), []
     for index in range(count):
-        kind, scene = next(kinds), make_scene(seed, "test", 500_000 + index)
+        kind, scene = next(kinds), make_scene(seed, split, 500_000 + index)
         asked = None
         while asked is None:  # not every state has a stack
             state = random_state(rng, scene)
@@ -82,5 +83,4 @@ def write_spatial(out: Path, count: int, seed: int, settings: ImageSettings) -> 
         write_png(out / FOLDER / "images" / name, image)
         shuffled = [options[place] for place in rng.permutation(len(options))]
         records.append({"image": name, "question": question, "options": shuffled, "answer": answer, "relation": kind})
-    write_jsonl(out / FOLDER / "test.jsonl", records)
-    return {"spatial": count}
+    return write_jsonl(out / FOLDER / "test.jsonl", records)
