@@ -18,9 +18,11 @@ FDM_LEVEL = {
     "copy": 0.0, "oracle": 9.5, "shuffled": 0.6, "tokenizer_ceiling": 7.9, "zero_shot": 0.4, "supervised": 3.2,
     "supervised_weighted": 3.5, "synthetic": 3.9, "synthetic_weighted": 4.3, "synthetic_weighted_nofloor": 2.8,
     "synthetic_weighted_true": 4.9, "SmartEdit": 4.1, "supervised_best_of_2": 3.6, "supervised_best_of_8": 4.4,
+    "blend": 5.0, "blurred": 6.1,
 }  # fmt: skip
 DOUNDO_LEVEL = {"copy": 0.1, "oracle": 1.0, "shuffled": 0.2, "base": 0.4, "doundo": 0.7, "doundo_c": 0.72}
 VERBS = ("open", "close", "turn-on", "turn-off", "pick-up", "put-down", "place-in", "remove-from", "stack")
+FAMILIARITY = ("common", "rare", "unseen")
 KINDS = ("random_action", "random_observation", "copy_observation", "inverse_observation")
 
 
@@ -257,6 +259,7 @@ def _doundo_scores(rng: np.random.Generator) -> pd.DataFrame:
         for chain in range(2):
             for prompt in ("long", "short"):
                 for place, verb in enumerate(VERBS):
+                    seen = FAMILIARITY[place % 3]
                     for direction, origin in (("forward", ""), ("reverse", "gt"), ("reverse", "generated")):
                         noise = rng.normal(0, 0.03)
                         values = {
@@ -265,12 +268,11 @@ def _doundo_scores(rng: np.random.Generator) -> pd.DataFrame:
                             **({"of_f": 40 - 30 * level} if direction == "forward" else {"epe": 6.4, "epe_norm": 0.1, "returned": level, "joint": level / 2}),  # noqa: E501
                         }  # fmt: skip
                         rows += [
-                            (system, chain, direction, origin, prompt, verb, f"{place:03d}", metric, value)
+                            (system, chain, direction, origin, prompt, verb, seen, f"{place:03d}", metric, value)
                             for metric, value in values.items()
                         ]
-    return pd.DataFrame(
-        rows, columns=["system", "chain", "direction", "reverse_from", "prompt", "verb", "id", "metric", "value"]
-    )
+    keys = ["system", "chain", "direction", "reverse_from", "prompt", "verb", "familiarity", "id"]
+    return pd.DataFrame(rows, columns=[*keys, "metric", "value"])
 
 
 def _aurora_copy() -> pd.DataFrame:

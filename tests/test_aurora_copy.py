@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from visdyn.evaluation.benches.aurora_copy import PUBLISHED_COPY_L1, copy_rows
-from visdyn.evaluation.systems.baselines import baseline, copy, oracle, shuffled
+from visdyn.evaluation.measurements import FIXED
+from visdyn.evaluation.systems.baselines import BASELINES, baseline, copy, oracle, shuffled
 from visdyn.paths import shared_data
 from visdyn.quarantine import Quarantine
 from visdyn.trajectory import Trajectory
@@ -68,6 +69,26 @@ def test_shuffled_gives_no_item_an_equal_image():
 def test_shuffled_refuses_what_cannot_be_exchanged(targets):
     with pytest.raises(ValueError, match="targets of subset kubric cannot be exchanged"):
         shuffled(_items(targets), 0)
+
+
+def test_the_blend_is_halfway_and_blurring_keeps_the_brightness_but_no_edge():
+    source, target = np.full((64, 64, 3), 40, np.uint8), np.full((64, 64, 3), 40, np.uint8)
+    target[:, 32:] = 200
+    items = [Trajectory(source, "push it", target, "kubric", "0")]
+    blend, blurred = (np.asarray(baseline(name, items, 0)[0], float) for name in ("blend", "blurred"))
+    assert np.unique(blend).tolist() == [40, 120]
+    assert abs(blurred.mean() - target.mean()) < 1
+    assert np.abs(np.diff(blurred[0, :, 0])).max() < 80  # the target's own edge is a step of 160
+    assert np.array_equal(blurred[0, [0, -1], 0], [40, 200])
+
+
+def test_the_blend_of_two_sizes_stands_on_the_frame_that_both_share():
+    items = [Trajectory(np.zeros((32, 48, 3), np.uint8), "push it", np.zeros((32, 32, 3), np.uint8), "kubric", "0")]
+    assert baseline("blend", items, 0)[0].size == (32, 32)
+
+
+def test_claims_know_that_no_chain_draws_the_baselines():
+    assert FIXED == BASELINES
 
 
 def test_unknown_baseline_is_refused():

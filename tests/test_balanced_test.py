@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 
-from visdyn.mining.balanced_test import UNSEEN_VERBS, V2_COUNTS, balance_table, select_test
+from visdyn.mining.balanced_test import UNSEEN_VERBS, V2_COUNTS, balance_table, familiarity, select_test
 from visdyn.trajectory import ReversiblePair
 
 COUNTS = {"open": 40, "close": 30, "pick-up": 50, "put-down": 45, "put": 25, "turn-on": 22, "turn-off": 21, "move": 12}
@@ -55,8 +55,21 @@ def test_the_table_says_how_it_came_about(pairs):
     chosen = select_test(pairs, "v2", None, seed=0)
     table = balance_table([pair.verb for pair in pairs] + ["move"], pairs, chosen, "v2", None).set_index("verb")
     assert table.loc["move"].to_dict() == {"unseen": 0, "mined": 13, "passed": 12, "wanted": 10, "chosen": 10}
-    assert table.loc["stack", "unseen"] == 1
+    assert table.loc[["stack", "unstack"], "unseen"].tolist() == [1, 1]
     assert table["chosen"].sum() == len(chosen)
+
+
+def _pair(verb, noun, name=""):
+    return ReversiblePair("a", "b", "f", "r", "s", "t", "n", verb, noun, name)
+
+
+def test_rare_is_counted_in_training_and_a_verb_never_trained_is_unseen():
+    training = [_pair("open", "drawer")] * 9 + [_pair("open", "cupboard")] * 2 + [_pair("close", "drawer")] * 5
+    often = [_pair("open", "drawer")] * 4  # the test set has few of the rare one and many of the common
+    test = [_pair("open", "cupboard"), *often, _pair("close", "drawer"), _pair("stack", "drawer")]
+    assert familiarity(test, training) == ["rare", *["common"] * 4, "rare", "unseen"]  # 2 and 5 of 2 5 9 9 9 9
+    assert familiarity([_pair("close", "cupboard"), *often], training)[0] == "rare"  # the verb, but never this noun
+    assert familiarity(test[-1:], training) == ["unseen"]
 
 
 def test_an_unknown_split_is_refused(pairs):

@@ -62,16 +62,20 @@ def test_the_recipe_writes_a_model_that_loads(tiny, tiny_folder, scenes, tmp_pat
 
 
 def test_jobs_of_the_arms():
-    files = {"supervised": "s.npz", "idm": "i.npz", "true": "t.npz"}
+    files = {"supervised": "s.npz", "idm": "i.npz", "true": "t.npz", "shuffled": "d.npz"}
     params = load_params("profiles/paper").fdm  # 40 epochs of batches of 96
     params = replace(params, arms=tuple(ARMS), first_chain_arms=(), floor=0.4)
-    sizes = {"supervised": 96, "idm": 97, "true": 1}
+    sizes = {"supervised": 96, "idm": 97, "true": 1, "shuffled": 97}
     inputs = {chain: ChainInputs(f"base{chain}", 70 + chain, files, sizes) for chain in (0, 1)}
     jobs = fdm_jobs(params, inputs, Path("models/fdm"))
-    assert len({job.name for job in jobs}) == 12
+    assert len({job.name for job in jobs}) == 16
     by_name = {job.name: job.arguments for job in jobs}
     chosen = by_name["synthetic_weighted-s1"]
-    assert chosen["data"] == {"paths": ("s.npz", "i.npz"), "task": "fdm", "weighting": "recognition", "floor": 0.4}
+    weighted = {"task": "fdm", "weighting": "recognition", "floor": 0.4, "seed": 71}
+    assert chosen["data"] == {"paths": ("s.npz", "i.npz"), **weighted}
+    assert by_name["weights_permuted-s1"]["data"] == chosen["data"] | {"weighting": "permuted"}
+    assert by_name["labels_shuffled-s1"]["data"] == chosen["data"] | {"paths": ("s.npz", "d.npz")}
+    assert by_name["labels_shuffled-s1"]["config"] == by_name["weights_permuted-s1"]["config"] == chosen["config"]
     assert (chosen["config"]["base"], chosen["config"]["lora"]["rank"], chosen["seed"]) == ("base1", 16, 71)
     steps = {name: job["config"]["training"]["steps"] for name, job in by_name.items()}
     assert (steps["supervised-s1"], steps["synthetic-s1"], steps["synthetic_weighted_true-s0"]) == (40, 120, 80)

@@ -109,7 +109,7 @@ def check_wiring(open_stage, encoded) -> None:
         assert supervised == "supervised.npz"
         for path in synthetic:
             kind = path.partition("-")[0]
-            said = {"idm": "label", "true": "true"}[kind]
+            said = {"idm": "label", "shuffled": "label", "true": "true"}[kind]
             assert [item.action for item in encoded[f"{kind}-s{chain}"]] == [f"{said} {chain}"]
             assert path == f"{kind}-s{chain}.npz"
     synthetic = [job for job in fdm.arm_jobs(open_stage("fdm"))[0] if len(job.arguments["data"]["paths"]) > 1]

@@ -17,6 +17,7 @@ from visdyn.compute.store import Store
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.epic_kitchens import load_segments
 from visdyn.mining import curation
+from visdyn.mining.reversible import OUT_OF_DISTRIBUTION
 from visdyn.params import load_params
 from visdyn.quarantine import Quarantine
 from visdyn.stages import mining
@@ -97,6 +98,14 @@ def test_training_pairs_have_no_unseen_verb_and_nothing_is_asked_twice(stage, tm
 
     monkeypatch.setattr(mining.TransformersVLM, "answer_many", refuses)
     assert mine_reversible(stage, "train", Quarantine()).pairs == train.pairs
+
+
+def test_the_kitchens_training_pairs_have_no_unseen_verb_either(stage, tmp_path):
+    (tmp_path / "data/mined").mkdir(parents=True)
+    stage.kitchen = tmp_path
+    quarantine = Quarantine()
+    assert not {pair.verb for pair in mine_reversible(stage, "train", quarantine).pairs} & set(OUT_OF_DISTRIBUTION)
+    assert {pair.verb for pair in mine_reversible(stage, "test", quarantine).pairs} & set(OUT_OF_DISTRIBUTION)
 
 
 def test_without_a_model_the_long_prompts_come_with_the_data(stage, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,9 +15,11 @@ from toy_dynamics import job_arguments, lora_of
 from visdyn.images import to_pixels
 from visdyn.models import load_model
 from visdyn.models.token.sequences import TokenSequence, collate
+from visdyn.training.arms import deal_labels
 from visdyn.training.dynamics import CompletionLoss, train_dynamics
 from visdyn.training.losses import recognition_weights
 from visdyn.training.triplets import SequenceDataset, _loss_weights, dynamics_dataset, load_triplets, save_triplets
+from visdyn.trajectory import Trajectory
 
 ACTIONS = ["open the red cup", "close the cup", "take lamp", "put the blue drawer on"]
 
@@ -57,10 +60,49 @@ def test_loss_weights_are_the_recognition_weights(tiny, scenes, triplets, floor)
     targets = np.concatenate([scenes[4:7], scenes[3:4]])
     features = [tiny.vqgan.features(to_pixels(images)) for images in (scenes[:4], targets)]
     expected = recognition_weights(*features, floor)
-    weights = np.stack(_loss_weights(data, "recognition", floor))
+    weights = np.stack(_loss_weights(data["weights"], "recognition", floor))
     np.testing.assert_allclose(weights, expected.numpy(), rtol=1e-3, atol=1e-5)
     assert (weights[3] == 1).all()
-    assert _loss_weights(data, "uniform", floor) == [None] * 4
+    assert _loss_weights(data["weights"], "uniform", floor) == [None] * 4
+
+
+def check_permuted(distances) -> None:
+    """Check that each image keeps its weights, on other places, which depend on the seed and the image alone."""
+    weights, moved = (np.stack(_loss_weights(distances, name, 0.25, seed=7)) for name in ("recognition", "permuted"))
+    np.testing.assert_array_equal(np.sort(moved), np.sort(weights))
+    changed = np.ptp(weights, axis=1) > 0
+    assert (moved != weights).any(axis=1)[changed].all()
+    orders = np.argsort(np.argsort(moved, kind="stable"), kind="stable")
+    assert not np.array_equal(orders[0], orders[1])  # no image has another's places
+    again = np.stack(_loss_weights(distances[1:], "permuted", 0.25, seed=7, first=1))
+    np.testing.assert_array_equal(again, moved[1:])
+    other = np.stack(_loss_weights(distances, "permuted", 0.25, seed=8))
+    assert (other != moved).any(axis=1)[changed].all()
+
+
+def test_permuted_weights_keep_their_values_and_lose_their_places():
+    distances = np.random.default_rng(0).exponential(size=(5, 64)).astype(np.float32)
+    distances[4] = 0  # an image without change weighs 1 everywhere
+    check_permuted(distances)
+
+
+@pytest.mark.parametrize("broken", [lambda weights, seed, first=0: weights,
+                                    lambda weights, seed, first=0: weights[:, torch.randperm(64)],
+                                    lambda weights, seed, first=0: weights.flip(0)])  # fmt: skip
+def test_a_permutation_that_keeps_the_order_or_moves_all_alike_would_be_seen(monkeypatch, broken):
+    monkeypatch.setattr("visdyn.training.triplets.permute_places", broken)
+    with pytest.raises(AssertionError):
+        test_permuted_weights_keep_their_values_and_lose_their_places()
+
+
+def test_dealt_labels_are_the_same_labels_on_other_pairs():
+    own = [Trajectory(f"{row}.png", f"open cup {row}", f"{row}-t.png", "ucf", str(row)) for row in range(50)]
+    dealt = deal_labels(own, 3)
+    assert sorted(item.action for item in dealt) == sorted(item.action for item in own)
+    assert sum(item.action == mine.action for item, mine in zip(dealt, own, strict=True)) < 5
+    assert [replace(item, action="open") for item in dealt] == [replace(item, action="open") for item in own]
+    assert dealt == deal_labels(own, 3) != deal_labels(own, 4)
+    assert deal_labels([], 3) == []
 
 
 @torch.inference_mode()
@@ -103,6 +145,8 @@ def test_weighting_changes_what_is_learnt(tiny_folder, triplets, tmp_path):
     weighted = _train(tiny_folder, triplets, tmp_path / "weighted", data={"weighting": "recognition", "floor": 0.0})
     assert not _moved(full, uniform)
     assert _moved(weighted, uniform)
+    permuted = _train(tiny_folder, triplets, tmp_path / "permuted", data={"weighting": "permuted", "floor": 0.0})
+    assert _moved(permuted, weighted)
 
 
 def test_files_are_concatenated(tiny, triplets):

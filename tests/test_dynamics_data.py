@@ -51,7 +51,7 @@ def test_cached_triplets_give_the_sequences_of_the_file(tiny, trajectories, tmp_
     save_triplets(tmp_path / "file.npz", tiny, *ends, ACTIONS)
     kept = write_triplets(tmp_path / "folder", _cache(tiny, tmp_path / "codes"), trajectories, Quarantine())
     assert kept == trajectories
-    for task, weighting in (("idm", "uniform"), ("fdm", "uniform"), ("fdm", "recognition")):
+    for task, weighting in (("idm", "uniform"), ("fdm", "uniform"), ("fdm", "recognition"), ("fdm", "permuted")):
         paths = ([tmp_path / "file.npz"], [tmp_path / "folder"])
         left, right = (dynamics_dataset(path, tiny.builder, task, weighting, 0.25) for path in paths)
         assert len(left) == len(right) == 4
@@ -196,6 +196,7 @@ def test_an_arm_without_its_labels_is_refused(stage):
     }
     (stage.root / "data/annotated/s1/triplets.jsonl").write_text(json.dumps(row) + "\n")
     (item,) = read_synthetic(stage, 1, {"idm": "synthetic"})["idm"]
+    assert read_synthetic(stage, 1, {"shuffled": "labels_shuffled"})["shuffled"] == [item]  # of one there is no other
     assert (item.source, item.action) == (str(stage.root / "data/annotated/s1/a"), "open")
     assert read_synthetic(stage, 1, {}) == {}
     with pytest.raises(ValueError, match="arm 'upper' needs known actions, which real data lack"):

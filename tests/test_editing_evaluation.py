@@ -76,6 +76,15 @@ def test_both_reverse_sources_are_scored_apart(evaluation):
     assert joint.to_dict() == {"gt": 1.0, "generated": 0.0}
 
 
+def test_every_row_says_how_familiar_its_pair_is(evaluation):
+    told = replace(evaluation, familiarity=["rare", "common", "unseen", "common"])
+    table = told.score([None, *told.ends[1:]], {"gt": told.starts})
+    assert table.groupby("familiarity")["id"].unique().map(set).to_dict() == {
+        "rare": {"0"}, "common": {"1", "3"}, "unseen": {"2"}
+    }  # fmt: skip
+    assert set(evaluation.score(evaluation.ends, {})["familiarity"]) == {""}
+
+
 def test_flow_errors_are_those_of_the_named_functions_and_shared_flows_are_estimated_once(evaluation):
     calls = []
 

@@ -118,12 +118,14 @@ def test_baselines_of_items_without_targets(items):
         *items,
         *(Trajectory(picture(9 + n, (9, 9)), "x", picture(20 + n, (9, 9)), "ag", f"{9 + n}") for n in range(2)),
     ]
-    copy, oracle, shuffled = baseline_systems(AURORA_BENCH, twice, AURORA_BENCH.requests(), seed=0)
+    copy, oracle, shuffled, *controls = baseline_systems(AURORA_BENCH, twice, AURORA_BENCH.requests(), seed=0)
     assert all(image is not None for image in copy.images[FORWARD])
     assert [image is None for image in oracle.images[FORWARD]] == [item.target is None for item in twice]
     assert "1 items have no published target" in oracle.note
     own = zip(shuffled.images[FORWARD], twice, strict=True)
     assert all(image is None or image is not item.target for image, item in own)
+    for control in controls:  # what is made of the target is there where the target is
+        assert [image is None for image in control.images[FORWARD]] == [item.target is None for item in twice]
     lonely = baseline_systems(AURORA_BENCH, items[:1], AURORA_BENCH.requests(), 0)[2]
     assert lonely.images == {}
     assert "cannot be exchanged" in lonely.note

@@ -11,6 +11,7 @@ from fake_endpoint import completion
 from PIL import Image
 
 from visdyn.evaluation.score import main
+from visdyn.evaluation.systems.baselines import BASELINES
 
 RNG = np.random.default_rng(0)
 NO_ENCODERS = ["--clip", "", "--dino", ""]
@@ -50,7 +51,7 @@ def test_a_folder_of_aurora_bench_is_scored_and_judged_once(aurora, tmp_path, se
     assert list(own.index) == ["1", "2", "3", "4"]
     assert own.loc["4"].isna().all()  # no target
     assert own.loc[["1", "2", "3"], "l1_matched"].notna().all()
-    assert set(scores["system"]) == {"mine", "copy", "oracle", "shuffled"}
+    assert set(scores["system"]) == {"mine", *BASELINES}
     oracle = scores[(scores["system"] == "oracle") & (scores["metric"] == "l1_paper")]
     assert (oracle["value"] == 0).all()
     judged = pd.read_csv(out / "judge_scores.csv", dtype={"id": str})
@@ -84,7 +85,7 @@ def test_a_folder_in_the_authors_layout_is_scored(tmp_path):
     assert own["forward", "", "l1"] == own["reverse", "gt", "l1"] == 0
     assert own["forward", "", "epe_f"] == 0  # its images are the true ones
     assert "generated" not in own.index.get_level_values("reverse_from")  # the folder has none
-    assert set(scores["system"]) == {"theirs", "copy", "oracle", "shuffled"}
+    assert set(scores["system"]) == {"theirs", *BASELINES}
     assert set(scores["prompt"]) == {"short"}  # the baselines stand beside it
     with pytest.raises(SystemExit, match="needs --annotations"):
         main(command)

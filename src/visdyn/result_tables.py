@@ -113,8 +113,8 @@ TABLES: dict[str, Columns] = {
     "evaluation/leaderboard.csv": _LEADERBOARD,
     "evaluation/quarantine.csv": _QUARANTINE,
     "evaluation_doundo/doundo_scores.csv": {
-        "system": str, "chain": int, "direction": str, "reverse_from": str, "prompt": str, "verb": str, "id": str,
-        "metric": str, "value": float,
+        "system": str, "chain": int, "direction": str, "reverse_from": str, "prompt": str, "verb": str,
+        "familiarity": str, "id": str, "metric": str, "value": float,
     },
     "evaluation_doundo/judge_scores.csv": _JUDGE_SCORES,
     "evaluation_doundo/judge_runs.csv": _JUDGE_RUNS,

@@ -23,7 +23,7 @@ def leaderboard(scores: pd.DataFrame, paper: str, reference: str, seed: int, nam
     A system's value of an item is its mean over chains, so that n counts items. Intervals are over chains, then items
     (`visdyn.evaluation.chains`; pairs of one video belong together), where several chains drew the system, else over
     items alone: those say nothing of another training. The difference pairs chains and items that both systems have;
-    what no chain draws (copy, oracle, shuffled) meets every chain. `p` is Wilcoxon's signed-rank test of the items'
+    what no chain draws (copy, oracle, shuffled ...) meets every chain. `p` is Wilcoxon's signed-rank test of the items'
     mean differences (zeros dropped, two-sided; `num_nonzero`: how many differed), of these chains alone.
 
     Args:

@@ -20,7 +20,7 @@ import pandas as pd
 
 from visdyn.evaluation.metrics.registry import AURORA, DOUNDO, metrics
 
-FIXED = ("copy", "oracle", "shuffled")  # systems that answer the same whatever a chain draws
+FIXED = ("copy", "oracle", "shuffled", "blend", "blurred")  # systems that answer the same whatever a chain draws
 SELECTORS = ("idm", "likelihood", "random", "oracle")
 SAMPLED = (1, 2, 4, 8)  # K of Bootstrapping, Figure 4
 
@@ -271,7 +271,7 @@ VIEWS = {
         View(
             "evaluation_doundo/doundo_scores.csv",
             ("system", "metric", "direction", "reverse_from", "prompt"),
-            ("verb",),
+            ("verb", "familiarity"),
             _doundo_scores,
             "system",
             _UNITS[DOUNDO],
@@ -279,6 +279,7 @@ VIEWS = {
                 "direction": ("forward", "reverse"),
                 "reverse_from": ("", "gt", "generated"),
                 "prompt": ("long", "short"),
+                "familiarity": ("unseen", "rare", "common"),
             },
         ),
         _judge_view("evaluation/judge_scores.csv"),

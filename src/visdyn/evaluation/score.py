@@ -6,7 +6,8 @@
     ... --judge transformers:Qwen/Qwen2.5-VL-7B-Instruct
 
 Layouts of the folder: `visdyn.evaluation.systems.image_folder` (AURORA-Bench), `<id>_fwd.png` and `<id>_rev.png`
-(Do-Undo). Copy, oracle and shuffled stand beside it. Started once more, a judge is asked only for what is not kept yet.
+(Do-Undo). Copy, oracle, shuffled, blend and blurred stand beside it. Started once more, a judge is asked only for what
+is not kept yet.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Version 1 of the paper has 662 samples: "top-8 classes" of equal weight, and rotate, remove-from and stack to test
 generalisation. How many of each it does not say; 8 x 79 and what EPIC's validation split has of the other three make
 664 before the quality filter. Version 2 prints its counts: 451 samples of ten verbs. Which samples were drawn is not
-published: the draw here is seeded.
+published: the draw here is seeded. `familiarity` says how much of each test pair a model was trained on.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def balance_table(
     split: str,
     per_verb: int | None,
 ) -> pd.DataFrame:
-    """Say how the test set came about: columns verb, unseen (0, 1), mined, passed, wanted, chosen; by verb.
+    """Say how the test set came about, by verb: columns verb, unseen (0, 1), mined, passed, wanted, chosen.
+
+    `unseen` are the verbs that no training pair may have.
 
     Args:
         mined: the verb of each mined pair, before the quality filter.
@@ -86,5 +88,24 @@ def balance_table(
     before, after = Counter(mined), Counter(pair.verb for pair in curated)
     wanted, kept = wanted_counts(after, split, per_verb), Counter(pair.verb for pair in chosen)
     verbs = sorted({*before, *wanted})
-    rows = [(v, int(v in UNSEEN_VERBS), before[v], after[v], wanted.get(v, 0), kept[v]) for v in verbs]
+    rows = [(v, int(v in OUT_OF_DISTRIBUTION), before[v], after[v], wanted.get(v, 0), kept[v]) for v in verbs]
     return pd.DataFrame(rows, columns=["verb", "unseen", "mined", "passed", "wanted", "chosen"])
+
+
+def familiarity(pairs: Sequence[ReversiblePair], training: Sequence[ReversiblePair]) -> list[str]:
+    """Say of each test pair how well its annotation is known from training.
+
+    `unseen`: no training pair has its verb (Do-Undo, Figure 13). `rare`: of the others, the third whose verb and noun
+    have the fewest training pairs together (Figure 8, "rare annotations"; the paper gives no number), and what ties
+    with it. `common`: the rest.
+    """
+    verbs, counts = {pair.verb for pair in training}, Counter((pair.verb, pair.noun) for pair in training)
+    known = sorted(counts[pair.verb, pair.noun] for pair in pairs if pair.verb in verbs)
+    most = known[(len(known) - 1) // 3] if known else 0
+
+    def judge(pair: ReversiblePair) -> str:
+        if pair.verb not in verbs:
+            return "unseen"
+        return "rare" if counts[pair.verb, pair.noun] <= most else "common"
+
+    return [judge(pair) for pair in pairs]

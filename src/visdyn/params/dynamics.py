@@ -19,6 +19,8 @@ ArmName = Literal[
     "synthetic_weighted",
     "synthetic_weighted_nofloor",
     "synthetic_weighted_true",
+    "weights_permuted",
+    "labels_shuffled",
 ]
 
 

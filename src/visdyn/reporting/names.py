@@ -21,14 +21,18 @@ FDM_SYSTEMS = {
     "copy": "Copy",
     "oracle": "Oracle (target)",
     "shuffled": "Shuffled target",
+    "blend": "Blend of source and target",
+    "blurred": "Blurred target",
     "tokenizer_ceiling": "Tokenizer ceiling",
     "supervised_weighted": "C-FDM w/o Synth.",
     "synthetic": "C-FDM w/o LW",
     "synthetic_weighted_nofloor": "C-FDM, no weight floor",
     "synthetic_weighted_true": "C-FDM, true labels",
+    "weights_permuted": "C-FDM, weights permuted",
+    "labels_shuffled": "C-FDM, labels shuffled",
 }
 
-BASELINES = ("Copy", "Oracle", "Shuffled")  # how the heads of copy, oracle and shuffled begin in every table
+BASELINES = ("Copy", "Oracle", "Shuffled", "Blend", "Blurred")  # how their heads begin in every table
 
 DOUNDO_SYSTEMS = {
     "base": "Bagel",
@@ -37,6 +41,8 @@ DOUNDO_SYSTEMS = {
     "copy": "Copy",
     "oracle": "Oracle (ground truth)",
     "shuffled": "Shuffled ground truth",
+    "blend": "Blend of source and ground truth",
+    "blurred": "Blurred ground truth",
 }
 
 NEGATIVES = {

@@ -150,7 +150,7 @@ def _write_table(
 def _split_systems(
     frame: pd.DataFrame, item: Item, numbers: pd.DataFrame | None
 ) -> tuple[pd.DataFrame, pd.DataFrame | None]:
-    """Return the paper's systems, and the kit's further ones or None; copy, oracle and shuffled stand in both."""
+    """Return the paper's systems, and the kit's further ones or None; those without a model stand in both."""
     if not item.kit_table or numbers is None:
         return frame, None
     labels = frame[item.systems]

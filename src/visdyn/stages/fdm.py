@@ -8,7 +8,7 @@ from visdyn.compute.seeds import training_seed
 from visdyn.datasets.annotated import read_annotated
 from visdyn.pipeline.stage import Stage
 from visdyn.stages.dynamics_settings import open_data
-from visdyn.training.arms import ChainInputs, arm, fdm_jobs
+from visdyn.training.arms import ChainInputs, arm, deal_labels, fdm_jobs
 from visdyn.training.dynamics_data import Part
 from visdyn.training.engine.launch import Job, check_split
 from visdyn.training.runs import of_chain, requested_runs
@@ -54,7 +54,7 @@ def read_synthetic(stage: Stage, chain: int, wanted: dict[str, str]) -> dict[str
     """Read a chain's synthetic triplets of each kind of labels that an arm asks for (kind to arm)."""
     folder = stage.path("data/annotated")
     rows, found = read_annotated(of_chain(folder, chain) or folder), {}
-    for kind, key in (("idm", "action"), ("true", "true_action")):
+    for kind, key in (("idm", "action"), ("true", "true_action"), ("shuffled", "action")):
         if kind not in wanted:
             continue
         # A pair whose true action is not exactly one has no true label, so the upper bound does without it.
@@ -63,6 +63,8 @@ def read_synthetic(stage: Stage, chain: int, wanted: dict[str, str]) -> dict[str
             for row in rows
             if row[key]
         ]
+        if kind == "shuffled":
+            found[kind] = deal_labels(found[kind], training_seed(stage.seed, "labels", chain))
         if not found[kind]:
             what = "known actions, which real data lack" if kind == "true" else "triplets labelled by the IDM"
             raise ValueError(f"arm {wanted[kind]!r} needs {what}: data/annotated has none; take it out of section fdm")

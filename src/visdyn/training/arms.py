@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from visdyn.params.dynamics import Fdm
@@ -14,6 +15,7 @@ from visdyn.training.engine.fit import count_steps
 from visdyn.training.engine.launch import Job
 from visdyn.training.runs import requested_runs, run_name
 from visdyn.training.triplets import DynamicsTriplets
+from visdyn.trajectory import Trajectory
 
 
 @dataclass(frozen=True)
@@ -21,8 +23,10 @@ class Arm:
     """One way to train an FDM.
 
     Attributes:
-        synthetic: `none`, `idm` (labels by the IDM) or `true` (the known labels of the same pairs: an upper bound).
-        weighting: `uniform` or `recognition`.
+        synthetic: `none`, `idm` (labels by the IDM), `true` (the known labels of the same pairs: an upper bound)
+            or `shuffled` (the IDM's labels, dealt anew among the pairs: a negative control).
+        weighting: `uniform`, `recognition`, or `permuted` (each image's recognition weights on other places of it: a
+            negative control).
         floored: whether the recognition weights keep a uniform part.
         paper: the paper's name for it.
     """
@@ -40,6 +44,8 @@ ARMS = {
     "synthetic_weighted": Arm("idm", "recognition", True, "C-FDM"),
     "synthetic_weighted_nofloor": Arm("idm", "recognition", False, "C-FDM, Eq. 2 to the letter"),
     "synthetic_weighted_true": Arm("true", "recognition", True, "upper bound: true labels"),
+    "weights_permuted": Arm("idm", "permuted", True, "control: C-FDM, weights on other places"),
+    "labels_shuffled": Arm("shuffled", "recognition", True, "control: C-FDM, labels on other pairs"),
 }
 
 
@@ -50,7 +56,7 @@ class ChainInputs:
     Attributes:
         base: folder or hub id of the base model.
         seed: of every arm's training, so that they differ by data and weights alone.
-        triplets: triplet files by kind: `supervised`, `idm`, `true`.
+        triplets: triplet files by kind: `supervised`, or one of `Arm.synthetic`.
         sizes: triplets of each kind.
     """
 
@@ -81,7 +87,7 @@ def fdm_jobs(params: Fdm, chains: Mapping[int, ChainInputs], output: Path) -> li
         floor = params.floor if chosen.floored else 0.0
         arguments = {
             "config": run_config(params, own.base, arm_size(name, own.sizes)),
-            "data": DynamicsTriplets(paths, "fdm", chosen.weighting, floor),
+            "data": DynamicsTriplets(paths, "fdm", chosen.weighting, floor, own.seed),
             "seed": own.seed,
             "output": str(output / run_name(name, chain)),
         }
@@ -96,9 +102,18 @@ def arms_table(params: Fdm, chains: Mapping[int, ChainInputs]) -> pd.DataFrame:
         chosen, sizes = arm(name), chains[chain].sizes
         row = {"arm": name, "chain": chain, "num_supervised": sizes["supervised"]}
         row |= {"num_synthetic": sizes.get(chosen.synthetic, 0), "weighting": chosen.weighting}
-        row |= {"floor": params.floor if chosen.floored and chosen.weighting == "recognition" else 0.0}
+        row |= {"floor": params.floor if chosen.floored and chosen.weighting != "uniform" else 0.0}
         rows.append({**row, "steps": count_steps(params.training, arm_size(name, sizes))})
     return pd.DataFrame(rows)
+
+
+def deal_labels(triplets: Sequence[Trajectory], seed: int) -> list[Trajectory]:
+    """Return the triplets with their actions dealt anew among them, at random: the negative control of the labels.
+
+    Every action stays as often as it was; a pair has its own again no more often than by chance.
+    """
+    order = np.random.default_rng(seed).permutation(len(triplets))
+    return [replace(item, action=triplets[other].action) for item, other in zip(triplets, order, strict=True)]
 
 
 def arm_size(name: str, sizes: dict[str, int]) -> int:

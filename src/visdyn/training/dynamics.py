@@ -76,7 +76,7 @@ def train_dynamics(
     values = {name: value for name, value in asdict(config.training).items() if name != "epochs"}
     settings = Recipe.of({**values, "seed": seed})
     model = _load_base(config, settings.precision)
-    triplets = dynamics_dataset(data.paths, model.builder, data.task, data.weighting, data.floor)
+    triplets = dynamics_dataset(data.paths, model.builder, data.task, data.weighting, data.floor, data.seed)
     torch.manual_seed(seed)
     if config.lora is not None:
         add_adapter(model, config.base, config.lora)

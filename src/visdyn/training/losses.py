@@ -74,6 +74,25 @@ def normalise_weights(distances: Tensor, floor: float = 0.0, normalization: str 
     return (1 - floor) * weights + floor
 
 
+def permute_places(weights: Tensor, seed: int, first: int = 0) -> Tensor:
+    """Give each image's weights (N, L) to other places of it, at random: the negative control of Eq. 2.
+
+    Every image keeps its weights' values, and with them the loss's scale; where they stand says nothing any more.
+
+    Args:
+        seed: of the draw.
+        first: number of the first image among all; an image's places depend on its number and the seed alone.
+
+    Returns:
+        float32 (N, L).
+    """
+    rows = []
+    for number, row in enumerate(weights, first):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + number)
+        rows.append(row[torch.randperm(len(row), generator=generator)])
+    return torch.stack(rows) if rows else weights
+
+
 def weighted_cross_entropy(
     hidden: Tensor, head: Tensor, targets: Tensor, weights: Tensor | None = None, chunk_size: int | None = None
 ) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +16,7 @@ from visdyn.models.token.sequences import SequenceBuilder, TokenSequence
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.models.vqgan.cached_pairs import CachedTriplets
 from visdyn.params.reading import Share
-from visdyn.training.losses import normalise_weights, recognition_weights
+from visdyn.training.losses import normalise_weights, permute_places, recognition_weights
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,16 @@ class DynamicsTriplets:
     Attributes:
         paths: of triplet files or folders, concatenated.
         task: `idm` (images to action) or `fdm` (image and action to image).
-        weighting: `uniform`, or `recognition` (Bootstrapping, Eq. 2) with `floor`; FDM only.
+        weighting: `uniform`, `recognition` (Bootstrapping, Eq. 2) with `floor`, or its control `permuted`, which has
+            the same weights on other places; FDM only.
+        seed: of the places under `permuted`.
     """
 
     paths: tuple[str, ...]
     task: Literal["idm", "fdm"]
-    weighting: Literal["uniform", "recognition"] = "uniform"
+    weighting: Literal["uniform", "recognition", "permuted"] = "uniform"
     floor: Share = 0.5
+    seed: int = 0
 
 
 class SequenceDataset(Dataset):
@@ -79,29 +83,36 @@ def save_triplets(
 
 
 def dynamics_dataset(
-    paths: Sequence[str | Path], builder: SequenceBuilder, task: str, weighting: str = "uniform", floor: float = 0.5
+    paths: Sequence[str | Path],
+    builder: SequenceBuilder,
+    task: str,
+    weighting: str = "uniform",
+    floor: float = 0.5,
+    seed: int = 0,
 ) -> Dataset:
     """Return the sequences of a task, of all files: triplet files (.npz), or folders of `cached_pairs`.
 
     Args:
         task: `idm` or `fdm`.
-        weighting: of an FDM's image tokens, `uniform` or `recognition` (Eq. 2) with `floor`.
+        weighting: of an FDM's image tokens, `uniform`, or with `floor` `recognition` (Eq. 2) or its control `permuted`.
+        seed: of `permuted`.
 
     Raises:
         ValueError: an unknown task or weighting, weights for an IDM, or a floor outside [0, 1].
     """
     _check_task(task, weighting, floor)
-    parts = [_load_part(Path(path), builder, task, weighting, floor) for path in paths]
+    weigh = partial(_loss_weights, weighting=weighting, floor=floor, seed=seed)
+    parts = [_load_part(Path(path), builder, task, weigh) for path in paths]
     if all(isinstance(part, SequenceDataset) for part in parts):
         return SequenceDataset([item for part in parts for item in part.sequences])
     return ConcatDataset(parts)
 
 
-def _load_part(path: Path, builder: SequenceBuilder, task: str, weighting: str, floor: float) -> Dataset:
+def _load_part(path: Path, builder: SequenceBuilder, task: str, weigh: Callable[..., list]) -> Dataset:
     if path.suffix != ".npz":
-        return LazySequences(CachedTriplets(path), builder, task, weighting, floor)
+        return LazySequences(CachedTriplets(path), builder, task, weigh)
     data = load_triplets(path)
-    rows = zip(data["sources"], data["targets"], data["actions"], _loss_weights(data, weighting, floor), strict=True)
+    rows = zip(data["sources"], data["targets"], data["actions"], weigh(data["weights"]), strict=True)
     return SequenceDataset([_make_sequence(builder, task, *row) for row in rows])
 
 
@@ -109,17 +120,16 @@ class LazySequences(Dataset):
     """Sequences built one by one from cached codes: only actions and places in the cache are held in memory."""
 
     def __init__(
-        self, triplets: CachedTriplets, builder: SequenceBuilder, task: str, weighting: str, floor: float
+        self, triplets: CachedTriplets, builder: SequenceBuilder, task: str, weigh: Callable[..., list]
     ) -> None:
-        self.triplets, self.builder, self.task = triplets, builder, task
-        self.weighting, self.floor = weighting, floor
+        self.triplets, self.builder, self.task, self.weigh = triplets, builder, task, weigh
 
     def __len__(self) -> int:
         return len(self.triplets)
 
     def __getitem__(self, index: int) -> TokenSequence:
         source, target, distances, action = self.triplets[index]
-        weights = _loss_weights({"weights": distances[None], "actions": [action]}, self.weighting, self.floor)[0]
+        weights = self.weigh(distances[None], first=index)[0]
         return _make_sequence(self.builder, self.task, source, target, action, weights)
 
 
@@ -132,14 +142,16 @@ def _make_sequence(builder: SequenceBuilder, task: str, source, target, action, 
 def _check_task(task: str, weighting: str, floor: float) -> None:
     if task not in ("idm", "fdm"):
         raise ValueError(f"unknown task {task!r}; one of idm, fdm")
-    if weighting not in ("uniform", "recognition"):
-        raise ValueError(f"unknown weighting {weighting!r}; one of uniform, recognition")
+    if weighting not in ("uniform", "recognition", "permuted"):
+        raise ValueError(f"unknown weighting {weighting!r}; one of uniform, recognition, permuted")
     if task == "idm" and weighting != "uniform":
         raise ValueError(f"weighting {weighting!r} is for image tokens; an IDM's actions are weighted uniformly")
     normalise_weights(torch.zeros(1, 1), floor)
 
 
-def _loss_weights(data: dict, weighting: str, floor: float) -> list:
+def _loss_weights(distances: np.ndarray, weighting: str, floor: float, seed: int = 0, first: int = 0) -> list:
+    """Return the loss weights (L,) of images of those distances (N, L), the first of which is number `first`."""
     if weighting == "uniform":
-        return [None] * len(data["actions"])
-    return list(normalise_weights(torch.from_numpy(data["weights"]), floor).numpy())
+        return [None] * len(distances)
+    weights = normalise_weights(torch.from_numpy(distances), floor)
+    return list((permute_places(weights, seed, first) if weighting == "permuted" else weights).numpy())

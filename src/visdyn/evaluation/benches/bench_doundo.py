@@ -38,6 +38,8 @@ class EditingEvaluation:
         region: whether the region judge judges.
         prompts: whether CLIP also compares the forward image with the forward prompt (`clip_prompt`).
         edited_captions: writes a caption of each edited image (`clip_t_edited`); None leaves that metric out.
+        familiarity: how much of each pair the fine-tuned models saw (`mining.balanced_test.familiarity`); None where
+            nobody knows.
     """
 
     pairs: Sequence[ReversiblePair]
@@ -50,6 +52,7 @@ class EditingEvaluation:
     region: bool = True
     prompts: bool = False
     edited_captions: Callable[[Sequence[ImageRef]], list[str]] | None = None
+    familiarity: Sequence[str] | None = None
     starts: list[ImageRef] = field(init=False)
     ends: list[ImageRef] = field(init=False)
 
@@ -80,7 +83,7 @@ class EditingEvaluation:
             prompt: length of the prompts that were given, for `clip_prompt`.
 
         Returns:
-            columns direction, reverse_from, verb, id, metric, value (NaN where a metric cannot be had).
+            columns direction, reverse_from, verb, familiarity, id, metric, value (NaN where a metric cannot be had).
         """
         parts = [
             self._score_rows(range(start, min(start + AT_ONCE, len(self.pairs))), forward, reverse, prompt)
@@ -179,7 +182,8 @@ class EditingEvaluation:
         table = table.assign(**shares)
         pairs = [self.pairs[row] for row in table.index]
         keys = {"direction": direction, "reverse_from": reverse_from}
-        keys |= {"verb": [pair.verb for pair in pairs], "id": [pair.id for pair in pairs]}
+        seen = "" if self.familiarity is None else [self.familiarity[row] for row in table.index]
+        keys |= {"verb": [pair.verb for pair in pairs], "familiarity": seen, "id": [pair.id for pair in pairs]}
         return table.assign(**keys).melt(list(keys), var_name="metric", value_name="value")
 
 

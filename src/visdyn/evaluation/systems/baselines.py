@@ -1,4 +1,8 @@
-"""The three predictions that every metric table carries: copy, oracle and shuffled."""
+"""The predictions without a model that every metric table carries: copy, oracle, shuffled, blend and blurred.
+
+Copy and oracle are the ends of a metric. Shuffled is a sharp picture of something else, the blend shows no state at
+all and the blurred target shows the right one badly: what a metric or a judge gives them, it gives a model for as much.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +12,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageFilter
 
 from visdyn.evaluation.benches.bench import Bench
+from visdyn.evaluation.metrics.geometry import match
 from visdyn.evaluation.systems.outputs import Images, SystemImages
-from visdyn.images import ImageRef
+from visdyn.images import ImageRef, load
 from visdyn.models.editors.protocol import Request
 from visdyn.trajectory import Trajectory
 
-BASELINES = ("copy", "oracle", "shuffled")
+BASELINES = ("copy", "oracle", "shuffled", "blend", "blurred")
+BLUR = 1 / 32  # radius of the blurred target, of the shorter side: 2 of 64 pixels, 16 of 512
 _MAX_DRAWS = 10_000
 
 
@@ -49,6 +56,17 @@ def shuffled(trajectories: Sequence[Trajectory], seed: int) -> list[ImageRef]:
     return predictions
 
 
+def blend(trajectories: Sequence[Trajectory]) -> list[ImageRef]:
+    """Return the mean of each trajectory's source and target, on the frame that both share, as PIL images."""
+    return [Image.blend(*match([item.source, item.target]), 0.5) for item in trajectories]
+
+
+def blurred(trajectories: Sequence[Trajectory]) -> list[ImageRef]:
+    """Return each trajectory's target under a Gaussian blur (radius `BLUR` of its shorter side), as PIL images."""
+    targets = [load(item.target) for item in trajectories]
+    return [target.filter(ImageFilter.GaussianBlur(BLUR * min(target.size))) for target in targets]
+
+
 def baseline(name: str, trajectories: Sequence[Trajectory], seed: int) -> list[ImageRef]:
     """Return the predictions of the baseline `name`; `seed` matters to `shuffled` only.
 
@@ -59,14 +77,14 @@ def baseline(name: str, trajectories: Sequence[Trajectory], seed: int) -> list[I
         return shuffled(trajectories, seed)
     if name not in BASELINES:
         raise ValueError(f"unknown baseline {name!r}; one of {', '.join(BASELINES)}")
-    return copy(trajectories) if name == "copy" else oracle(trajectories)
+    return {"copy": copy, "oracle": oracle, "blend": blend, "blurred": blurred}[name](trajectories)
 
 
 def baseline_systems(bench: Bench, items: Sequence, requests: Sequence[Request], seed: int) -> list[SystemImages]:
-    """Return copy, oracle and shuffled as systems of a benchmark, each with an image for every request.
+    """Return `BASELINES` as systems of a benchmark, each with an image for every request.
 
-    An item without a target has no oracle and is nobody's shuffled target. Where targets cannot be exchanged, shuffled
-    has no images and a note that says why.
+    An item without a target has a copy alone, and is nobody's shuffled target. Where targets cannot be exchanged,
+    shuffled has no images and a note that says why.
     """
     return [_baseline_system(name, bench, items, requests, seed) for name in BASELINES]
 

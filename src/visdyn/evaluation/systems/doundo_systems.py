@@ -31,7 +31,7 @@ from visdyn.models.editors.protocol import REVERSE_FROM, Edit, Request
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 BENCH = DOUNDO_BENCH.name
-COLUMNS = ["system", "chain", "direction", "reverse_from", "prompt", "verb", "id", "metric", "value"]
+COLUMNS = ["system", "chain", "direction", "reverse_from", "prompt", "verb", "familiarity", "id", "metric", "value"]
 _CODE = ("models", "models/editors/protocol.py", "models/editors/bagel_editor.py", "models/editors/__init__.py")
 _AT_ONCE = 32
 

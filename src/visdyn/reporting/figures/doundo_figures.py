@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 from matplotlib.figure import Figure
 
+from visdyn.evaluation.measurements import FIXED
 from visdyn.reporting import names
 from visdyn.reporting.figures.style import COLORS, HATCHES, MUTED, bar_style, grouped_bars, heatmap, styled
 
@@ -61,13 +62,13 @@ def benchmark_set(
 
 @styled
 def action_bars(scores: pd.DataFrame) -> Figure:
-    """Figure 7: DINO and CLIP-text similarity by action, forward and reverse, for every system but oracle and shuffled.
+    """Figure 7: DINO and CLIP-text similarity by action, forward and reverse, for models and copy.
 
     Args:
         scores: `evaluation_doundo/doundo_scores.csv`, long prompts, reversed from the ground truth.
     """
     scores = scores[scores["prompt"].isin(["long", ""]) & (scores["reverse_from"] != "generated")]
-    shown = names.system_order(set(scores["system"]) - {"oracle", "shuffled"}, names.DOUNDO_SYSTEMS)
+    shown = names.system_order(set(scores["system"]) - {*FIXED} | {"copy"}, names.DOUNDO_SYSTEMS)
     systems = {name: names.DOUNDO_SYSTEMS.get(name, name) for name in shown} | {"base": "Bagel (base)"}
     verbs = sorted(scores["verb"].unique())
     figure = Figure(figsize=(max(6.4, 0.62 * len(verbs) + 1.2), 4.6))

@@ -1,20 +1,20 @@
 """Tables of *Bootstrapping Action-Grounded Visual Dynamics*: ours in the paper's layout, published values beside.
 
 Every builder takes the item's view of the results and its published numbers, and returns a comparison frame
-(`tables.compare`). Copy, oracle and shuffled stand in every table of metrics.
+(`tables.compare`). What no model predicts (`FIXED`: copy, oracle ...) stands in every table of metrics.
 """
 
 from __future__ import annotations
 
 import pandas as pd
 
+from visdyn.evaluation.measurements import FIXED
 from visdyn.evaluation.metrics import registry
 from visdyn.reporting import names, roster, summaries
 from visdyn.reporting.results import ResultError, Results
 from visdyn.reporting.tables import compare, judge_tables, rows, spatial_tables
 from visdyn.reporting.tables.instruments import measured_with, name_instruments
 
-BASELINES = ("copy", "oracle", "shuffled")
 SCORES = "evaluation/fdm_scores.csv"
 COPY = "external/aurora_copy.csv"
 L1_TOLERANCE = 0.0005 + 1e-9  # the paper prints three decimals
@@ -117,7 +117,7 @@ def _loss_cells(scores: pd.DataFrame) -> list[pd.DataFrame]:
     systems = {
         "synthetic_weighted": "Weighted",
         "synthetic": "Standard",
-        **{name: name.capitalize() for name in BASELINES},
+        **{name: name.capitalize() for name in FIXED},
     }
     chosen = scores[scores["metric"].isin(columns) & scores["system"].isin(systems)]
     parts = []
@@ -155,10 +155,11 @@ def _ablation_cells(scores: pd.DataFrame) -> list[pd.DataFrame]:
     differences = {
         "supervised_weighted": "w/o Synth.", "synthetic": "w/o LW", "supervised": "w/o both (C-FT)",
         "synthetic_weighted_nofloor": "w/o weight floor", "synthetic_weighted_true": "with true labels",
+        "weights_permuted": "with weights permuted", "labels_shuffled": "with labels shuffled",
     }  # fmt: skip
     for system, column in differences.items():
         parts.append(_difference_cells(scores, system).assign(column=column, note="difference, paired by chain"))
-    for system in BASELINES:
+    for system in FIXED:
         own = scores[scores["system"] == system]
         if len(own):
             parts.append(_subset_cells(own, "All", long_names=False).assign(column=names.FDM_SYSTEMS[system]))

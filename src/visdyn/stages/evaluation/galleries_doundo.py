@@ -13,8 +13,6 @@ from visdyn.models.editors.protocol import Request
 from visdyn.pipeline.stage import Stage
 from visdyn.stages.evaluation.galleries import OTHERS, Gallery, pictures, spread_rows
 
-UNSEEN_VERBS = ("stack", "unstack", "remove-from")  # of the kitchen: in the test pairs only
-
 
 def doundo_galleries(
     stage: Stage, evaluation: EditingEvaluation, systems: Sequence[SystemImages], scores: pd.DataFrame
@@ -26,14 +24,13 @@ def doundo_galleries(
     if not shown or not complete:
         return {}
     size, everything = stage.params.gallery, np.array(complete)
-    verbs = np.array([evaluation.pairs[row].verb for row in complete])
-    names, counts = np.unique(verbs, return_counts=True)
-    rare = np.isin(verbs, names[np.argsort(counts, kind="stable")][:3])
+    known = evaluation.familiarity or [""] * len(evaluation.pairs)
+    familiarity = np.array([known[row] for row in complete])
     rows = {
         "doundo_examples": everything,
         "doundo_more": everything[1:],
-        "doundo_rare": everything[rare],
-        "doundo_unseen": everything[np.isin(verbs, UNSEEN_VERBS)],
+        "doundo_rare": everything[familiarity == "rare"],
+        "doundo_unseen": everything[familiarity == "unseen"],
         "doundo_judged": everything if scores["metric"].isin(["editing_success"]).any() else everything[:0],
         "doundo_metrics": everything[2:],
     }

@@ -7,6 +7,7 @@ from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.metrics.captions import captions_of
 from visdyn.evaluation.metrics.optical_flow_backends import NamedFlow, resolved
 from visdyn.kitchen.truth import open_truth
+from visdyn.mining.balanced_test import familiarity
 from visdyn.mining.reversible import with_short_prompts
 from visdyn.pipeline.stage import Stage
 from visdyn.quarantine import Quarantine
@@ -22,6 +23,9 @@ def doundo_evaluation(stage: Stage, quarantine: Quarantine | None = None) -> Edi
     encoders = load_encoders(stage, settings.encoders)
     flow = NamedFlow(resolved(settings.flow.backend), settings.flow.weights or None, stage.device)
     options = {"flow_size": settings.flow.size or None, "flow_backend": flow, "region": settings.asks_region}
+    training = stage.path("data/mined/doundo_train.json")  # absent where only images made elsewhere are measured
+    if training.is_file():
+        options["familiarity"] = familiarity(pairs, load(training, ".", require_images=False))
     truth = open_truth(stage.kitchen)
     if truth.known:
         ids = [pair.id for pair in pairs]

@@ -25,7 +25,7 @@ from visdyn.trajectory import Trajectory
 
 
 def aurora_systems(stage: Stage, items: Sequence[Trajectory]) -> list[SystemImages]:
-    """Return copy, oracle and shuffled, the kit's own systems, the editors, and the imported folders, in this order.
+    """Return those without a model, the kit's own systems, the editors, and the imported folders, in this order.
 
     A system whose model, folder or endpoint is not there has no images and a note that says why.
     """

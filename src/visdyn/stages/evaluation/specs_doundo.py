@@ -21,7 +21,7 @@ from visdyn.trajectory import ReversiblePair
 
 
 def doundo_systems(stage: Stage, pairs: Sequence[ReversiblePair]) -> list[SystemImages]:
-    """Return copy, oracle and shuffled, the base and its fine-tuned runs, the editors, and the imported folders.
+    """Return those without a model, the base and its fine-tuned runs, the editors, and the imported folders.
 
     A system whose model, folder or endpoint is not there has no images and a note that says why.
     """
