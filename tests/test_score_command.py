@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from fake_endpoint import completion
 from PIL import Image
+from tiny_classifier import save_classifier
 
 from visdyn.evaluation.score import main
 from visdyn.evaluation.systems.baselines import BASELINES
@@ -57,14 +58,16 @@ def test_a_folder_of_aurora_bench_is_scored_and_judged_once(aurora, tmp_path, se
     judged = pd.read_csv(out / "judge_scores.csv", dtype={"id": str})
     success = judged[judged["criterion"] == "editing_success"]
     assert success.groupby("id")["value"].mean().to_dict() == {"1": 1, "2": 2, "3": 3, "4": 4}
-    assert "4 of 5 items have an image" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 of 5 items have an image" in printed
+    assert "mine/ag/0: no image of this item" in printed
     asked = dict(server.seen)
     main(command)
     assert server.seen == asked
     assert pd.read_csv(out / "judge_runs.csv")["reused"].tolist() == [8]
 
 
-def test_a_folder_in_the_authors_layout_is_scored(tmp_path):
+def test_a_folder_in_the_authors_layout_is_scored(tmp_path, capsys):
     rows, size = [], (48, 32)
     for number in range(3):
         frames = tmp_path / "epic/P01/rgb_frames/P01_01"
@@ -78,7 +81,8 @@ def test_a_folder_in_the_authors_layout_is_scored(tmp_path):
     (tmp_path / "annotations_test.json").write_text(json.dumps(rows))
     command = [str(tmp_path / "theirs"), "--bench", "doundo", "--root", str(tmp_path / "epic"), *NO_ENCODERS]
     main([*command, "--annotations", str(tmp_path / "annotations_test.json"), "--flow-size", "64",
-          "--flow", "farneback", "--prompt", "short", "--out", str(tmp_path / "out")])  # fmt: skip
+          "--flow", "farneback", "--prompt", "short", "--out", str(tmp_path / "out"),
+          "--classifier", str(save_classifier(tmp_path / "tiny.pth"))])  # fmt: skip
     scores = pd.read_csv(tmp_path / "out/scores.csv", keep_default_na=False, na_values=["nan"])
     means = scores[scores["value"] != ""].assign(value=lambda t: t["value"].astype(float))
     own = means[means["system"] == "theirs"].groupby(["direction", "reverse_from", "metric"])["value"].mean()
@@ -87,5 +91,24 @@ def test_a_folder_in_the_authors_layout_is_scored(tmp_path):
     assert "generated" not in own.index.get_level_values("reverse_from")  # the folder has none
     assert set(scores["system"]) == {"theirs", *BASELINES}
     assert set(scores["prompt"]) == {"short"}  # the baselines stand beside it
+    assert own["forward", "", "action_accuracy"] in (0, 1)  # the same clip three times
+    printed = capsys.readouterr().out
+    assert "0 set aside" in printed
+    (tmp_path / "theirs/P01_01_1_fwd.png").unlink()
+    (tmp_path / "theirs/P01_01_2_rev.png").write_bytes(b"no image")
+    main([*command, "--annotations", str(tmp_path / "annotations_test.json"), "--flow-size", "64",
+          "--flow", "farneback", "--prompt", "short", "--out", str(tmp_path / "out"),
+          "--classifier", str(tmp_path / "tiny.pth")])  # fmt: skip
+    newer = pd.read_csv(tmp_path / "out/newer_version.csv").set_index(["system", "column"])
+    assert newer.loc["theirs", ["n", "failed"]].to_dict("index") == {
+        "DINO-F": {"n": 0, "failed": 3}, "DINO-R": {"n": 0, "failed": 3},  # no encoder
+        "A-F": {"n": 2, "failed": 1}, "A-R": {"n": 2, "failed": 1}, "N-F": {"n": 2, "failed": 1},
+        "N-R": {"n": 2, "failed": 1}, "EPE-F": {"n": 2, "failed": 1}, "EPE-R": {"n": 2, "failed": 1},
+    }  # fmt: skip
+    assert set(newer["value"].loc[:, ["A-F", "A-R", "N-F", "N-R"]].dropna()) <= {0, 50, 100, 100 / 3, 200 / 3}
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    assert "2 set aside" in lines
+    assert any(line.startswith("theirs/P01_01_1_fwd: no image of this item") for line in lines)
+    assert any(line.startswith("theirs/P01_01_2_rev: image") and "cannot be decoded" in line for line in lines)
     with pytest.raises(SystemExit, match="needs --annotations"):
         main(command)

@@ -279,6 +279,24 @@ def test_doundo_tables_split_prompts_and_chaining(results):
         assert {"Copy", "Oracle (ground truth)", "Shuffled ground truth"} <= set(frame["row"])
 
 
+def test_the_newer_versions_columns_stand_beside_its_page(results, tmp_path):
+    shutil.copytree(results.profile, tmp_path / "copy")
+    path = tmp_path / "copy/reports/results/evaluation_doundo/doundo_scores.csv"
+    scores = results.read("evaluation_doundo/doundo_scores.csv")
+    recognised = scores[(scores["metric"] == "dino") & (scores["reverse_from"] != "generated")]
+    pd.concat([scores, recognised.assign(metric="action_accuracy", value=0.25)]).to_csv(path, index=False)
+    frame = built(Results(tmp_path / "copy"), "d_page")
+    head = next(name for name in frame["column"].unique() if name.startswith("A-F"))
+    assert head == "A-F, by the run's own action classifier"
+    ours = cell(frame, panel="Fine-tuning", row="BAGEL-DoUndo (Ours)", column=head)
+    assert (ours["value"], ours["published"]) == (25, 58.77)
+    for panel in ("Zero-shot", "Fine-tuning"):  # the base stands in both
+        assert cell(frame, panel=panel, row="BAGEL", column=head)["value"] == 25
+    assert not ((frame["panel"] == "Zero-shot") & (frame["row"] == "BAGEL-DoUndo (Ours)")).any()
+    qwen = frame[(frame["row"] == "Qwen-Image") & (frame["column"] == "N-F")].iloc[0]
+    assert (qwen["status"], qwen["published"]) == ("not run", 61.2)
+
+
 def test_judge_tables_hold_our_judge_as_interpretation(results):
     frame = built(results, "d_table3")
     mine = cell(frame, row="Do-Undo", column="Instruction (IF)", panel="region judge [Gemini]")

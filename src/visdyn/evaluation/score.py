@@ -2,12 +2,14 @@
 
     python -m visdyn.evaluation.score outputs/SmartEdit --bench aurora --root AURORA
     python -m visdyn.evaluation.score outputs/mine --bench doundo --root EPIC/frames --annotations annotations_test.json
+    ... --classifier clip_openai_timesformer_large.ft_ek100_cls.ep_0090.md5sum_4a2509.pth     (Do-Undo's A and N)
     ... --judge endpoint:gpt-4o-2024-11-20 --base-url https://api.openai.com/v1 --key-variable OPENAI_API_KEY
     ... --judge transformers:Qwen/Qwen2.5-VL-7B-Instruct
 
 Layouts of the folder: `visdyn.evaluation.systems.image_folder` (AURORA-Bench), `<id>_fwd.png` and `<id>_rev.png`
-(Do-Undo). Copy, oracle, shuffled, blend and blurred stand beside it. Started once more, a judge is asked only for what
-is not kept yet.
+(Do-Undo). Copy, oracle, shuffled, blend and blurred stand beside it, and each image that is not there is named with the
+reason. What Do-Undo's newer version prints stands first, with n and the number of failed pairs. Started once more, a
+judge is asked only for what is not kept yet.
 """
 
 from __future__ import annotations
@@ -19,14 +21,17 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.datasets import doundo_bench
+from visdyn.datasets.action_classes import load_classes
 from visdyn.datasets.aurora import load_bench
 from visdyn.evaluation.benches.bench import AURORA_BENCH, BENCHES, DOUNDO_BENCH
 from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.judges.run import judge_bench, spread
 from visdyn.evaluation.leaderboard import leaderboard
+from visdyn.evaluation.metrics.action_accuracy import ActionClassifier
 from visdyn.evaluation.metrics.captions import Captioner, captions_of, read_captions
 from visdyn.evaluation.metrics.optical_flow_backends import NamedFlow, resolved
+from visdyn.evaluation.metrics.registry import NEWER_COLUMNS, newer_values
 from visdyn.evaluation.systems import doundo_systems, forward_systems
 from visdyn.evaluation.systems.baselines import baseline_systems
 from visdyn.evaluation.systems.outputs import SystemImages
@@ -46,13 +51,17 @@ def score_folder(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """Score a folder; the options are those of `parser`.
 
     Returns:
-        The tables that were written to `--out`: scores, leaderboard, judge_scores, judge_runs.
+        The tables that were written to `--out`: scores, leaderboard, quarantine; of Do-Undo newer_version; of judges
+        judge_scores and judge_runs.
     """
     quarantine, out = Quarantine(), Path(options.out or f"{options.folder.rstrip('/')}-scores")
     bench = BENCHES[options.bench]
     items, systems, scores = {"aurora": _aurora, "doundo": _doundo}[bench.name](options, quarantine)
     board = leaderboard(scores, bench.paper, systems[-1].name, 0, bench.label_columns)
-    tables = {"scores": scores, "leaderboard": board}
+    set_aside = pd.DataFrame([(one.item, one.reason) for one in quarantine], columns=["item", "reason"])
+    tables = {"scores": scores, "leaderboard": board, "quarantine": set_aside.sort_values("item")}
+    if bench is DOUNDO_BENCH:
+        tables["newer_version"] = _newer_version(scores, len(items))
     judged = [
         judge_bench(entry, bench, items, systems[-1:], out / "replies", options.device) for entry in _judges(options)
     ]
@@ -62,7 +71,6 @@ def score_folder(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
     out.mkdir(parents=True, exist_ok=True)
     for name, table in tables.items():
         table.to_csv(out / f"{name}.csv", index=False, float_format="%.6g")
-    quarantine.write(out / "quarantine.csv")
     return tables
 
 
@@ -83,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--captioner", help="captioning model, such as Salesforce/blip-image-captioning-large")
     one.add_argument("--flow", default="auto", choices=("auto", "farneback", "dis", "raft"))
     one.add_argument("--flow-size", type=int, default=512)
+    one.add_argument("--classifier", help="file of LaViLa's action classifier, for Do-Undo's A-F, A-R, N-F and N-R")
     one.add_argument("--judge", action="append", default=[], help="endpoint:MODEL or transformers:MODEL; repeatable")
     one.add_argument("--base-url", default="", help="of the endpoint")
     one.add_argument("--key-variable", default="", help="environment variable with the endpoint's key")
@@ -97,10 +106,15 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Score a folder and print its rows."""
     tables = score_folder(parser().parse_args(arguments))
+    if "newer_version" in tables:
+        print(tables["newer_version"].to_string(index=False, float_format="%.3f"), end="\n\n")
     print(tables["leaderboard"].drop(columns=["paper", "reference"]).to_string(index=False, float_format="%.3f"))
     if "judge_scores" in tables:
         print(spread(tables["judge_scores"]).to_string(index=False, float_format="%.2f"))
         print(tables["judge_runs"].to_string(index=False))
+    print(f"{len(tables['quarantine'])} set aside")
+    for item, reason in tables["quarantine"].itertuples(index=False):
+        print(f"  {item}: {reason}")
 
 
 def _aurora(options: argparse.Namespace, quarantine: Quarantine) -> tuple[list, list[SystemImages], pd.DataFrame]:
@@ -114,7 +128,7 @@ def _aurora(options: argparse.Namespace, quarantine: Quarantine) -> tuple[list, 
     keys = [(item.subset, item.id) for item in items]
     captions = captions_of("target", keys, [item.target for item in items], known, model)
     evaluation = ForwardEvaluation(items, captions, None, *_encoders(options), True, model)
-    own = forward_systems.from_folder(options.folder, _name(options), options.folder, items)
+    own = forward_systems.from_folder(options.folder, _name(options), options.folder, items, quarantine)
     systems = [*baseline_systems(AURORA_BENCH, items, AURORA_BENCH.requests(), 0), own]
     return items, systems, forward_systems.score_forward(evaluation, systems)
 
@@ -130,12 +144,26 @@ def _doundo(options: argparse.Namespace, quarantine: Quarantine) -> tuple[list, 
                      for end in ("start", "end"))  # fmt: skip
     flow = NamedFlow(resolved(options.flow), None, options.device)
     evaluation = EditingEvaluation(
-        pairs, captions, None, *_encoders(options), options.flow_size or None, flow, prompts=True, edited_captions=model
-    )
-    own = doundo_systems.from_folder(options.folder, _name(options), options.folder, pairs, options.prompt)
+        pairs, captions, None, *_encoders(options), options.flow_size or None, flow, prompts=True,
+        edited_captions=model, classes=load_classes(options.annotations) if options.classifier else {},
+        classifier=ActionClassifier.from_file(options.classifier, options.device) if options.classifier else None,
+    )  # fmt: skip
+    own = doundo_systems.from_folder(options.folder, _name(options), options.folder, pairs, options.prompt, quarantine)
     requests = DOUNDO_BENCH.requests([options.prompt], REVERSE_FROM)
     systems = [*baseline_systems(DOUNDO_BENCH, pairs, requests, 0), own]
     return pairs, systems, doundo_systems.score_doundo(evaluation, systems)
+
+
+def _newer_version(scores: pd.DataFrame, num_pairs: int) -> pd.DataFrame:
+    """Return the newer version's columns for each system, undone from the true end: system, column, value, n, failed.
+
+    `failed` pairs have no value: no image, no text, no class; the authors' code leaves such a pair out of every column.
+    """
+    own = newer_values(scores[scores["reverse_from"].fillna("") != "generated"])
+    found = own.groupby(["system", "column"], sort=False)["value"].agg(value="mean", n="count").reset_index()
+    order = {head: place for place, head in enumerate(NEWER_COLUMNS.values())}
+    found = found.sort_values("column", key=lambda heads: heads.map(order), kind="stable")
+    return found.sort_values("system", kind="stable").assign(failed=num_pairs - found["n"])
 
 
 def _captions(options: argparse.Namespace) -> tuple[dict, Captioner | None]:

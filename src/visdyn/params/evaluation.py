@@ -140,3 +140,4 @@ class EvaluationDoundo(Comparison):
     reverse_from: tuple[str, ...]
     flow_steps: int
     flow: Flow
+    classifier: str

@@ -187,9 +187,11 @@ def _is_checkpoint(text: str) -> bool:
 
 
 def find_checkpoint(name: str, root: Path) -> Path | None:
-    """Return where a checkpoint with weights lies: a local folder, or a snapshot in the Hugging Face cache."""
+    """Return where a checkpoint lies: a file, a local folder with weights, or a snapshot in the Hugging Face cache."""
     name = os.path.expanduser(os.path.expandvars(name))
     local = root / name
+    if local.is_file():
+        return local
     if local.is_dir():
         return local if _has_weights(local) else None
     if name.startswith("/"):

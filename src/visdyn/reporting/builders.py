@@ -87,6 +87,7 @@ TABLES: dict[str, TableBuilder] = {
     "d_table5": tables_doundo.table5,
     "d_table6": tables_doundo.table6,
     "d_table7": tables_human.table7,
+    "d_page": tables_doundo.page,
     "k_spatial": lambda results, _, status: tables_spatial.accuracy_table(results),
     "k_people": lambda results, _, status: tables_human.participation(results),
     "k_leaderboard": lambda results, _, status: leaderboard.table(results),

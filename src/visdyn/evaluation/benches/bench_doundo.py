@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from visdyn.evaluation.benches.bench_aurora import compared, cosines, embedded, features
+from visdyn.evaluation.metrics.action_accuracy import ActionClassifier, action_accuracy
 from visdyn.evaluation.metrics.optical_flow import Flow, FlowBackend, epe_forward, epe_reverse, epe_v1, estimate, of_f
 from visdyn.evaluation.metrics.region_verdicts import NAMES, region_verdicts
 from visdyn.evaluation.metrics.registry import DOUNDO
@@ -40,6 +41,8 @@ class EditingEvaluation:
         edited_captions: writes a caption of each edited image (`clip_t_edited`); None leaves that metric out.
         familiarity: how much of each pair the fine-tuned models saw (`mining.balanced_test.familiarity`); None where
             nobody knows.
+        classifier: recognises verb and noun of each image (`action_accuracy`, `noun_accuracy`); None leaves them out.
+        classes: verb and noun class of each pair, by its id, for the classifier.
     """
 
     pairs: Sequence[ReversiblePair]
@@ -53,6 +56,8 @@ class EditingEvaluation:
     prompts: bool = False
     edited_captions: Callable[[Sequence[ImageRef]], list[str]] | None = None
     familiarity: Sequence[str] | None = None
+    classifier: ActionClassifier | None = None
+    classes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     starts: list[ImageRef] = field(init=False)
     ends: list[ImageRef] = field(init=False)
 
@@ -160,6 +165,10 @@ class EditingEvaluation:
         if self.edited_captions is not None and clip is not None:
             texts = self.clip.embed_texts(self.edited_captions([refs[row] for row in rows]))
             table["clip_t_edited"] = row_cosines(clip, texts)
+        if self.classifier is not None:
+            before = [(self.starts if ahead else self.ends)[row] for row in rows]
+            ids = [self.pairs[row].id for row in rows]
+            table |= action_accuracy(self.classifier, before, arrays, ids, self.classes, undone=not ahead)
         return pd.DataFrame(table, index=rows)
 
     def _verdicts(self, rows: list[int], images: list[np.ndarray], ahead: bool) -> dict[str, np.ndarray]:

@@ -16,6 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import pandas as pd
+
 from visdyn.evaluation.metrics.similarity import l1
 from visdyn.images import ImageRef
 
@@ -23,6 +25,7 @@ AURORA, DOUNDO, LABELS = "aurora", "doundo", "labels"  # images of B, images of 
 PAPERS = {AURORA: "B", DOUNDO: "D", LABELS: "B"}
 # What measures: the region judge compares with the true image; CLIP and DINO are encoders that the parameters name.
 REGION, CLIP, DINO, PIXELS, FLOW, TEXT = "region judge", "clip", "dino", "pixels", "optical flow", "text"
+CLASSIFIER = "action classifier"
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,8 @@ class Metric:
         higher_is_better: which way a table ranks.
         unit: of a value: `score` (0 to 10), `share` (0 to 1, of items or of a length), `cosine` (-1 to 1),
             `intensity` (mean absolute difference of pixels in [0, 1]) or `pixels` (a length).
-        measured_with: instrument: `region judge`, `clip`, `dino`, `pixels`, `optical flow` or `text`.
+        measured_with: instrument: `region judge`, `clip`, `dino`, `pixels`, `optical flow`, `action classifier` or
+            `text`.
         printed_as: head of its column, as the paper prints it where it does.
         each_direction: measured for doing and for undoing; its heading then ends in -F or -R.
         interpretation: the paper leaves open how it was computed, and no code shows it.
@@ -108,6 +112,23 @@ def bench_of(paper: str) -> str:
     return next(bench for bench, of in PAPERS.items() if of == paper)
 
 
+# The columns of Do-Undo's newer version, (metric, direction) -> head; it prints A and N in percent.
+NEWER_COLUMNS = {
+    ("dino", "forward"): "DINO-F", ("dino", "reverse"): "DINO-R", ("clip_prompt", "forward"): "CLIP",
+    ("action_accuracy", "forward"): "A-F", ("action_accuracy", "reverse"): "A-R",
+    ("noun_accuracy", "forward"): "N-F", ("noun_accuracy", "reverse"): "N-R",
+    ("epe_f", "forward"): "EPE-F", ("epe_r", "reverse"): "EPE-R",
+}  # fmt: skip
+
+
+def newer_values(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return the scores (columns metric, direction, value) that the newer version prints, in its units, by `column`."""
+    column = pd.Series([NEWER_COLUMNS.get(key) for key in zip(scores["metric"], scores["direction"], strict=True)],
+                       scores.index, dtype=object)  # fmt: skip
+    percent = column.isin(["A-F", "A-R", "N-F", "N-R"]).map({True: 100.0, False: 1.0})
+    return scores.assign(column=column, value=scores["value"] * percent).dropna(subset=["column"])
+
+
 # Bootstrapping: Table 6's columns in the paper's order, then the kit's own.
 for entry in (
     Metric("l1_paper", AURORA, False, "intensity", PIXELS, "L1", compute=partial(l1, geometry="paper")),
@@ -162,6 +183,9 @@ for entry in (
     ),
     Metric("epe_f", DOUNDO, False, "pixels", FLOW, "EPE-F"),
     Metric("epe_r", DOUNDO, False, "pixels", FLOW, "EPE-R"),
+    # The newer version's action classifier.
+    Metric("action_accuracy", DOUNDO, True, "share", CLASSIFIER, "A", each_direction=True),
+    Metric("noun_accuracy", DOUNDO, True, "share", CLASSIFIER, "N", each_direction=True),
     Metric("l1", DOUNDO, False, "intensity", PIXELS, "L1", each_direction=True, compute=l1),
     Metric("returned", DOUNDO, True, "share", REGION, "Returned", needs_states=True),
     Metric("joint", DOUNDO, True, "share", REGION, "Did and returned", needs_states=True),

@@ -28,6 +28,7 @@ from visdyn.images import ImageRef
 from visdyn.inference.do_undo import do_and_undo
 from visdyn.models.editors import load_editor
 from visdyn.models.editors.protocol import REVERSE_FROM, Edit, Request
+from visdyn.quarantine import Quarantine
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 BENCH = DOUNDO_BENCH.name
@@ -144,7 +145,12 @@ def _edit_with_model(shared: tuple, job: tuple[Checkpoint, Sequence[str]]) -> Sy
 
 
 def from_folder(
-    folder: str | Path, name: str, shown: str, pairs: Sequence[ReversiblePair], prompt: str = "long"
+    folder: str | Path,
+    name: str,
+    shown: str,
+    pairs: Sequence[ReversiblePair],
+    prompt: str = "long",
+    quarantine: Quarantine | None = None,
 ) -> SystemImages:
     """Return a folder in the authors' layout as a system; `_rev_generated` files are read where it has some.
 
@@ -153,6 +159,7 @@ def from_folder(
         name: of the system.
         shown: the folder as the parameters name it.
         prompt: length of the prompts that it was made with.
+        quarantine: takes each image that is not there or cannot be read, with the reason.
     """
     requests = DOUNDO_BENCH.requests([prompt], REVERSE_FROM)
     # The layout has no subset and one prompt length: the folder's own files are `<id>_fwd.png` and so on.
@@ -165,6 +172,9 @@ def from_folder(
     images = {key: found[place * len(pairs) : (place + 1) * len(pairs)] for place, key in enumerate(requests)}
     if not any(images[requests[-1]]):
         del images[requests[-1]]
+    for entry in report.entries[: len(pairs) * len(images)] if quarantine is not None else ():
+        if entry.status != "found":
+            quarantine.add(f"{name}/{entry.id}", entry.reason)
     missing = sum(image is None for refs in images.values() for image in refs)
     note = f"{missing} of {len(pairs) * len(images)} images missing" if missing else ""
     print(f"{name}: {note or 'all images found'}")

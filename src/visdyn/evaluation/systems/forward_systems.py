@@ -26,6 +26,7 @@ from visdyn.evaluation.systems.outputs import (
 from visdyn.images import ImageRef
 from visdyn.inference.generation import generate
 from visdyn.models import load_model
+from visdyn.quarantine import Quarantine
 from visdyn.trajectory import Trajectory
 
 BENCH = AURORA_BENCH.name
@@ -104,7 +105,9 @@ def _decoder(model) -> Callable[[list[Wanted]], list[ImageRef]]:
     return make
 
 
-def from_folder(folder: str | Path, name: str, shown: str, items: Sequence[Trajectory]) -> SystemImages:
+def from_folder(
+    folder: str | Path, name: str, shown: str, items: Sequence[Trajectory], quarantine: Quarantine | None = None
+) -> SystemImages:
     """Return a folder's images as a system (`inference.image_folder` has the layouts); prints what is missing.
 
     Args:
@@ -112,12 +115,16 @@ def from_folder(folder: str | Path, name: str, shown: str, items: Sequence[Traje
         name: of the system.
         shown: the folder as the parameters name it.
         items: test items.
+        quarantine: takes each image that is not there or cannot be read, with the reason.
     """
     try:
         report = ImageFolder(folder, name).find(items)
     except (FileNotFoundError, ValueError) as error:
         return SystemImages(BENCH, name, 0, "imported", shown, {}, f"not run: {error}")
     print(report.summary())
+    for entry in report.entries if quarantine is not None else ():
+        if entry.status != "found":
+            quarantine.add(f"{name}/{entry.subset}/{entry.id}", entry.reason)
     whole = len(report.found) == len(items) and not report.unused
     note = "" if whole else report.summary().partition(": ")[2]
     return SystemImages(BENCH, name, 0, "imported", shown, {FORWARD: report.images()}, note)

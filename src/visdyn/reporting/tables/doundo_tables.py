@@ -78,6 +78,22 @@ def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     return judge_tables.name_region_judge(compare(pd.concat(parts), _add_judges(results, published), status), "D")
 
 
+def page(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
+    """The newer version's two tables, from its project page: similarity, action accuracy (in percent) and flow.
+
+    Its base stands in both panels. Undone from the true end image and with long prompts, as in its code.
+    """
+    scores = _read_scores(results, _long_from_truth, "long prompts")
+    scores, heads, parts = registry.newer_values(scores), list(registry.NEWER_COLUMNS.values()), []
+    for panel, printed in published.groupby("panel", sort=False):
+        cells = _mean_cells(scores, ["column"], heads, published).assign(panel=panel)
+        elsewhere = set(published["row"]) - set(printed["row"])
+        parts.append(cells[~cells["row"].isin(elsewhere)])
+    instruments = measured_with(results, "D")
+    by_head = {head: instruments[name] for (name, _), head in registry.NEWER_COLUMNS.items()}
+    return name_instruments(compare(pd.concat(parts), published, status), "column", by_head)
+
+
 def _similarity_table(
     results: Results,
     published: pd.DataFrame,

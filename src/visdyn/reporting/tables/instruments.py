@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from visdyn.evaluation.metrics.registry import CLIP, DINO, FLOW, bench_of, metrics
+from visdyn.evaluation.metrics.registry import CLASSIFIER, CLIP, DINO, FLOW, bench_of, metrics
 from visdyn.reporting.results import EVALUATIONS, Results
 
 
@@ -22,7 +22,7 @@ def measured_with(results: Results, paper: str) -> dict[str, str]:
     rows = [] if table is None else table[["metric", "measured_with"]].to_numpy()
     stated = {metric: instrument.removesuffix(" (embedded)") for metric, instrument in rows if instrument}
     return {entry.name: stated.get(entry.name, f"the run's own {entry.measured_with}")
-            for entry in metrics(bench_of(paper)) if entry.measured_with in (CLIP, DINO, FLOW)}  # fmt: skip
+            for entry in metrics(bench_of(paper)) if entry.measured_with in (CLASSIFIER, CLIP, DINO, FLOW)}  # fmt: skip
 
 
 def name_instruments(frame: pd.DataFrame, axis: str, instruments: Mapping[str, str]) -> pd.DataFrame:

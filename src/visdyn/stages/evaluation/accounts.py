@@ -9,7 +9,7 @@ import pandas as pd
 
 from visdyn.evaluation.benches.bench import Bench
 from visdyn.evaluation.metrics.optical_flow_backends import resolved
-from visdyn.evaluation.metrics.registry import CLIP, DINO, FLOW, REGION, Metric, metric
+from visdyn.evaluation.metrics.registry import CLASSIFIER, CLIP, DINO, FLOW, REGION, Metric, metric, metrics
 from visdyn.evaluation.systems.outputs import SystemImages
 from visdyn.models.editors.protocol import Request
 from visdyn.pipeline.stage import Stage
@@ -22,6 +22,7 @@ PUBLISHED = {
     "magicbrush": {CLIP: "clip-vit-base-patch32", DINO: "dino-vits16"},
     "doundo": {CLIP: "CLIP-ViT-B-32-laion2B-s34B-b79K", DINO: "dinov2-large"},
 }
+PUBLISHED_CLASSIFIER = "clip_openai_timesformer_large.ft_ek100_cls.ep_0090.md5sum_4a2509.pth"  # of Do-Undo's code
 
 
 def systems_table(
@@ -77,6 +78,11 @@ def measures_table(stage: Stage, bench: Bench, evaluation, scores: pd.DataFrame)
     if "clip_t_edited" not in names:
         why = f"needs a captioning model; name one in {stage.name}.captions.model"
         rows.append([bench.paper, "clip_t_edited", "", "not measured", 0, 0, why])
+    absent = [entry.name for entry in metrics(bench.name, CLASSIFIER) if entry.name not in names]
+    why = f"needs LaViLa's action classifier; name its file in {stage.name}.classifier"
+    if absent and stage.params.classifier:
+        why = f"there is no file {stage.params.classifier}; data/external/models.yaml says where it is published"
+    rows += [[bench.paper, name, "", "not measured", 0, 0, why] for name in absent]
     return pd.DataFrame(rows, columns=MEASURES)
 
 
@@ -92,6 +98,10 @@ def _described(stage: Stage, entry: Metric, evaluation) -> tuple[str, str, str]:
         note += "" if flow == "raft" else "; the authors use RAFT, values do not compare"
         kept = status if flow == "raft" and not entry.interpretation else "interpretation"
         return flow, kept, "; ".join(filter(None, (note, entry.note)))
+    if entry.measured_with == CLASSIFIER:
+        name = evaluation.classifier.name
+        note = "" if name == PUBLISHED_CLASSIFIER else "not the authors' checkpoint"
+        return name, "interpretation" if note else status, note
     if entry.measured_with not in (CLIP, DINO):
         return entry.measured_with, "interpretation" if entry.interpretation else status, entry.note
     checkpoint = getattr(encoders, entry.measured_with)
@@ -132,6 +142,8 @@ def _why_empty(stage: Stage, entry: Metric) -> str:
         return "needs the known end states of the kitchen"
     if entry.measured_with == REGION:
         return f"no judge of kind region in {stage.name}.judges"
+    if entry.measured_with == CLASSIFIER:
+        return "the annotations name no verb_class and noun_class"
     if entry.name == "clip_t":
         return f"no captions; name a file or a model in {stage.name}.captions"
     return f"no encoder; name one in {stage.name}.encoders"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from visdyn.datasets.action_classes import load_classes
 from visdyn.datasets.doundo_bench import load
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
+from visdyn.evaluation.metrics.action_accuracy import ActionClassifier
 from visdyn.evaluation.metrics.captions import captions_of
 from visdyn.evaluation.metrics.optical_flow_backends import NamedFlow, resolved
 from visdyn.kitchen.truth import open_truth
@@ -26,6 +28,10 @@ def doundo_evaluation(stage: Stage, quarantine: Quarantine | None = None) -> Edi
     training = stage.path("data/mined/doundo_train.json")  # absent where only images made elsewhere are measured
     if training.is_file():
         options["familiarity"] = familiarity(pairs, load(training, ".", require_images=False))
+    weights = stage.located(settings.classifier, "evaluation_doundo.classifier")
+    if settings.classifier and weights.is_file():  # where a named one is not there, measures.csv says so
+        classifier = ActionClassifier.from_file(weights, stage.device)
+        options |= {"classifier": classifier, "classes": load_classes(annotations)}
     truth = open_truth(stage.kitchen)
     if truth.known:
         ids = [pair.id for pair in pairs]
