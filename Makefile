@@ -17,10 +17,10 @@ export DVC_NO_ANALYTICS := 1
 # What `figures` reads that is not in git.
 FIGURE_INPUTS := data/generated/evaluation data/generated/evaluation_doundo
 # What the report links to: one executed copy a stage, not in git either.
-EXECUTED := $(patsubst notebooks/%.ipynb,reports/notebooks/%.html,$(filter-out %/explore.ipynb,$(wildcard notebooks/*.ipynb)))
+EXECUTED := $(patsubst notebooks/%.ipynb,reports/notebooks/%.html,$(filter-out %/explore.ipynb %/11_robustness.ipynb,$(wildcard notebooks/*.ipynb)))
 
 .DEFAULT_GOAL := help
-.PHONY: help environment repro verify test test-fast lab report figures external doctor paper human-study smoke lint format clean
+.PHONY: help environment repro verify test test-fast lab report figures robust external doctor paper human-study smoke lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -65,6 +65,10 @@ report: environment ## the same in a fresh clone: fetch what the figures need, t
 	@ls -d $(FIGURE_INPUTS) >/dev/null 2>&1 || dvc pull $(FIGURE_INPUTS)
 	@ls $(EXECUTED) >/dev/null 2>&1 || dvc pull $(EXECUTED) || \
 	  echo "the executed notebooks could not be fetched; the report is built without them"
+	dvc repro --force --single-item figures
+
+robust: environment ## after `make repro`: the controls that take longer, then the report with them
+	python -m visdyn.pipeline robust
 	dvc repro --force --single-item figures
 
 external: environment ## measure AURORA-Bench and EPIC-KITCHENS-100 where they are at hand (see data/external)

@@ -30,7 +30,7 @@ def test_the_repository_s_notebooks_keep_the_rules(path):
 
 
 def test_every_stage_has_its_notebook_and_every_notebook_its_stage():
-    assert {path.name for path in NOTEBOOKS} == STAGES.keys() | {"explore.ipynb"}
+    assert {path.name for path in NOTEBOOKS} == STAGES.keys() | {"explore.ipynb", "11_robustness.ipynb"}
 
 
 @pytest.mark.parametrize(

@@ -185,6 +185,19 @@ TABLES: dict[str, Columns] = {
         "system": str, "subset": str, "index": int, "l1": float, "mean_l1": float, "recorded_l1": float,
         "counts": bool, "reason": str,
     },
+    "robust/runs.csv": {
+        "system": str, "run": str, "chain": int, "num_supervised": int, "num_synthetic": int, "weighting": str,
+        "floor": float, "steps": int, "mode": str,
+    },
+    "robust/leaderboard.csv": _LEADERBOARD,
+    "robust/labels.csv": {"system": str, "chain": int, "pairs": int, "selected": int, "correct": float},
+    "robust/fdm_scores.csv": {
+        "system": str, "chain": int, "draw": int, "subset": str, "id": str, "metric": str, "value": float,
+    },
+    "robust/doundo_scores.csv": {
+        "system": str, "chain": int, "direction": str, "reverse_from": str, "prompt": str, "verb": str,
+        "familiarity": str, "id": str, "metric": str, "value": float,
+    },
     "external/aurora_copy.csv": {"subset": str, "geometry": str, "n": int, "l1": float, "published": float},
     "external/segments.csv": _SEGMENTS,
     "external/test_split.csv": {

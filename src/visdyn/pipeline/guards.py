@@ -21,6 +21,18 @@ from visdyn.pipeline.errors import StageError
 
 # Folders that .dvcignore names too: Python writes bytecode beside the sources while a stage runs.
 IGNORED = {"__pycache__", ".ipynb_checkpoints"}
+# Runs beside DVC's graph (`make robust`): it reads a finished run, and nothing waits for it.
+BESIDE = {
+    "robust": {
+        "deps": [
+            "${root}/notebooks/11_robustness.ipynb", "data/kitchen", "data/mined", "data/annotated",
+            "models/base", "models/idm", "models/generator", "models/fdm", "models/doundo", "models/clip",
+            "models/dino", "reports/results/fdm", "reports/results/evaluation",
+            "reports/results/evaluation_doundo",
+        ],
+        "params": ["seed", "chains", "mining", "annotation", "fdm", "doundo", "evaluation", "evaluation_doundo"],
+    }
+}  # fmt: skip
 # Files above this many bytes are compared by size and time only: hashing a 14 GB checkpoint twice costs minutes.
 LARGE_FILE = 64 * 2**20
 
@@ -63,11 +75,13 @@ def read_entries(root: Path) -> dict[str, Entry]:
 
 
 def read_entry(root: Path, stage: str) -> Entry:
-    """Return the entry of one stage.
+    """Return the entry of one stage, or of what runs beside them (`BESIDE`).
 
     Raises:
         StageError: dvc.yaml has no such stage; the message lists those it has.
     """
+    if stage in BESIDE:
+        return _make_entry(stage, BESIDE[stage], _read_yaml(root / "params.yaml"))
     entries = read_entries(root)
     if stage not in entries:
         raise StageError(f"{root / 'dvc.yaml'} has no stage {stage!r}; it has {', '.join(entries)}")

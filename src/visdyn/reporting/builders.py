@@ -91,6 +91,7 @@ TABLES: dict[str, TableBuilder] = {
     "k_spatial": lambda results, _, status: tables_spatial.accuracy_table(results),
     "k_people": lambda results, _, status: tables_human.participation(results),
     "k_leaderboard": lambda results, _, status: leaderboard.table(results),
+    "k_robust": lambda results, _, status: leaderboard.robust(results),
     "k_judges": lambda results, _, status: leaderboard.judges(results),
     "k_measures": lambda results, _, status: leaderboard.measures(results),
     "k_fdm_training": lambda results, _, status: _rename_arms(results.read_or_none("fdm/arms.csv")),

@@ -28,6 +28,8 @@ _FDM = [*names.FDM_SYSTEMS, *(f"{arm}_best_of_{k}" for arm in names.FDM_SYSTEMS 
 SYSTEMS = {
     "evaluation/fdm_scores.csv": _FDM,
     "evaluation_doundo/doundo_scores.csv": list(names.DOUNDO_SYSTEMS),
+    "robust/fdm_scores.csv": [*names.FDM_SYSTEMS, *names.EXPERIMENTS],
+    "robust/doundo_scores.csv": list(names.EXPERIMENTS),
     "idm_evaluation/likelihoods.csv": list(names.IDM_MODELS),
     "idm_evaluation/predictions.csv": list(names.IDM_MODELS),
     "verification/candidates.csv": list(names.FDM_SYSTEMS),

@@ -32,6 +32,19 @@ FDM_SYSTEMS = {
     "labels_shuffled": "C-FDM, labels shuffled",
 }
 
+# Experiments of `make robust`, and the kept draws of one checkpoint.
+EXPERIMENTS = {
+    "letter": "C-FDM to the letter: its key-frame rule, no floor",
+    "floor_0.25": "C-FDM, floor 0.25",
+    "synthetic_same_epochs": "C-FDM w/o LW, as many epochs as C-FT",
+    "synthetic_weighted_same_epochs": "C-FDM, as many epochs as C-FT",
+    "synthetic_weighted_paper_share": "C-FDM, 12 % of the triplets synthetic",
+    "doundo_c_0.4": "Do-Undo(c), weight 0.4",
+    "doundo_c_0.6": "Do-Undo(c), weight 0.6",
+    "doundo_c_0.8": "Do-Undo(c), weight 0.8",
+    "doundo_c_1": "Do-Undo(c), weight 1",
+}
+
 BASELINES = ("Copy", "Oracle", "Shuffled", "Blend", "Blurred")  # how their heads begin in every table
 
 DOUNDO_SYSTEMS = {
@@ -80,7 +93,9 @@ def fdm_system(name: str) -> str:
     """Return the printed name of an FDM system; `supervised_best_of_8` becomes `C-FT, best of 8`."""
     if match := re.fullmatch(r"(.+)_best_of_(\d+)", name):
         return f"{FDM_SYSTEMS.get(match[1], match[1])}, best of {match[2]}"
-    return FDM_SYSTEMS.get(name, name)
+    if match := re.fullmatch(r"(.+)_draw_(\d+)", name):
+        return f"{FDM_SYSTEMS.get(match[1], match[1])}, drawn again ({match[2]})"
+    return {**FDM_SYSTEMS, **EXPERIMENTS}.get(name, name)
 
 
 def spatial_model(name: str) -> str:

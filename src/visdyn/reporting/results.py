@@ -20,6 +20,7 @@ EVALUATIONS = {"B": "evaluation", "D": "evaluation_doundo"}  # paper -> the stag
 _EMPTY = {
     "human_study": "no answers were exported; ask people with `make human-study STUDY=folder`, then name the exported "
     "CSV in human_study.exports",
+    "robust": "run `make robust` after `make repro`",
     **{
         f"{stage}/judge_runs.csv": f"no judge that answers in words was asked; name one in {stage}.judges"
         for stage in EVALUATIONS.values()
@@ -133,6 +134,7 @@ class Results:
             raise KeyError(f"{name} is not among this item's results in items.yaml; declare it there")
         path = self.path(name)
         if not path.is_file():
-            cure = "`make external`" if name.startswith(EXTERNAL) else f"stage {Path(name).parts[0]}"
+            stage = Path(name).parts[0]
+            cure = f"`make {stage}`" if stage in ("external", "robust") else f"stage {stage}"
             raise ResultError(f"{path.relative_to(self._root(name)).as_posix()} is missing; run {cure}")
         return path

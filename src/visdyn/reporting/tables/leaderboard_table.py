@@ -23,7 +23,28 @@ def table(results: Results) -> pd.DataFrame:
 
     An arrow at each metric says which way is better.
     """
-    board = results.read_evaluations("leaderboard.csv")
+    return _deciding(results.read_evaluations("leaderboard.csv"))
+
+
+def robust(results: Results) -> pd.DataFrame:
+    """Return the same of what `make robust` trained, beside the default's systems, with what each run learnt from."""
+    runs = results.read("robust/runs.csv").drop_duplicates("system")
+    about = {_system_name(*(("D", row.system) if row.run.startswith("doundo") else ("B", row.system))): _describe(row)
+             for row in runs.itertuples()}  # fmt: skip
+    table = _deciding(results.read("robust/leaderboard.csv"))
+    table.insert(3, "learns from", table["system"].map(about).fillna("the default"))
+    return table
+
+
+def _describe(run) -> str:
+    """Say what a run learns from: `600 labelled, 82 synthetic (<key-frame rule>); floor 0.5; 900 steps`."""
+    if pd.isna(run.num_supervised):  # a generator's pairs are the default's
+        return f"{run.steps} steps"
+    triplets = f"{run.num_supervised:.0f} labelled, {run.num_synthetic:.0f} synthetic"
+    return f"{triplets} ({run.mode}); floor {run.floor:g}; {run.steps} steps"
+
+
+def _deciding(board: pd.DataFrame) -> pd.DataFrame:
     wanted = pd.concat([board[(board["paper"] == paper) & (board["metric"] == metric)]
                         for paper, metrics in SHOWN.items() for metric in metrics])  # fmt: skip
     if wanted.empty:
@@ -71,4 +92,4 @@ def _add_arrow(paper: str, name: str) -> str:
 
 
 def _system_name(paper: str, name: str) -> str:
-    return names.fdm_system(name) if paper == "B" else names.DOUNDO_SYSTEMS.get(name, name)
+    return names.fdm_system(name) if paper == "B" else {**names.DOUNDO_SYSTEMS, **names.EXPERIMENTS}.get(name, name)
