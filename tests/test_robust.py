@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 from test_chain_wiring import CHAINS, chain_of, encoded, open_stage  # noqa: F401
 
+from visdyn.compute.seeds import sampling_seed
 from visdyn.datasets.annotated import read_annotated, write_annotated
 from visdyn.evaluation.systems.outputs import model_digest
 from visdyn.params import load_params
+from visdyn.reporting.results import Results
+from visdyn.reporting.tables import leaderboard_table
 from visdyn.stages import robust
 from visdyn.stages.doundo import doundo_jobs
 from visdyn.stages.fdm import arm_jobs
-from visdyn.stages.robust import Experiment, changed, list_experiments, make_labels, open_experiment, training_jobs
+from visdyn.stages.robust import (
+    Experiment,
+    boards,
+    changed,
+    forward_scores,
+    list_experiments,
+    make_labels,
+    open_experiment,
+    training_jobs,
+)
 
 
 @pytest.fixture
@@ -110,6 +124,73 @@ def test_the_paper_s_share_is_of_all_triplets(run):
     other = read_annotated(open_experiment(run, one, "fdm").path("data/annotated/s2"))
     assert [row["pair"] for row in kept] != [row["pair"] for row in other]
     assert json.dumps(kept) != json.dumps(other)
+
+
+def test_a_checkpoint_is_drawn_again_with_other_noise_and_the_rest_with_its_chain_s(run, monkeypatch):
+    asked = []
+
+    def sampled(items, checkpoints, outputs, device):
+        asked.append(checkpoints)
+        return []
+
+    columns = ["system", "chain", "subset", "id", "metric", "value"]
+    monkeypatch.setattr(robust, "_sibling", lambda stage, section: stage)
+    monkeypatch.setattr(robust, "forward_evaluation", lambda stage: SimpleNamespace(trajectories=[]))
+    monkeypatch.setattr(robust, "sample_models", sampled)
+    monkeypatch.setattr(robust, "score_forward", lambda evaluation, systems: pd.DataFrame(columns=columns))
+    forward_scores(run, [experiment("letter", run.settings)])
+    own = {(one.name, one.chain): one.noise_seed for one in asked[0]}
+    assert own["letter", 1] == sampling_seed(run.seed, "images", 1)
+    assert own["supervised", 0] == sampling_seed(run.seed, "images", 0)  # the default's own draw, found again
+    seeds = [{one.noise_seed for one in checkpoints if one.name == "supervised"} for checkpoints in asked]
+    assert len(set.union(*seeds)) == len(asked) == 3
+    assert [len(checkpoints) for checkpoints in asked] == [len(CHAINS) + 2, 2, 2]
+
+
+def forward_table(levels: dict[str, float], draw: bool) -> pd.DataFrame:
+    """Scores of four items in three chains, around each system's level."""
+    random, rows = np.random.default_rng(0), []
+    for system, level in levels.items():
+        name, _, number = system.partition(" ")
+        for chain in (0,) if number else CHAINS:
+            rows += [(name, chain, *([int(number or 0)] if draw else []), "ag", str(item), "score",
+                      level + random.normal(0, 0.01)) for item in range(4)]  # fmt: skip
+    return pd.DataFrame(
+        rows, columns=["system", "chain", *(["draw"] if draw else []), "subset", "id", "metric", "value"]
+    )
+
+
+def test_experiments_stand_beside_the_default_s_systems_in_the_board_and_in_the_report(run):
+    default = forward_table({"supervised": 3.0, "synthetic_weighted": 4.0, "copy": 0.0}, draw=False)
+    run.results("evaluation").mkdir(parents=True)
+    default.to_csv(run.results("evaluation") / "fdm_scores.csv", index=False)
+    drawn = {"weights_permuted": 2.0, "supervised": 3.0, "supervised 1": 3.5, "letter": 1.0}
+    board = boards(run, forward_table(drawn, draw=True), pd.DataFrame())
+    rows = board.set_index("system")
+    assert rows.index.tolist() == [
+        "synthetic_weighted",
+        "supervised_draw_1",
+        "supervised",
+        "weights_permuted",
+        "letter",
+    ]
+    assert rows.loc["weights_permuted", "difference"] == pytest.approx(-2, abs=0.05)
+    assert rows["num_chains"].to_dict()["supervised_draw_1"] == 1
+    assert rows.loc["supervised", "mean"] == pytest.approx(default.query("system == 'supervised'")["value"].mean())
+
+    folder = run.results()
+    board.to_csv(folder / "leaderboard.csv", index=False)
+    same, own = "quiet_around_peak", "top_then_space"
+    runs = [
+        ("weights_permuted", "weights_permuted", 0, 600, 845, "permuted", 0.5, 900, same),
+        ("letter", "synthetic_weighted_nofloor", 0, 600, 700, "recognition", 0.0, 900, own),
+    ]
+    pd.DataFrame(runs, columns=robust.RUNS).to_csv(folder / "runs.csv", index=False)
+    shown = leaderboard_table.robust(Results(run.root)).set_index("system")
+    told = shown["learns from"]
+    assert told["C-FDM, weights permuted"] == "600 labelled, 845 synthetic (quiet_around_peak); floor 0.5; 900 steps"
+    assert told["C-FT"] == told["C-FT, drawn again (1)"] == "the default"
+    assert "C-FDM to the letter: its key-frame rule, no floor" in shown.index
 
 
 def test_the_digest_of_a_run_s_folder_is_of_its_content(run):
