@@ -41,7 +41,7 @@ $(READY): $(BUILT) pyproject.toml jupyter/jupyter_server_config.json
 	@mkdir -p $(VENV)/etc/jupyter && cp jupyter/jupyter_server_config.json $(VENV)/etc/jupyter/
 	@touch $@
 
-repro: environment ## run the embedded pipeline (render, train, evaluate, draw), then compare its claims with the committed ones
+repro: environment ## run the embedded pipeline, then compare its claims with the committed ones (PORTABLE=1: see docs/pipeline.md)
 	dvc repro
 	@# The pipeline has finished; what follows says whether its claims are those of the last commit.
 	@python -m visdyn.pipeline.verify
@@ -56,7 +56,7 @@ test-fast: environment ## run the tests that take seconds
 	python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 lab: environment ## open JupyterLab on this environment
-	jupyter lab --LabApp.default_url=/lab/tree/notebooks/explore.ipynb
+	python -m visdyn.pipeline.arithmetic jupyter lab --LabApp.default_url=/lab/tree/notebooks/explore.ipynb
 
 figures: environment ## draw tables, figures and the report again from the results here
 	dvc repro --force --single-item figures
@@ -72,7 +72,7 @@ robust: environment ## after `make repro`: the controls that take longer, then t
 	dvc repro --force --single-item figures
 
 external: environment ## measure AURORA-Bench and EPIC-KITCHENS-100 where they are at hand (see data/external)
-	python -m visdyn.stages.external $(EXTERNAL_ARGS)
+	python -m visdyn.pipeline.arithmetic python -m visdyn.stages.external $(EXTERNAL_ARGS)
 
 doctor: environment ## say what a profile needs and what is missing, with commands: make doctor PROFILE=profiles/paper
 	python -m visdyn.pipeline.doctor --profile $(PROFILE)

@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
-import pytest
-import torch
-from tiny_tokens import NUM_CODES, tiny_vqgan
+from visdyn.pipeline.arithmetic import apply
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+SAID = apply()  # before torch and numpy choose their kernels
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from tiny_tokens import NUM_CODES, tiny_vqgan  # noqa: E402
+
 torch.set_num_threads(1)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say what of the shell's environment did not reach the tests."""
+    for line in SAID:
+        terminalreporter.write_line(line)
+
 
 WORDS = ["edit", "infer", "open", "close", "take", "put", "on", "off", "left", "right"]
 WORDS += ["the", "red", "blue", "green", "drawer", "cup", "lamp"]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from visdyn.evaluation.chains import equal_chains, estimate_over_chains, estimate_over_items
+from visdyn.evaluation.chains import equal_chains, estimate_over_chains, estimate_over_items, half_width_over_chains
 
 REPETITIONS, ITEMS = 800, 120
 # Standard deviations of chain, item, cluster and rest, and items a cluster: where each part decides, and mixtures.
@@ -77,6 +77,11 @@ def test_items_of_one_source_count_less_than_items_of_their_own():
     alone = estimate_over_chains(values, range(100))
     shared = estimate_over_chains(values, np.repeat(np.arange(20), 5))
     assert shared.high - shared.low > 1.2 * (alone.high - alone.low)
+
+
+def test_three_chains_leave_two_and_a_half_deviations_open():
+    assert half_width_over_chains(2.0, 3) == pytest.approx(2 * 4.302653 / math.sqrt(3), rel=1e-6)
+    assert math.isnan(half_width_over_chains(2.0, 1))
 
 
 def test_one_chain_has_no_interval():

@@ -109,6 +109,29 @@ def test_a_checkpoint_is_found_in_a_folder_and_in_the_cache_only_with_weights(no
     assert find_checkpoint("org/name", tmp_path).samefile(snapshot)
 
 
+@pytest.mark.parametrize(
+    ("machines", "said"),
+    [
+        ({}, "; no results here name theirs"),
+        ({"aaa": {}}, "the results here have these bytes"),
+        ({"bbb": {}}, "made by bbb (native): trained models will have other bytes"),
+        ({"bbb": {"portable": True}}, "made by bbb (portable): trained models will have other bytes; PORTABLE=1 may"),
+    ],
+)
+def test_the_family_of_machines_is_compared_with_the_results(tmp_path, monkeypatch, machines, said):
+    from visdyn.pipeline import doctor
+    from visdyn.pipeline.fingerprint import Machine
+
+    machine = Machine("aaa", {}, "a processor", ("avx2",), "AVX2", {}, {}, portable=False)
+    monkeypatch.setattr(doctor, "recall_machine", lambda scratch: machine)
+    monkeypatch.setattr(doctor, "profile_root", lambda profile: tmp_path)
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports/machine.json").write_text(json.dumps({"machines": machines, "stages": {}}))
+    detail = doctor._check_arithmetic(".").detail
+    assert detail.startswith("aaa (native), a processor, AVX2")
+    assert said in detail
+
+
 def test_keys_are_looked_for_and_never_shown(no_cache, monkeypatch, capsys):
     from visdyn.pipeline import doctor
 

@@ -19,6 +19,7 @@ def here():
 
 def elsewhere(**settings):
     command = [sys.executable, "-m", "visdyn.pipeline.fingerprint"]
+    settings = {"VISDYN_PORTABLE": "0"} | settings
     found = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=True)
     return json.loads(found.stdout)
 

@@ -56,6 +56,23 @@ def test_a_stage_runs_in_this_environment_at_the_repository_root(toy, capsys):
     assert not (toy / ".visdyn/scratch/fdm").exists()  # the outputs hold what it led to
 
 
+def test_the_shell_s_arithmetic_does_not_reach_a_stage(toy, capsys, monkeypatch):
+    monkeypatch.setenv("PORTABLE", "1")
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    shown = "import os, torch\nprint(torch.backends.cpu.get_cpu_capability(), os.environ['MKL_CBWR'])"
+    make_repository(toy, shown, "print(os.environ.get('ACCELERATE_MIXED_PRECISION'), stage.scratch().parent.name)")
+    executed = run_stage("fdm")
+    assert outputs(executed).split()[:3] == ["AVX2", "COMPATIBLE", "None"]
+    assert outputs(executed).strip().endswith("-portable")  # a native run's unfinished work is not continued
+    said = capsys.readouterr().err
+    assert "fdm: left out of the shell's environment" in said
+    assert "ACCELERATE_MIXED_PRECISION=bf16" in said
+    assert "fdm: portable: of the shell's environment these give way: ATEN_CPU_CAPABILITY=default" in said
+    (machine,) = json.loads((toy / "reports/machine.json").read_text())["machines"].values()
+    assert machine["portable"]
+
+
 def test_a_second_run_writes_the_same_bytes_and_timings_go_elsewhere(toy):
     make_repository(toy, "object()", "print(stage.params.floor)")
     files = [toy / "reports/notebooks/toy.ipynb", toy / "reports/notebooks/toy.html"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -100,6 +101,13 @@ def test_schematics_are_shown_and_stay_not_run(page, status):
 def test_links_only_to_notebooks_that_are_there(page):
     assert 'href="notebooks/08_evaluation.html"' in page
     assert "notebooks/05_fdm_training.html" not in page
+
+
+def test_the_page_names_the_families_of_machines(tmp_path):
+    machines = {"bbb": {"cpu": "x", "portable": True}, "aaa": {"cpu": "y"}}
+    (tmp_path / "machine.json").write_text(json.dumps({"machines": machines, "stages": {}}))
+    assert reporting._read_machines(tmp_path / "machine.json") == ["aaa, native", "bbb, portable"]
+    assert reporting._read_machines(tmp_path / "none.json") == []
 
 
 def test_no_path_of_this_machine_and_no_commit(page, profile):

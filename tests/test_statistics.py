@@ -13,7 +13,6 @@ from visdyn.evaluation.statistics import (
     bootstrap_statistic,
     paired_difference,
     sign_flip_test,
-    spread_over_seeds,
     wilcoxon_against,
 )
 
@@ -89,13 +88,6 @@ def test_paired_difference_counts_and_covers():
     assert paired_difference(items + 1, items, seed=0).low == pytest.approx(1)
 
 
-def test_spread_over_seeds():
-    spread = spread_over_seeds([1.0, 2.0, 4.0])
-    assert (spread.mean, spread.n) == (pytest.approx(7 / 3), 3)
-    assert spread.sd == pytest.approx(np.std([1, 2, 4], ddof=1))
-    assert math.isnan(spread_over_seeds([1.0]).sd)
-
-
 def test_sign_flip_agrees_with_scipy_when_each_pair_is_its_own_cluster():
     difference = _scores(9, 7, 0.6)
     ours = sign_flip_test(difference, np.zeros(9), range(9), seed=0)
@@ -129,7 +121,6 @@ def test_sign_flip_needs_a_label_for_each_pair():
         (lambda: bootstrap_interval([1, math.nan], 0), "1 non-finite"),
         (lambda: bootstrap_interval([1, 2], 0, level=95), "not between 0 and 1"),
         (lambda: wilcoxon_against([1, 2], [1]), "2 scores cannot be paired with 1"),
-        (lambda: spread_over_seeds([math.inf]), "non-finite"),
     ],
 )
 def test_unusable_numbers_are_refused(call, message):

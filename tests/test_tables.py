@@ -384,6 +384,22 @@ def test_three_formats_say_the_same(results, tmp_path):
     assert "n = " in markdown.read_text()
 
 
+def test_a_spread_over_chains_stands_with_its_interval(tmp_path):
+    ours = pd.DataFrame({"row": ["three", "one"], "column": "x", "value": [2.0, 3.0], "spread": [0.1, np.nan], "n": 9,
+                         "chains": [3, 1]})  # fmt: skip
+    frame = tables.compare(ours, None, "smaller scale")
+    csv, markdown, _ = tables.write(frame, "spread", tmp_path)
+    again = pd.read_csv(csv).set_index("row")
+    half = 4.302653 * 0.1 / 3**0.5  # t of two degrees of freedom
+    assert again.loc["three", ["low", "high"]].tolist() == pytest.approx([2 - half, 2 + half], rel=1e-5)
+    assert again.loc["one", ["low", "high"]].isna().all()
+    assert "± is the standard deviation over chains" in markdown.read_text()
+    assert "the 95 % interval of their mean is ± 2.5 times that for 3 chains" in markdown.read_text()
+    ((_, (three,)), (_, (one,))) = tables.grid(frame).rows
+    assert three.detail == "n = 9, 3 chains, 95 % over chains 1.752 to 2.248"
+    assert one.detail == "n = 9, 1 chain"
+
+
 def test_latex_escapes_and_markdown_bars(tmp_path):
     frame = pd.DataFrame({"a_b": ["50 % & more|less"], "value": [0.123456]})
     _, markdown, latex = tables.write(frame, "plain", tmp_path)

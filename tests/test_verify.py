@@ -100,7 +100,7 @@ def test_a_turned_verdict_ends_with_status_1(runs, capsys):
     page = capsys.readouterr().out
     assert "no verdict turned over" in page
     assert "1 of 1 results files have the same bytes" in page
-    assert "86f057423f14 (a processor)" in page
+    assert "86f057423f14 (native, a processor)" in page
     ledgers["now"] = ledger(b_one=("fails", -1.0, 0.1, 3))
     assert verify.main(paths) == 1
     page = capsys.readouterr().out

@@ -28,6 +28,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from visdyn.evaluation.statistics import number_clusters
+
 LEVEL = 0.95
 
 
@@ -68,7 +70,7 @@ def estimate_over_chains(values: np.ndarray, clusters: Sequence[Hashable], level
     if chains == 1:
         return Estimate(mean, math.nan, math.nan, 1, n)
     spread = float(values.mean(axis=1).std(ddof=1))  # (C,) -> one number
-    between = stats.t.ppf((1 + level) / 2, chains - 1) * spread / math.sqrt(chains)
+    between = half_width_over_chains(spread, chains, level)
     half = math.hypot(between, _half_width_over_items(sums, n, level))
     return Estimate(mean, mean - half, mean + half, chains, n, spread)
 
@@ -86,6 +88,16 @@ def estimate_over_items(values: np.ndarray, clusters: Sequence[Hashable], level:
     values, sums = _checked(np.asarray(values)[None], clusters)
     mean, half = float(values.mean()), _half_width_over_items(sums, values.shape[1], level)
     return Estimate(mean, mean - half, mean + half, 0, values.shape[1])
+
+
+def half_width_over_chains(spread: float, chains: int, level: float = LEVEL) -> float:
+    """Return t s / sqrt(C): how far a mean of C chains may lie from the mean of all chains that could be drawn.
+
+    With three chains it is 2.5 times their standard deviation. It says nothing of other items; NaN for fewer than two.
+    """
+    if chains < 2:
+        return math.nan
+    return float(stats.t.ppf((1 + level) / 2, chains - 1)) * spread / math.sqrt(chains)
 
 
 def equal_chains(drawn: Mapping[int, Hashable]) -> dict[int, int]:
@@ -109,10 +121,8 @@ def _checked(values: np.ndarray, clusters: Sequence[Hashable]) -> tuple[np.ndarr
         raise ValueError(f"{int((~np.isfinite(values)).sum())} values are not finite; set those items aside first")
     if len(clusters) != values.shape[1]:
         raise ValueError(f"{len(clusters)} cluster labels for {values.shape[1]} items")
-    index: dict[Hashable, int] = {}
-    labels = np.array([index.setdefault(cluster, len(index)) for cluster in clusters])
     items = values.mean(axis=0)  # (N,)
-    return values, np.bincount(labels, weights=items - items.mean())
+    return values, np.bincount(number_clusters(clusters)[0], weights=items - items.mean())
 
 
 def _half_width_over_items(sums: np.ndarray, n: int, level: float) -> float:

@@ -23,6 +23,7 @@ from visdyn.evaluation.metrics.registry import AURORA, DOUNDO, metrics
 FIXED = ("copy", "oracle", "shuffled", "blend", "blurred")  # systems that answer the same whatever a chain draws
 SELECTORS = ("idm", "likelihood", "random", "oracle")
 SAMPLED = (1, 2, 4, 8)  # K of Bootstrapping, Figure 4
+CANDIDATE_KEYS = ["arm", "chain", "subset", "id"]  # an item of a table of candidates
 
 
 class NotMeasuredError(RuntimeError):
@@ -73,7 +74,7 @@ class Measurements:
         """
         if table not in self._rows:
             chosen, found = VIEWS[table], self.read(table)
-            rows = chosen.build(with_chain(found) if chosen.drawn else found.assign(chain=0))
+            rows = chosen.build(found if chosen.drawn else found.assign(chain=0))
             self._rows[table] = rows[["chain", "item", "cluster", "value", *chosen.columns]]
         return self._rows[table]
 
@@ -91,14 +92,6 @@ class Measurements:
         return self._answers[table, system]
 
 
-def with_chain(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table with a column `chain`, for tables written before there were chains.
-
-    Their base models and labels were drawn once and `seed` repeats the last training only, which makes one chain.
-    """
-    return table if "chain" in table.columns else table.assign(chain=0)
-
-
 def best_of_k(candidates: pd.DataFrame, selector: str, ks: Sequence[int], metric: str = "score") -> pd.DataFrame:
     """Expected metric of each item when the best of K candidates is chosen by `selector`.
 
@@ -111,7 +104,7 @@ def best_of_k(candidates: pd.DataFrame, selector: str, ks: Sequence[int], metric
         ks: numbers of candidates, 1 <= k <= M.
 
     Returns:
-        An item a row (index `keys_of(candidates)`), a K a column; NaN where one that can be chosen has no value.
+        An item a row (index `CANDIDATE_KEYS`), a K a column; NaN where one that can be chosen has no value.
 
     Raises:
         ValueError: unknown selector, or an item with fewer than k candidates.
@@ -119,15 +112,14 @@ def best_of_k(candidates: pd.DataFrame, selector: str, ks: Sequence[int], metric
     columns = {"idm": "idm_log_likelihood", "likelihood": "fdm_log_likelihood", "oracle": metric, "random": None}
     if selector not in columns:
         raise ValueError(f"unknown selector {selector!r}; one of {', '.join(SELECTORS)}")
-    keys = keys_of(candidates)
-    counts = candidates.groupby(keys).size()
+    counts = candidates.groupby(CANDIDATE_KEYS).size()
     if (counts < max(ks)).any():
         few = counts[counts < max(ks)]
         raise ValueError(f"item {few.index[0]} has {few.min()} candidates, fewer than K = {max(ks)}")
-    ordered = candidates.sort_values([*keys, "candidate"], kind="stable")
+    ordered = candidates.sort_values([*CANDIDATE_KEYS, "candidate"], kind="stable")
     if columns[selector]:
         ordered = ordered.sort_values(columns[selector], ascending=False, kind="stable")
-    items = ordered.groupby(keys)
+    items = ordered.groupby(CANDIDATE_KEYS)
     rank, size = items.cumcount().to_numpy(), items["candidate"].transform("size").to_numpy()
     weighted = {}
     for k in ks:
@@ -135,13 +127,8 @@ def best_of_k(candidates: pd.DataFrame, selector: str, ks: Sequence[int], metric
         weights = np.asarray(chosen) if columns[selector] else 1 / size
         weighted[k] = (ordered[metric] * weights).where(weights > 0, 0.0)  # what cannot be chosen need not be known
     parts = pd.DataFrame(weighted)
-    by = [ordered[key] for key in keys]
+    by = [ordered[key] for key in CANDIDATE_KEYS]
     return parts.groupby(by).sum().mask(parts.isna().groupby(by).any())
-
-
-def keys_of(candidates: pd.DataFrame) -> list[str]:
-    """Return the columns that name an item of a table of candidates: arm, its repetition, subset, id."""
-    return ["arm", *(column for column in ("chain", "seed") if column in candidates), "subset", "id"]
 
 
 def _forward_scores(table: pd.DataFrame) -> pd.DataFrame:
@@ -195,7 +182,7 @@ def _annotation(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _verification(table: pd.DataFrame) -> pd.DataFrame:
-    most = table.groupby(keys_of(table)).size().min()
+    most = table.groupby(CANDIDATE_KEYS).size().min()
     parts = []
     for metric in ("score", "success"):
         for selector in SELECTORS:
@@ -222,10 +209,9 @@ def _keyframes(table: pd.DataFrame) -> pd.DataFrame:
 def _judge_scores(table: pd.DataFrame) -> pd.DataFrame:
     """Criteria of judges that answer in words, their repeats averaged, and `score`, the smaller of B's two."""
     keys = ["chain", "judge", "paper", "system", "subset", "id", "direction", "reverse_from", "prompt"]
-    repeats = [column for column in ("seed",) if column in table]
     table = table.rename(columns={"criterion": "metric"})
     both = table[table["metric"].isin(["editing_success", "minimal_editing"])]
-    by = [both[key] for key in (*keys, *repeats, "repeat")]
+    by = [both[key] for key in (*keys, "repeat")]
     least = both["value"].groupby(by).min().mask(both["value"].isna().groupby(by).any())
     rows = pd.concat([table, least.reset_index().assign(metric="score")], ignore_index=True)
     rows = rows.groupby([*keys, "metric"])["value"].mean().reset_index()

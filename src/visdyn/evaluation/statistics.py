@@ -1,8 +1,7 @@
-"""Intervals, spreads and paired tests; every result carries its n."""
+"""Intervals and paired tests over items; every result carries its n. (Over chains: `chains.py`.)"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
@@ -20,15 +19,6 @@ class Interval:
     value: float
     low: float
     high: float
-    n: int
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and sample standard deviation (n - 1 in the denominator; NaN for one value) over n seeds."""
-
-    mean: float
-    sd: float
     n: int
 
 
@@ -175,7 +165,7 @@ def resample_clusters(
     values = np.asarray(values, np.float64)
     if values.ndim != 2 or not len(values) or len(clusters) != len(values):
         raise ValueError(f"values of shape {values.shape} do not go with {len(clusters)} cluster labels")
-    labels, num_clusters = _number_clusters(clusters)
+    labels, num_clusters = number_clusters(clusters)
     member = np.zeros((num_clusters, len(values)))  # (C, N)
     member[labels, np.arange(len(values))] = 1
     known = np.isfinite(values)
@@ -185,15 +175,11 @@ def resample_clusters(
     return sums, np.rint(drawn @ (member @ known)).astype(np.int64)
 
 
-def spread_over_seeds(values: Sequence[float]) -> Spread:
-    """Return mean, sample standard deviation and n over seeds.
-
-    Raises:
-        ValueError: no values or a non-finite one.
-    """
-    array = _finite(values, "values")
-    sd = float(array.std(ddof=1)) if len(array) > 1 else math.nan
-    return Spread(float(array.mean()), sd, len(array))
+def number_clusters(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
+    """Return each item's cluster as a number (N,) from 0 on, in order of appearance, and how many there are."""
+    index: dict[Hashable, int] = {}
+    labels = np.array([index.setdefault(cluster, len(index)) for cluster in clusters])
+    return labels, len(index)
 
 
 def sign_flip_test(
@@ -218,20 +204,13 @@ def sign_flip_test(
     difference = _differences(scores, reference)
     if len(clusters) != len(difference):
         raise ValueError(f"{len(clusters)} cluster labels for {len(difference)} pairs")
-    sums = np.bincount(_number_clusters(clusters)[0], weights=difference)
+    sums = np.bincount(number_clusters(clusters)[0], weights=difference)
     exact = len(sums) <= _EXACT_CLUSTERS
     drawn = _all_signs(len(sums)) if exact else _drawn_signs(len(sums), num_permutations, seed)
     # A relative tolerance keeps the identity pattern and its mirror from falling to rounding.
     extreme = int((np.abs(drawn @ sums) >= abs(sums.sum()) - 1e-9 * np.abs(sums).sum()).sum())
     pvalue = extreme / len(drawn) if exact else (1 + extreme) / (1 + len(drawn))
     return PermutationResult(float(difference.mean()), pvalue, len(difference), len(sums), len(drawn), exact)
-
-
-def _number_clusters(clusters: Sequence[Hashable]) -> tuple[np.ndarray, int]:
-    """Return each item's cluster as a number from 0 on, in order of appearance, and how many there are."""
-    index: dict[Hashable, int] = {}
-    labels = np.array([index.setdefault(cluster, len(index)) for cluster in clusters])
-    return labels, len(index)
 
 
 def _all_signs(num_clusters: int) -> np.ndarray:

@@ -22,7 +22,7 @@ from visdyn.datasets.inventory import ANNOTATIONS, take_inventory
 from visdyn.params import Params, load_params
 from visdyn.paths import UnsetVariableError, expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError
-from visdyn.pipeline.fingerprint import recall_machine
+from visdyn.pipeline.fingerprint import read_machines, recall_machine
 from visdyn.pipeline.stage import open_stage
 
 # Description files in data/external of what lies under each root of section `data`.
@@ -222,15 +222,18 @@ def _check_keys(params: Params) -> Iterator[Check]:
 
 
 def _check_arithmetic(profile: str) -> Check:
-    """Say which family of machines this is, and on which the results here were computed."""
+    """Say which family of machines this is under the settings of a stage, and which made the results here."""
     root = profile_root(profile)
-    machine, path = recall_machine(root / ".visdyn/machine.json"), root / "reports/machine.json"
-    others = sorted(json.loads(path.read_text())["machines"]) if path.is_file() else []
-    family = f"{machine.fingerprint} ({machine.cpu}, {machine.capability})"
+    machine, others = recall_machine(root / ".visdyn/machine.json"), read_machines(root / "reports/machine.json")
+    here = f"{machine.family}, {machine.cpu}, {machine.capability}"
     if machine.fingerprint in others:
-        return Check("hardware", "arithmetic", True, f"{family}, as in reports/machine.json")
-    made = f"the results here were made by {', '.join(others)}" if others else "no results here name theirs"
-    return Check("hardware", "arithmetic", True, f"{family}; {made}: trained models will have other bytes")
+        return Check("hardware", "arithmetic", True, f"{here}; the results here have these bytes")
+    if not others:
+        return Check("hardware", "arithmetic", True, f"{here}; no results here name theirs")
+    made = ", ".join(f"{name} ({kind})" for name, kind in others.items())
+    advice = "; PORTABLE=1 may give their bytes" if "portable" in others.values() and not machine.portable else ""
+    detail = f"{here}; the results here were made by {made}: trained models will have other bytes{advice}"
+    return Check("hardware", "arithmetic", True, detail)
 
 
 def _check_hardware(params: Params) -> Iterator[Check]:

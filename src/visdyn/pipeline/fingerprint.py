@@ -2,8 +2,9 @@
 
 Processors add in another order, so the same training has other bytes on another family of machines. A fingerprint is a
 hash of a few kernels' results on fixed inputs and of a short training's losses, on one thread: two machines with equal
-fingerprints may be expected to train equal models, two with different ones cannot. Beside it stands what the machine
-is: its processor, instruction sets, versions, and the settings that choose kernels.
+fingerprints may be expected to train equal models, two with different ones cannot. Machines with one fingerprint are a
+*family*. Beside it stands what the machine is: its processor, instruction sets, versions, the settings that choose
+kernels, and whether they were the portable ones (`visdyn.pipeline.arithmetic`).
 
 The runner records in `reports/machine.json` which machine computed each stage. DVC does not hash that file: a
 processor's name is no result, and where the arithmetic differs the results say so themselves.
@@ -14,17 +15,15 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import sys
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from visdyn.paths import write_atomically
+from visdyn.paths import file_digest, write_atomically
+from visdyn.pipeline.arithmetic import apply, is_portable, read_flags, read_settings, settle
 
-SETTINGS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS",
-            "NPY_DISABLE_CPU_FEATURES", "OPENCV_CPU_DISABLE", "OPENBLAS_CORETYPE", "PORTABLE")  # fmt: skip
 INSTRUCTIONS = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "sve", "asimd")
 
 
@@ -40,6 +39,7 @@ class Machine:
         capability: the instruction set that torch chose.
         versions: of torch and numpy.
         settings: environment variables that choose kernels, where they are set.
+        portable: the settings are those that give the same bytes on every x86 machine.
     """
 
     fingerprint: str
@@ -49,6 +49,12 @@ class Machine:
     capability: str
     versions: dict[str, str]
     settings: dict[str, str]
+    portable: bool
+
+    @property
+    def family(self) -> str:
+        """The fingerprint, and how it came about, in words."""
+        return f"{self.fingerprint} ({'portable' if self.portable else 'native'})"
 
 
 def take_fingerprint() -> Machine:
@@ -71,6 +77,7 @@ def take_fingerprint() -> Machine:
         torch.backends.cpu.get_cpu_capability(),
         {"torch": torch.__version__, "numpy": np.__version__},
         read_settings(),
+        is_portable(),
     )
 
 
@@ -86,40 +93,45 @@ def record_stage(path: Path, stage: str, machine: Machine) -> None:
 
 
 def recall_machine(scratch: Path) -> Machine:
-    """Return this machine's facts, kept in a scratch file for as long as processor, versions and settings are the same.
+    """Return this machine's facts under the settings of a stage, kept in a scratch file while nothing of them changes.
 
-    Kernels run in a process of their own, under this process's environment: torch need not be loaded here.
+    Kernels run in a process of their own: torch need not be loaded here, and was perhaps loaded under other settings.
     """
+    environment, _ = settle(os.environ)
     cpu, instructions = read_processor()
     versions = {name: version(name) for name in ("torch", "numpy")}
-    key = {"cpu": cpu, "instructions": list(instructions), "packages": versions, "settings": read_settings()}
+    key = {"cpu": cpu, "instructions": list(instructions), "packages": versions,
+           "settings": read_settings(environment), "portable": is_portable(environment),
+           "kernels": file_digest(Path(__file__))}  # fmt: skip
     kept = json.loads(scratch.read_text()) if scratch.is_file() else {}
     if kept.get("key") != key:
         command = [sys.executable, "-m", "visdyn.pipeline.fingerprint"]
-        found = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         kept = {"key": key, "machine": json.loads(found.stdout)}
         scratch.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(scratch, json.dumps(kept).encode())
     return Machine(**kept["machine"])
 
 
+def read_machines(path: Path) -> dict[str, str]:
+    """Return the families of machines that computed a run's stages: fingerprint -> `portable` or `native`.
+
+    Args:
+        path: a profile's machine.json; none there: nothing is known.
+    """
+    found = json.loads(path.read_text())["machines"] if path.is_file() else {}
+    return {name: "portable" if facts.get("portable") else "native" for name, facts in sorted(found.items())}
+
+
 def read_processor() -> tuple[str, tuple[str, ...]]:
     """Return the processor's name and its instruction sets, as far as the system tells."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.is_file() else []
-    facts = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    flags = set((facts.get("flags") or facts.get("Features") or "").split())
-    name = facts.get("model name") or platform.processor() or platform.machine()
+    name, flags = read_flags()
     return name, tuple(one for one in INSTRUCTIONS if one in flags)
-
-
-def read_settings() -> dict[str, str]:
-    """Return the environment variables that choose kernels, where they are set."""
-    return {name: os.environ[name] for name in SETTINGS if name in os.environ}
 
 
 def _run_kernels() -> dict[str, bytes]:
     """Return the bytes that each kernel makes of fixed inputs (numpy's integers are the same everywhere)."""
+    import cv2
     import numpy as np
     import torch
     from torch.nn import functional
@@ -130,9 +142,11 @@ def _run_kernels() -> dict[str, bytes]:
 
     matrix, batch = torch.from_numpy(draw(192, 192)), torch.from_numpy(draw(2, 4, 64, 32))
     image, weight = torch.from_numpy(draw(2, 16, 24, 24)), torch.from_numpy(draw(16, 16, 3, 3))
+    wide, wide_weight = torch.from_numpy(draw(1, 128, 16, 16)), torch.from_numpy(draw(128, 128, 3, 3))
     found = {
         "matmul": matrix @ matrix,
         "conv": functional.conv2d(image, weight, padding=1),
+        "wide conv": functional.conv2d(wide, wide_weight, padding=1),  # summed in blocks
         "softmax": matrix.softmax(-1),
         "attention": functional.scaled_dot_product_attention(batch, batch, batch),
         "layer norm": functional.layer_norm(matrix, (192,)),
@@ -142,9 +156,12 @@ def _run_kernels() -> dict[str, bytes]:
         "training": _train(torch.from_numpy(draw(64, 48)), torch.from_numpy(draw(64, 8))),
     }
     arrays = {name: value.detach().numpy() for name, value in found.items()}
-    values = draw(1000, 37)
+    values, precise = draw(1000, 37), np.abs(draw(5000).astype(np.float64)) + 1
+    grey = cv2.GaussianBlur((draw(64, 64) * 16).astype(np.uint8), (0, 0), 2)
+    flow = cv2.calcOpticalFlowFarneback(grey, np.roll(grey, 2, 1), None, 0.5, 3, 15, 3, 5, 1.2, 0)
     arrays |= {"numpy sum": values.sum(axis=0), "numpy mean": values.astype(np.float64).mean(),
-               "numpy exp": np.exp(values[:64]), "numpy dot": values.T @ values}  # fmt: skip
+               "numpy exp": np.exp(values[:64]), "numpy dot": values.T @ values,
+               "numpy log": np.log(precise), "numpy power": precise**1.7, "opencv flow": flow}  # fmt: skip
     return {name: np.ascontiguousarray(array).tobytes() for name, array in arrays.items()}
 
 
@@ -170,7 +187,9 @@ def _hash(content: bytes) -> str:
 
 
 def main() -> None:
-    """Print this machine as JSON."""
+    """Print this machine as JSON, under the settings of a stage."""
+    for line in apply():
+        print(line, file=sys.stderr)
     print(json.dumps(asdict(take_fingerprint()), indent=1, sort_keys=True))
 
 

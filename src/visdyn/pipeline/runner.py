@@ -63,6 +63,7 @@ def run_stage(name: str, profile: str = ".", values: dict[str, str] | None = Non
         Interrupted: a signal stopped it.
     """
     # Imported here so that a notebook's `from visdyn.pipeline.runner import open_stage` need not load papermill.
+    from visdyn.pipeline.arithmetic import is_portable, settle
     from visdyn.pipeline.fingerprint import recall_machine, record_stage
     from visdyn.pipeline.guards import key_of, read_entry, snapshot
     from visdyn.pipeline.kernel import Kernel, execute
@@ -77,9 +78,14 @@ def run_stage(name: str, profile: str = ".", values: dict[str, str] | None = Non
     output = root / "reports/notebooks" / notebook.name
     log = _fresh_log(root, name)
     token = uuid.uuid4().hex
-    variables = _kernel_environment(settings.runtime, log, key_of(before), token)
+    environment, said = settle(os.environ, settings.runtime.threads)
+    for line in said:
+        print(f"{name}: {line}", file=sys.stderr)
+    # What a native run left half done is not continued by a portable one.
+    key = f"{key_of(before)}-portable" if is_portable(environment) else key_of(before)
+    environment |= _kernel_environment(settings.runtime, log, key, token)
     kernel = Kernel(notebook, output, parameters, log, root / f".visdyn/timings/{name}.json", name)
-    with _set_environ(variables), supervised(token):
+    with _set_environ(environment), supervised(token):
         machine = recall_machine(root / ".visdyn/machine.json")
         error = execute(kernel)
     if error:
@@ -126,7 +132,6 @@ def _kernel_environment(runtime: Any, log: Path, key: str, token: str) -> dict[s
         "PYTHONNOUSERSITE": "1",
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "OMP_NUM_THREADS": str(runtime.threads),
         "TOKENIZERS_PARALLELISM": "false",
         "HF_HUB_DISABLE_TELEMETRY": "1",
         "DO_NOT_TRACK": "1",
@@ -134,9 +139,10 @@ def _kernel_environment(runtime: Any, log: Path, key: str, token: str) -> dict[s
 
 
 @contextlib.contextmanager
-def _set_environ(variables: dict[str, str]) -> Iterator[None]:
+def _set_environ(environment: dict[str, str]) -> Iterator[None]:
     previous = dict(os.environ)
-    os.environ.update(variables)
+    os.environ.clear()
+    os.environ.update(environment)
     try:
         yield
     finally:

@@ -30,6 +30,7 @@ from scipy import stats
 
 from visdyn.evaluation.measurements import VIEWS, Measurements, NotMeasuredError
 from visdyn.paths import file_digest, repository_root
+from visdyn.pipeline.fingerprint import read_machines
 from visdyn.reporting.ledger import build_ledger
 from visdyn.reporting.results import ResultError, Results
 
@@ -271,8 +272,8 @@ def _machine(profile: Path) -> str:
     path = profile / "reports/machine.json"
     if not path.is_file():
         return ", on an unrecorded machine"
-    machines = json.loads(path.read_text())["machines"]
-    return ", on " + "; ".join(f"{name} ({facts['cpu']})" for name, facts in sorted(machines.items()))
+    families, machines = read_machines(path), json.loads(path.read_text())["machines"]
+    return ", on " + "; ".join(f"{name} ({kind}, {machines[name]['cpu']})" for name, kind in families.items())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

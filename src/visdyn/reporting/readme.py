@@ -22,9 +22,11 @@ def block(results: Results) -> str:
     shown = ledger.printed_rows(claims, measured_only=True, notes=False)
     rows = [*_learned(results), *_forward(results), _verification(results), *_spatial(results), *_doundo(results)]
     rows.append(_aurora(results))
+    drawn = results.read("idm_evaluation/text_metrics.csv")["chain"].nunique()
+    spread = f"{tables.describe_spread([drawn])}.\n" if drawn > 1 else ""
     head = "| what (kitchen world, held-out scenes, unless it says otherwise) | value |\n| --- | --- |\n"
     numbers = head + "".join(f"| {what} | {value} |\n" for what, value in rows)
-    return f"{ledger.summary(claims)}\n\n{tables.markdown(shown)}\n{numbers}"
+    return "\n".join(filter(None, [f"{ledger.summary(claims)}\n", tables.markdown(shown), numbers, spread]))
 
 
 def rewritten(text: str, table: str) -> str:

@@ -82,8 +82,9 @@ def build_all(
 
 
 def _read_machines(path: Path) -> list[str]:
-    """The fingerprints alone: equal arithmetic gives equal pages, whatever the processor's name."""
-    return sorted(json.loads(path.read_text())["machines"]) if path.is_file() else []
+    """Families of machines, by fingerprint alone: equal arithmetic gives equal pages, whatever the processor's name."""
+    found = json.loads(path.read_text())["machines"] if path.is_file() else {}
+    return [f"{name}, {'portable' if facts.get('portable') else 'native'}" for name, facts in sorted(found.items())]
 
 
 def _page(

@@ -10,7 +10,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
+
+from visdyn.evaluation.chains import half_width_over_chains
 
 CELL = ["panel", "row", "column"]
 COLUMNS = [*CELL, "value", "spread", "n", "chains", "published", "published_spread", "digits", "status", "note"]
@@ -100,8 +103,8 @@ def footnote(frame: pd.DataFrame, whose: str = OURS) -> str:
         f"{whose}{_format_range(mine['n'], 'n = ', ' a cell')}{_format_range(mine['chains'], '', ' chains', ' chain')}"
     ]
     if mine["chains"].notna().any():
-        spread = mine["spread"].notna().any()
-        parts.append("± is the standard deviation over chains" if spread else "one chain, so no spread")
+        spread = mine[mine["spread"].notna()]
+        parts.append(describe_spread(spread["chains"]) if len(spread) else "one chain, so no spread")
     if frame["published"].notna().any():
         absent = "was not run by us" if whose == OURS else "is not recorded or not printed"
         parts.append(f"published values stand in brackets; {DASH} {absent}")
@@ -111,6 +114,13 @@ def footnote(frame: pd.DataFrame, whose: str = OURS) -> str:
         + ", ".join(f"{count} {name}" for name, count in sorted(statuses.items()))
     )
     return "; ".join(parts) + "."
+
+
+def describe_spread(chains: Iterable[float]) -> str:
+    """Say what ± is, and how much wider the interval of a mean is, for the numbers of chains that cells have."""
+    counts = sorted({int(count) for count in chains if not pd.isna(count)})
+    factors = [f"{half_width_over_chains(1, count):.1f} times that for {count} chains" for count in counts if count > 1]
+    return f"± is the standard deviation over chains; the 95 % interval of their mean is ± {', '.join(factors)}"
 
 
 def markdown(frame: pd.DataFrame, whose: str = OURS) -> str:
@@ -149,6 +159,8 @@ def write(
 ) -> list[Path]:
     """Write `<name>.csv`, `<name>.md` and `<name>.tex` from one frame (6 significant digits in the CSV).
 
+    The CSV of a comparison frame also has `low` and `high`: the 95 % t-interval of the value over chains.
+
     Args:
         frame: a comparison frame, or any plain frame.
         name: file stem, for example `b_table2`.
@@ -162,7 +174,7 @@ def write(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{suffix}" for suffix in ("csv", "md", "tex")]
-    frame.to_csv(paths[0], index=False, float_format="%.6g", lineterminator="\n")
+    _add_interval(frame).to_csv(paths[0], index=False, float_format="%.6g", lineterminator="\n")
     paths[1].write_text(markdown(frame, whose) + ("" if below is None else "\n" + markdown(below)))
     paths[2].write_text(latex(frame, whose))
     return paths
@@ -216,7 +228,11 @@ def _make_cell(entry) -> Cell:
     if published and not pd.isna(entry.published_spread):
         published += f" ± {number(entry.published_spread, digits)}"
     counts = [f"n = {int(entry.n)}"] if not pd.isna(entry.n) else []
-    counts += [f"{int(entry.chains)} chains"] if not pd.isna(entry.chains) else []
+    counts += [f"{int(entry.chains)} chain{'s' * (entry.chains != 1)}"] if not pd.isna(entry.chains) else []
+    if ours and not pd.isna(entry.spread) and not pd.isna(entry.chains):
+        half = half_width_over_chains(entry.spread, int(entry.chains))
+        ends = (number(entry.value + side * half, digits) for side in (-1, 1))
+        counts.append(f"95 % over chains {' to '.join(ends)}")
     return Cell(
         ours, published, entry.status if ours else "", ", ".join([*counts, *([entry.note] if entry.note else [])])
     )
@@ -229,6 +245,18 @@ def _format_range(values: pd.Series, before: str, after: str, after_one: str | N
     low, high = int(values.min()), int(values.max())
     after = after_one if after_one and high == 1 else after
     return f", {before}{low}{after}" if low == high else f", {before}{low} to {high}{after}"
+
+
+def _add_interval(frame: pd.DataFrame) -> pd.DataFrame:
+    """Put the interval over chains behind the number of chains; empty where there is one chain, or none."""
+    if not _is_comparison(frame):
+        return frame
+    drawn = zip(frame["spread"], frame["chains"].fillna(0), strict=True)
+    halves = np.array([half_width_over_chains(spread, int(chains)) for spread, chains in drawn])
+    ends = frame.assign(low=frame["value"] - halves, high=frame["value"] + halves)
+    at = COLUMNS.index("chains") + 1
+    others = [name for name in frame.columns if name not in COLUMNS]
+    return ends[[*COLUMNS[:at], "low", "high", *COLUMNS[at:], *others]]
 
 
 def _is_comparison(frame: pd.DataFrame) -> bool:
