@@ -78,13 +78,44 @@ def test_a_verdict_asks_where_the_whole_interval_lies(low, high, side, verdict):
     assert decide(Estimate(2.0, low + 2, high + 2, 3, 10), moved) == verdict
 
 
-def test_no_effect_is_called_holds_as_rarely_as_stated_and_a_large_one_often(tmp_path):
+@pytest.mark.parametrize("side", [1, -1])
+def test_an_effect_that_does_not_matter_is_called_holds_as_rarely_as_stated_and_a_large_one_often(tmp_path, side):
+    (claim,) = claims(tmp_path, **SCORE | {"side": "above" if side > 0 else "below"})
+    rng, repetitions = np.random.default_rng(0), 100
+
+    def count(verdict, effect, times):
+        found = [measure(claim, "kitchen", results(fdm=scores(rng, effect=side * effect))) for _ in range(times)]
+        return sum(one.verdict == verdict for one in found)
+
+    # 2.5 % at the smallest effect itself, either way, and two standard errors of so many repetitions.
+    allowed = 0.025 * repetitions + 2 * math.sqrt(0.025 * 0.975 * repetitions)
+    assert count("holds", SMALLEST["score"], repetitions) <= allowed
+    assert count("fails", SMALLEST["score"], repetitions) <= allowed
+    assert count("holds", 3.0, 20) >= 16
+    assert count("fails", -3.0, 20) >= 16
+
+
+def test_the_interval_of_a_difference_covers_the_truth_at_the_stated_rate(tmp_path):
     (claim,) = claims(tmp_path, **SCORE)
-    rng = np.random.default_rng(0)
-    null = [measure(claim, "kitchen", results(fdm=scores(rng))).verdict for _ in range(80)]
-    assert null.count("holds") <= 0.025 * 80 + 3  # 2 expected at the smallest effect itself, fewer at none
-    large = [measure(claim, "kitchen", results(fdm=scores(rng, effect=3.0))).verdict for _ in range(20)]
-    assert large.count("holds") >= 16
+    rng, repetitions = np.random.default_rng(10), 200
+    found = [measure(claim, "kitchen", results(fdm=scores(rng, effect=1.5))).estimate for _ in range(repetitions)]
+    assert {(one.chains, one.n) for one in found} == {(3, 40)}
+    covered = np.mean([one.low <= 1.5 <= one.high for one in found])
+    assert covered >= 0.95 - 2 * math.sqrt(0.95 * 0.05 / repetitions)
+    assert covered <= 0.995  # nor by being as wide as anything
+
+
+def test_three_trainings_of_one_base_prove_nothing_though_they_agree(tmp_path):
+    (claim,) = claims(tmp_path, **SCORE)
+    rng, naive, honest = np.random.default_rng(11), [], []
+    for _ in range(30):
+        table = scores(rng, of_chain=0.05)
+        luck = rng.normal(0, 1)  # of the one base: all three trainings have it, and it is no effect of the system
+        table["value"] += luck * (table["system"] == "synthetic")
+        naive.append(measure(claim, "kitchen", results(fdm=table)).verdict)
+        honest.append(measure(claim, "kitchen", results(fdm=table, probed=base_likelihoods(rng, same=True))).verdict)
+    assert naive.count("holds") + naive.count("fails") >= 15  # what would be believed
+    assert set(honest) == {"undecided"}
 
 
 def test_a_difference_is_paired_by_chain_and_item(tmp_path):
@@ -152,12 +183,6 @@ def test_items_without_a_value_are_counted_and_left_out(tmp_path):
     found = measure(claims(tmp_path, **SCORE)[0], "kitchen", results(fdm=table))
     assert found.estimate.n == 39
     assert "1 items without a value set aside" in found.note
-
-
-def test_before_there_were_chains_the_seeds_of_a_last_training_are_one(tmp_path):
-    table = scores(np.random.default_rng(7), effect=3.0).rename(columns={"chain": "seed"})
-    found = measure(claims(tmp_path, **SCORE)[0], "kitchen", results(fdm=table))
-    assert (found.verdict, found.estimate.chains) == ("undecided", 1)
 
 
 def test_what_is_missing_is_said(tmp_path):

@@ -62,6 +62,15 @@ def test_intervals_are_over_chains_and_copy_meets_every_chain():
     assert copy["low"] > -0.1  # its own mean knows no chain
 
 
+def test_a_chain_copied_does_not_narrow_an_interval():
+    scores = table()
+    copies = [scores[(scores["system"] == "ours") & (scores["chain"] == 1)].assign(chain=chain) for chain in (2, 3)]
+    shuffled = pd.concat([scores, *copies]).sample(frac=1, random_state=0)
+    once, copied = (leaderboard(one, "B", "other", 3) for one in (scores, shuffled))
+    pd.testing.assert_frame_equal(once, copied)
+    assert set(copied.loc[copied["system"] == "ours", "num_chains"]) == {2}
+
+
 def test_best_first_whichever_way_is_better():
     found = leaderboard(table(), "B", "ours", 0)
     assert found[found["metric"] == "score"]["system"].tolist() == ["partial", "ours", "other"]

@@ -11,7 +11,7 @@ import pytest
 import reporting_results
 
 from visdyn.paths import repository_root
-from visdyn.reporting import items, report
+from visdyn.reporting import items, provenance, report
 from visdyn.reporting import rendering as outputs
 from visdyn.reporting import report as reporting
 
@@ -21,6 +21,8 @@ def profile(tmp_path_factory):
     folder = reporting_results.write(tmp_path_factory.mktemp("profile"))
     (folder / "reports" / "notebooks").mkdir()
     (folder / "reports" / "notebooks" / "08_evaluation.html").write_text("<p>")
+    machines = {"bbb": {"cpu": "x", "portable": True}, "aaa": {"cpu": "y"}}
+    (folder / "reports" / "machine.json").write_text(json.dumps({"machines": machines, "stages": {}}))
     return folder
 
 
@@ -103,11 +105,10 @@ def test_links_only_to_notebooks_that_are_there(page):
     assert "notebooks/05_fdm_training.html" not in page
 
 
-def test_the_page_names_the_families_of_machines(tmp_path):
-    machines = {"bbb": {"cpu": "x", "portable": True}, "aaa": {"cpu": "y"}}
-    (tmp_path / "machine.json").write_text(json.dumps({"machines": machines, "stages": {}}))
-    assert reporting._read_machines(tmp_path / "machine.json") == ["aaa, native", "bbb, portable"]
-    assert reporting._read_machines(tmp_path / "none.json") == []
+def test_the_page_names_the_families_of_machines(page, tmp_path):
+    assert "<dd>family aaa, native (" in page
+    assert "<dd>family bbb, portable (" in page
+    assert provenance.read_families(tmp_path / "none.json") == {}
 
 
 def test_no_path_of_this_machine_and_no_commit(page, profile):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from visdyn.evaluation.chains import estimate_over_chains
+from visdyn.evaluation.chains import equal_chains, estimate_over_chains
 from visdyn.evaluation.measurements import FIXED
 from visdyn.evaluation.metrics.registry import bench_of, metric
 from visdyn.evaluation.statistics import bootstrap_interval, wilcoxon_against
@@ -23,8 +23,9 @@ def leaderboard(scores: pd.DataFrame, paper: str, reference: str, seed: int, nam
     A system's value of an item is its mean over chains, so that n counts items. Intervals are over chains, then items
     (`visdyn.evaluation.chains`; pairs of one video belong together), where several chains drew the system, else over
     items alone: those say nothing of another training. The difference pairs chains and items that both systems have;
-    what no chain draws (copy, oracle, shuffled ...) meets every chain. `p` is Wilcoxon's signed-rank test of the items'
-    mean differences (zeros dropped, two-sided; `num_nonzero`: how many differed), of these chains alone.
+    what no chain draws (copy, oracle, shuffled ...) meets every chain. A chain that copies another counts once. `p`
+    is Wilcoxon's signed-rank test of the items' mean differences (zeros dropped, two-sided; `num_nonzero`: how many
+    differed), of these chains alone.
 
     Args:
         scores: columns system, chain, metric, value, those of `name`, and further ones that name an item.
@@ -47,13 +48,23 @@ def leaderboard(scores: pd.DataFrame, paper: str, reference: str, seed: int, nam
         labels = labels + known[column].fillna("").astype(str).map(lambda text: f" {text}" if text else "")
     keys = [column for column in scores.columns if column not in {"system", "chain", "metric", "value", *name}]
     items = known[keys].fillna("").astype(str).agg("/".join, axis=1) if keys else pd.Series("", known.index)
-    table = known.assign(label=labels, item=items)
+    table = _drop_copies(known.assign(label=labels, item=items))
     bench, parts = bench_of(paper), []
     for label, group in table.groupby("label", sort=True):
         rows = _compare_systems(group, reference, paper, seed).assign(metric=label)
         higher = metric(group["metric"].iloc[0], bench).higher_is_better
         parts.append(rows.sort_values(["mean", "system"], ascending=[not higher, True], kind="stable"))
     return pd.concat(parts, ignore_index=True).assign(paper=paper)[COLUMNS]
+
+
+def _drop_copies(table: pd.DataFrame) -> pd.DataFrame:
+    """Leave out a system's chains that answered everything as an earlier one did: a copy narrows no interval."""
+    kept = []
+    for _, own in table.sort_values(["label", "item"], kind="stable").groupby("system"):
+        answers = {chain: part["value"].to_numpy(float).tobytes() for chain, part in own.groupby("chain")}
+        first = equal_chains(answers)
+        kept.append(own[own["chain"].map(first) == own["chain"]])
+    return pd.concat(kept)
 
 
 def _compare_systems(group: pd.DataFrame, reference: str, paper: str, seed: int) -> pd.DataFrame:

@@ -22,8 +22,9 @@ from visdyn.datasets.inventory import ANNOTATIONS, take_inventory
 from visdyn.params import Params, load_params
 from visdyn.paths import UnsetVariableError, expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError
-from visdyn.pipeline.fingerprint import read_machines, recall_machine
+from visdyn.pipeline.fingerprint import recall_machine
 from visdyn.pipeline.stage import open_stage
+from visdyn.reporting.provenance import read_families
 
 # Description files in data/external of what lies under each root of section `data`.
 DESCRIPTIONS = {
@@ -224,7 +225,7 @@ def _check_keys(params: Params) -> Iterator[Check]:
 def _check_arithmetic(profile: str) -> Check:
     """Say which family of machines this is under the settings of a stage, and which made the results here."""
     root = profile_root(profile)
-    machine, others = recall_machine(root / ".visdyn/machine.json"), read_machines(root / "reports/machine.json")
+    machine, others = recall_machine(root / ".visdyn/machine.json"), read_families(root / "reports/machine.json")
     here = f"{machine.family}, {machine.cpu}, {machine.capability}"
     if machine.fingerprint in others:
         return Check("hardware", "arithmetic", True, f"{here}; the results here have these bytes")

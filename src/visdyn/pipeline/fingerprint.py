@@ -113,16 +113,6 @@ def recall_machine(scratch: Path) -> Machine:
     return Machine(**kept["machine"])
 
 
-def read_machines(path: Path) -> dict[str, str]:
-    """Return the families of machines that computed a run's stages: fingerprint -> `portable` or `native`.
-
-    Args:
-        path: a profile's machine.json; none there: nothing is known.
-    """
-    found = json.loads(path.read_text())["machines"] if path.is_file() else {}
-    return {name: "portable" if facts.get("portable") else "native" for name, facts in sorted(found.items())}
-
-
 def read_processor() -> tuple[str, tuple[str, ...]]:
     """Return the processor's name and its instruction sets, as far as the system tells."""
     name, flags = read_flags()

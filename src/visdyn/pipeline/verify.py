@@ -7,7 +7,8 @@ differ beyond it are listed. The exit status is 1 where a verdict turned from `h
 did, and 2 where there is nothing to compare.
 
 REFERENCE and RUN are folders of a checkout, or git revisions of this one. Without them the results here are compared
-with those of the last commit.
+with those of the last commit, and the page ends with what the run has changed of the files in git, why, and how to put
+it back (`visdyn.pipeline.changed_files`).
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from scipy import stats
 
 from visdyn.evaluation.measurements import VIEWS, Measurements, NotMeasuredError
 from visdyn.paths import file_digest, repository_root
-from visdyn.pipeline.fingerprint import read_machines
+from visdyn.pipeline.changed_files import describe_changes
 from visdyn.reporting.ledger import build_ledger
+from visdyn.reporting.provenance import read_families
 from visdyn.reporting.results import ResultError, Results
 
 LEVEL, NUMBERS_LEVEL = 0.95, 0.99  # of claims, and of single numbers: there are hundreds of them
@@ -272,7 +274,7 @@ def _machine(profile: Path) -> str:
     path = profile / "reports/machine.json"
     if not path.is_file():
         return ", on an unrecorded machine"
-    families, machines = read_machines(path), json.loads(path.read_text())["machines"]
+    families, machines = read_families(path), json.loads(path.read_text())["machines"]
     return ", on " + "; ".join(f"{name} ({kind}, {machines[name]['cpu']})" for name, kind in families.items())
 
 
@@ -292,6 +294,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"verify: {error}", file=sys.stderr)
         return 2
     print(page)
+    if not options.reference:
+        print("\n".join(["", *describe_changes(options.profile)]))
     return status
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -54,6 +54,21 @@ def write_sidecar(path: str | Path, inputs: dict[str, str]) -> Path:
     path = Path(path)
     path.write_text(json.dumps({"inputs": inputs}, indent=2, sort_keys=True) + "\n")
     return path
+
+
+def read_families(path: str | Path) -> dict[str, str]:
+    """Return the families of machines that computed a run's stages: fingerprint -> `portable` or `native`.
+
+    Args:
+        path: a profile's machine.json (`visdyn.pipeline.fingerprint`); where there is none, nothing is known.
+    """
+    path = Path(path)
+    return name_families(json.loads(path.read_text())["machines"]) if path.is_file() else {}
+
+
+def name_families(machines: Mapping[str, Mapping]) -> dict[str, str]:
+    """Return `read_families` of the part `machines` of a machine.json."""
+    return {name: "portable" if facts.get("portable") else "native" for name, facts in sorted(machines.items())}
 
 
 def versions() -> dict[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pandas as pd
 
 from visdyn.paths import repository_root
-from visdyn.reporting import ledger, names, tables
+from visdyn.reporting import ledger, names, provenance, tables
 from visdyn.reporting.results import Results
 from visdyn.reporting.summaries import verification_curves
 
@@ -26,7 +26,11 @@ def block(results: Results) -> str:
     spread = f"{tables.describe_spread([drawn])}.\n" if drawn > 1 else ""
     head = "| what (kitchen world, held-out scenes, unless it says otherwise) | value |\n| --- | --- |\n"
     numbers = head + "".join(f"| {what} | {value} |\n" for what, value in rows)
-    return "\n".join(filter(None, [f"{ledger.summary(claims)}\n", tables.markdown(shown), numbers, spread]))
+    families = provenance.read_families(results.profile / "reports/machine.json")
+    named = ", ".join(f"{name} ({kind})" for name, kind in families.items())
+    made = f"Made by machines of family {named}; another family trains other weights (docs/pipeline.md).\n"
+    parts = [f"{ledger.summary(claims)}\n", tables.markdown(shown), numbers, spread + (made if families else "")]
+    return "\n".join(filter(None, parts))
 
 
 def rewritten(text: str, table: str) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -81,12 +80,6 @@ def build_all(
     return outputs.status_frame(outcomes)
 
 
-def _read_machines(path: Path) -> list[str]:
-    """Families of machines, by fingerprint alone: equal arithmetic gives equal pages, whatever the processor's name."""
-    found = json.loads(path.read_text())["machines"] if path.is_file() else {}
-    return [f"{name}, {'portable' if facts.get('portable') else 'native'}" for name, facts in sorted(found.items())]
-
-
 def _page(
     profile: Path,
     repository: Path,
@@ -125,7 +118,7 @@ def _page(
         reproduced_cells=cells,
         recorded_cells=dict(sorted(recorded.items())),
         versions=provenance.versions(),
-        machines=_read_machines(profile / "reports/machine.json"),
+        families=provenance.read_families(profile / "reports/machine.json"),
         profile=_profile_name(profile, repository),
         commit=commit,
         text_numbers=_text_numbers(item_map, repository),
