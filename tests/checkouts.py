@@ -13,10 +13,11 @@ import pytest
 from visdyn.paths import repository_root
 
 
-def dvc(folder: Path, *arguments: str) -> str:
-    """Run DVC in a copy of the repository and return what it printed."""
+def dvc(folder: Path, *arguments: str, **environment: str) -> str:
+    """Run DVC in a copy of the repository, with further environment variables, and return what it printed."""
     variables = {
         **os.environ,
+        **environment,
         "PYTHONPATH": str(folder / "src"),
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
     }

@@ -6,7 +6,6 @@ over HTTP, and models that are not there.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from importlib.util import find_spec
 
@@ -14,10 +13,11 @@ import pandas as pd
 import pytest
 import rehearsal
 import yaml
-from fake_endpoint import KEY, completion
+from fake_endpoint import KEY
 from PIL import Image
 from test_api_editor import EditServer, inverted
-from tiny_pipelines import SMALL_AREAS, SMALL_KONTEXT, save_pipelines
+from tiny_classifier import save_classifier
+from tiny_pipelines import SMALL_AREAS, SMALL_KONTEXT, SMALL_PIX2PIX, save_pipelines
 
 from visdyn.datasets.aurora import load_bench
 from visdyn.models.editors.diffusers_editors import KONTEXT, PIX2PIX, QWEN, QWEN_PLUS
@@ -32,12 +32,6 @@ EDITORS = {
 }
 ITEMS = 2  # of each subset, and pairs
 FLOW = "farneback" if find_spec("torchvision") else "auto"  # which is Farneback where torchvision is absent
-SMALL_PIX2PIX = """
-from dataclasses import replace
-from visdyn.models.editors.diffusers_editors import PRESETS
-
-PRESETS["instruct-pix2pix"] = replace(PRESETS["instruct-pix2pix"], resolution=64)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +39,7 @@ def profile(tmp_path_factory):
     """An external profile with data, checkpoints, pipelines and imported images; the test fills in addresses."""
     root = tmp_path_factory.mktemp("profile")
     data, words = rehearsal.write_data(root / "real"), rehearsal.vocabulary()
-    encoders = {name: str(path) for name, path in rehearsal.save_encoders(root / "encoders", words).items()}
+    encoders = {name: str(rehearsal.save_encoders(root / "encoders", words)[name]) for name in ("clip", "dino")}
     anole, bagel = rehearsal.save_tiny_anole(root / "anole", words), rehearsal.save_bagel(root / "bagel", words)
     pipelines = save_pipelines(root / "pipelines")
     items = load_bench(data / "aurora")
@@ -73,6 +67,7 @@ def profile(tmp_path_factory):
         "encoders": {"preset": "doundo", **encoders}, "flow": {"backend": FLOW, "size": 64, "weights": ""},
         "annotations": str(data / "doundo/annotations_test.json"), "prompts": ["long"], "pairs": ITEMS,
         "flow_steps": 2, "keep_images": ["FLUX Kontext"], "reference": "base",
+        "classifier": str(save_classifier(root / "classifier.pth")),
     }  # fmt: skip
     (root / "params.yaml").write_text(yaml.safe_dump(values))
     return root
@@ -96,17 +91,12 @@ def written(profile):
             for stage in ("evaluation", "evaluation_doundo") for path in (results / stage).iterdir()}  # fmt: skip
 
 
-def judged(text):
-    """What the judge over HTTP says: four scores where four are asked for, else two."""
-    if "temporal_coherence" in text:
-        scores = {"instruction": 5, "identity": 6, "temporal_coherence": 7, "object_consistency": 8}
-        return completion(json.dumps(scores), prompt_tokens=10, completion_tokens=5)
-    return completion('{"score": [7, 9]}', prompt_tokens=10, completion_tokens=5)
-
-
 @pytest.mark.slow  # one kernel, four pipelines, an endpoint and all metrics, and all of it once more: a minute
 def test_every_system_is_scored_by_parameters_alone(profile, serve, monkeypatch, tmp_path):
-    judge, edits = serve(lambda text, nth, repeat: judged(text)), EditServer(lambda name, nth, image: inverted(image))
+    judge, edits = (
+        serve(lambda text, nth, repeat: rehearsal.judged(text)),
+        EditServer(lambda name, nth, image: inverted(image)),
+    )
     startup = tmp_path / "ipython/profile_default/startup"
     startup.mkdir(parents=True)
     (startup / "00-small.py").write_text(SMALL_AREAS + SMALL_PIX2PIX)
@@ -155,6 +145,8 @@ def test_every_system_is_scored_by_parameters_alone(profile, serve, monkeypatch,
     for name in [*EDITORS, "base"]:
         assert d[name, "forward", "epe_f"] == d[name, "forward", "clip_prompt"] == ITEMS
         assert d[name, "reverse", "epe_r"] == 2 * ITEMS
+        assert d[name, "forward", "action_accuracy"] == d[name, "forward", "noun_accuracy"] == ITEMS
+        assert d[name, "reverse", "action_accuracy"] == 2 * ITEMS
     measures = tables["measures.csv"].set_index(["paper", "metric"])
     assert measures.loc[("B", "clip_t"), ["status", "n"]].tolist() == ["not measured", 0]
     assert "of 2 long prompts are cut" in measures.loc[("D", "clip_prompt"), "note"]
@@ -163,6 +155,9 @@ def test_every_system_is_scored_by_parameters_alone(profile, serve, monkeypatch,
         "interpretation", "not the checkpoint of the bootstrapping preset"
     ]  # fmt: skip
     assert measures.loc[("D", "epe_f"), "status"] == "interpretation"  # not the authors' flow
+    assert measures.loc[("D", "action_accuracy"), ["measured_with", "status", "note"]].tolist() == [
+        "classifier.pth", "interpretation", "not the authors' checkpoint"
+    ]  # fmt: skip
 
     runs = tables["judge_runs.csv"].set_index(["paper", "system"])
     assert runs["asked"].to_dict() == {("B", "FLUX Kontext"): 2 * items, ("B", "SmartEdit"): 2 * (items - 1),

@@ -8,6 +8,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from tiny_metrics import save_blip
 from tiny_vlms import save_tiny
 
 from visdyn.compute.store import Store
@@ -56,44 +57,7 @@ def test_replies_say_their_length_and_repeats_are_drawn_with_their_own_seed(fold
 
 @pytest.fixture(scope="module")
 def blip(tmp_path_factory):
-    """A BLIP of a few thousand random weights."""
-    from transformers import (
-        BertTokenizer,
-        BlipConfig,
-        BlipForConditionalGeneration,
-        BlipImageProcessor,
-        BlipProcessor,
-    )
-
-    path = tmp_path_factory.mktemp("blip")
-    names = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        "[DEC]",
-        "a",
-        "cat",
-        "open",
-        "door",
-        "the",
-        "on",
-        "in",
-        "red",
-        "cup",
-        "it",
-    ]
-    (path / "vocab.txt").write_text("\n".join(names))
-    tokenizer = BertTokenizer(str(path / "vocab.txt"))
-    shape = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ids = {"bos_token_id": 5, "eos_token_id": 3, "sep_token_id": 3, "pad_token_id": 0}
-    text = {**shape, "vocab_size": len(names), "encoder_hidden_size": 16, **ids}
-    torch.manual_seed(0)
-    config = BlipConfig(text_config=text, vision_config={**shape, "image_size": 32, "patch_size": 16})
-    BlipForConditionalGeneration(config).save_pretrained(path)
-    BlipProcessor(BlipImageProcessor(size={"height": 32, "width": 32}), tokenizer).save_pretrained(path)
-    return path
+    return save_blip(tmp_path_factory.mktemp("blip"), ["a", "cat", "open", "door", "the", "red", "cup"])
 
 
 def test_captions_come_from_the_file_then_from_the_model(blip, tmp_path):

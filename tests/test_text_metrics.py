@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sacrebleu.metrics import BLEU
+from tiny_metrics import save_roberta
 
 from visdyn.evaluation.metrics.bert_score import bert_score
 from visdyn.evaluation.metrics.text_metrics import bleu, embedding_score, exact_match, rouge, text_metrics
@@ -77,22 +78,8 @@ def test_unpaired_texts_are_refused():
 
 @pytest.fixture(scope="module")
 def tiny_roberta(tmp_path_factory):
-    """A RoBERTa of random weights with a word-level vocabulary, in a folder."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast, RobertaConfig, RobertaModel, set_seed
-
     words = sorted({word for text in PREDICTIONS + REFERENCES for word in text.split()})
-    vocabulary = {token: i for i, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *words])}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.BertProcessing(("</s>", 2), ("<s>", 0))
-    special = {"bos_token": "<s>", "eos_token": "</s>", "cls_token": "<s>", "sep_token": "</s>", "pad_token": "<pad>"}
-    folder = tmp_path_factory.mktemp("roberta")
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", **special).save_pretrained(folder)
-    set_seed(0)
-    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-    RobertaModel(RobertaConfig(vocab_size=len(vocabulary), **sizes)).eval().save_pretrained(folder)
-    return folder
+    return save_roberta(tmp_path_factory.mktemp("roberta"), words)
 
 
 def test_bert_score_of_a_local_model(tiny_roberta, tmp_path):

@@ -23,6 +23,14 @@ for _name in ("edit", "edit_plus"):
     _real = _module.calculate_dimensions
     _module.calculate_dimensions = lambda area, ratio, real=_real: real(area // 256, ratio)
 """
+# InstructPix2Pix's preset brings the long side to 512. Run as above.
+SMALL_PIX2PIX = """
+from dataclasses import replace as _replace
+
+from visdyn.models.editors.diffusers_editors import PRESETS as _PRESETS
+
+_PRESETS["instruct-pix2pix"] = _replace(_PRESETS["instruct-pix2pix"], resolution=64)
+"""
 
 
 def save_pipelines(root: Path) -> dict[str, Path]:

@@ -38,16 +38,20 @@ QWEN_FAMILIES = {
 QWEN3_TEXT = {"head_dim": 16, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
 
 
-def save_tiny(name: str, path: Path) -> Path:
+def save_tiny(name: str, path: Path, answer: str | None = None) -> Path:
     """Save a tiny random checkpoint of the family `name` (a `model_type`) into an existing folder.
+
+    With `answer`, one of a Qwen family whose only answer is this text, whatever it is asked and shown.
 
     As in public folders, the processor's template lies in chat_template.json while the tokenizer's own knows no
     images; the generation config asks for a repetition penalty; and Qwen2.5-Omni holds more than the thinker.
     """
     torch.manual_seed(0)
     build = {"qwen2_5_omni": _omni, "qwen2_5_omni_thinker": _omni, "llava": _interleave, "llava_next": _next}
-    model, tokenizer, processor, template = build[name]() if name in build else _qwen(name)
+    model, tokenizer, processor, template = build[name]() if name in build else _qwen(name, answer)
     _sharpen(model)
+    if answer is not None:
+        _answer_always(model, tokenizer)
     model.generation_config.repetition_penalty = 3.0
     for part in (model, tokenizer, processor):
         part.save_pretrained(path)
@@ -63,12 +67,18 @@ def edit(path: Path, **changes) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-def byte_tokenizer(names: list[str], bos: str | None = None):
-    """Build a tokenizer of one token a byte; `names` are special tokens, the first two being eos and pad."""
+def byte_tokenizer(names: list[str], bos: str | None = None, phrase: str | None = None):
+    """Build a tokenizer of one token a byte; `names` are special tokens, the first two being eos and pad.
+
+    Its last token is `phrase`, where one is given: text is never encoded as it, but a model can write it.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
-    vocabulary = {name: i for i, name in enumerate([*sorted(pre_tokenizers.ByteLevel.alphabet()), *names])}
+    whole = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    phrases = [] if phrase is None else [whole.pre_tokenize_str(phrase)[0][0]]
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {name: i for i, name in enumerate([*letters, *names, *phrases])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -90,11 +100,11 @@ def _qwen_processor():
     return Qwen2VLImageProcessorPil(patch_size=4, min_pixels=64, max_pixels=768)
 
 
-def _qwen(name: str):
+def _qwen(name: str, answer: str | None = None):
     """Qwen2-VL, Qwen2.5-VL or Qwen3-VL, with tied embeddings as of their smaller sizes."""
     import transformers
 
-    tokenizer = byte_tokenizer(QWEN_NAMES)
+    tokenizer = byte_tokenizer(QWEN_NAMES, phrase=answer)
     prefix, vision = QWEN_FAMILIES[name]
     rope = MROPE | ({"mrope_interleaved": True} if "3" in name else {})
     ids = dict(zip(QWEN_NAMES, tokenizer.convert_tokens_to_ids(QWEN_NAMES), strict=True))
@@ -174,6 +184,23 @@ def _sharpen(model) -> None:
         if parameter.ndim > 1:
             parameter.normal_(0, parameter[0].numel() ** -0.5)
     model.get_output_embeddings().weight.mul_(2)
+
+
+@torch.no_grad()
+def _answer_always(model, tokenizer) -> None:
+    """Make the model write the tokenizer's last token after a newline, and then the end.
+
+    Its blocks add nothing, so that each token alone says what follows: embeddings, tied with the head, do it.
+    """
+    for name, parameter in model.named_parameters():
+        if "language_model" in name and ("o_proj" in name or "down_proj" in name):
+            parameter.zero_()
+    table = model.get_input_embeddings().weight
+    table.mul_(0.01)
+    newline, phrase = tokenizer.encode("\n")[-1], len(tokenizer) - 1
+    for token, (first, second) in {newline: (1, 0), phrase: (10, 1), tokenizer.eos_token_id: (0, 200)}.items():
+        table[token] = 0
+        table[token, :2] = torch.tensor([first, second], dtype=table.dtype)
 
 
 def _nest_thinker(path: Path) -> None:

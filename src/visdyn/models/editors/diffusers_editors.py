@@ -310,4 +310,9 @@ def _load_processor_without_video(folder: str | Path):
             self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
             ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
+    if not Path(folder).is_dir():
+        from huggingface_hub import snapshot_download
+
+        # By a hub id, transformers also asks for a config.json that no processor has: offline that is an error.
+        folder = snapshot_download(str(folder), allow_patterns=["processor/*"])
     return ImageTextProcessor.from_pretrained(str(folder), subfolder="processor")
