@@ -20,7 +20,7 @@ FIGURE_INPUTS := data/generated/evaluation data/generated/evaluation_doundo
 EXECUTED := $(patsubst notebooks/%.ipynb,reports/notebooks/%.html,$(filter-out %/explore.ipynb %/11_robustness.ipynb,$(wildcard notebooks/*.ipynb)))
 
 .DEFAULT_GOAL := help
-.PHONY: help environment repro verify test test-fast lab report figures robust external doctor paper human-study smoke lint format clean
+.PHONY: help environment repro verify test test-fast lab report figures robust external choices doctor paper human-study smoke lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -73,6 +73,9 @@ robust: environment ## after `make repro`: the controls that take longer, then t
 
 external: environment ## measure AURORA-Bench and EPIC-KITCHENS-100 where they are at hand (see data/external)
 	python -m visdyn.pipeline.arithmetic python -m visdyn.stages.external $(EXTERNAL_ARGS)
+
+choices: environment ## try what data/choices.yaml declares on the dev items: make choices CHOICES="fdm_floor --chains 0"
+	python -m visdyn.stages.choices --profile $(PROFILE) $(CHOICES)
 
 doctor: environment ## say what a profile needs and what is missing, with commands: make doctor PROFILE=profiles/paper
 	python -m visdyn.pipeline.doctor --profile $(PROFILE)

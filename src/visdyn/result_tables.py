@@ -206,6 +206,12 @@ TABLES: dict[str, Columns] = {
 }  # fmt: skip
 
 
+# Every `choices/<name>.csv`: what was tried on the dev items.
+CHOICE: Columns = {
+    "choice": str, "parameter": str, "value": str, "chain": int, "metric": str, "score": float, "n": int, "steps": int,
+    "processor": str, "chosen": bool,
+}  # fmt: skip
+
 # Columns that follow the declared ones where the data are real: all of them, or none.
 OF_REAL_DATA: dict[str, Columns] = {"world/counts.csv": {"found": str, "sha256": str}}
 
@@ -220,6 +226,8 @@ def declared_columns(name: str, found: Sequence[str] = ()) -> Columns:
     Raises:
         ResultTableError: no such table is declared.
     """
+    if name.startswith("choices/"):
+        return CHOICE
     if name not in TABLES:
         raise ResultTableError(f"{name} is no declared result table; declare its columns in {Path(__file__).name}")
     further = OF_REAL_DATA.get(name, {})
