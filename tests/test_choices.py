@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pandas as pd
 import pytest
@@ -126,9 +127,11 @@ def test_rows_that_are_there_are_kept_and_only_the_rest_is_tried(stage, world, m
 
 
 def open_trials(stage, choice, world):
-    plain = read_values(stage.root)
-    return [trials.open_trial(stage, changed(choice, value, plain, world / "params.yaml"), shown(value), 1,
-                              world / ".visdyn/choices/wiring", choice.arm) for value in choice.values]  # fmt: skip
+    plain, folder, opened = read_values(stage.root), world / ".visdyn/choices/wiring", []
+    for value in choice.values:
+        settings = changed(choice, value, plain, world / "params.yaml")
+        opened.append(trials.open_trial(stage, settings, shown(value), 1, folder, choice.arm, own=True))
+    return opened
 
 
 def test_only_the_parameter_differs_between_the_jobs_of_a_choice(stage, world):
@@ -143,6 +146,19 @@ def test_only_the_parameter_differs_between_the_jobs_of_a_choice(stage, world):
     jobs = [trials.KINDS["fdm"][0](trial)[0][0].arguments["data"] for trial in open_trials(stage, floors, world)]
     assert [(job["weighting"], job["floor"]) for job in jobs] == [("recognition", 0.0), ("recognition", 1.0)]
     shutil.rmtree(world / ".visdyn/choices")
+
+
+def test_what_the_pipeline_trained_with_these_parameters_is_not_trained_again(stage, world):
+    small, _ = open_trials(stage, RATES, world)
+    assert trials.find_trained("idm", small) is None  # no dvc.lock says with what models/idm/s1 was trained
+    now = read_values(world)["idm"]
+    for used, found in ((now, str(world / "models/idm/s1")), (now | {"lora": {"rank": 4}}, None)):
+        lock = {"stages": {"idm": {"params": {"params.yaml": {"seed": 0, "idm": used}}}}}
+        (world / "dvc.lock").write_text(yaml.safe_dump(lock))
+        assert trials.find_trained("idm", small) == found
+        assert trials.find_trained("idm", replace(small, own=False)) is None
+        assert trials.find_trained("fdm", small) is None
+    (world / "dvc.lock").unlink()
 
 
 def test_trials_train_on_training_scenes_and_are_measured_on_dev_scenes(stage, world):

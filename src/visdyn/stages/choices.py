@@ -3,9 +3,10 @@
 `python -m visdyn.stages.choices [NAME ...] [--chains 0 1] [--values 0.001 ...] [--force] [--profile .]`
 
 What may be chosen stands in `data/choices.yaml`. A value is trained from the chain's own checkpoints by the kit's own
-recipes (`stages.trials`), measured on `data/dev`, and written to `reports/results/choices/<name>.csv`; what stands
-there is not tried again. No stage of the pipeline reads these tables, and none of them runs this; `docs/choices.md`
-shows them. Without anything left to try the command only brings the tables and that page up to date with params.yaml.
+recipes (`stages.trials`; what the pipeline has trained with it already is taken), measured on `data/dev`, and written
+to `reports/results/choices/<name>.csv`; what stands there is not tried again. No stage of the pipeline reads these
+tables, and none of them runs this; `docs/choices.md` shows them. Without anything left to try the command only brings
+the tables and that page up to date with params.yaml.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import shutil
 import sys
 from collections.abc import Sequence
+from itertools import product
 
 import pandas as pd
 
@@ -49,12 +51,13 @@ def try_values(
     table = read_columns(f"choices/{path.name}", path) if path.is_file() else pd.DataFrame(columns=list(CHOICE))
     there = set() if force else set(zip(table["value"], table["chain"], strict=True))
     wanted = [choice.find(value) for value in values] or choice.values
-    folder = stage.root / ".visdyn/choices" / choice.name
-    trials = [
-        open_trial(stage, changed(choice, entries, plain, stage.root / "params.yaml"), shown(entries), chain, folder,
-                   choice.arm)
-        for chain in chains for entries in wanted if (shown(entries), chain) not in there
-    ]  # fmt: skip
+    folder, now = stage.root / ".visdyn/choices" / choice.name, current(choice, plain)
+    trials = []
+    for chain, entries in product(chains, wanted):
+        value = shown(entries)
+        if (value, chain) not in there:
+            settings = changed(choice, entries, plain, stage.root / "params.yaml")
+            trials.append(open_trial(stage, settings, value, chain, folder, choice.arm, own=value == now))
     if trials:
         print(f"{choice.name}: {', '.join(trial.run for trial in trials)}", flush=True)
         # Encoded triplets and images are of data and models that may have changed; unfinished trainings go on.
@@ -66,7 +69,7 @@ def try_values(
         kept = [row not in again for row in zip(table["value"], table["chain"], strict=True)]
         table = pd.concat([table[kept], found], ignore_index=True)
     if len(table):
-        table["chosen"] = (table["value"] == current(choice, plain)).astype(int)
+        table["chosen"] = (table["value"] == now).astype(int)
         table = table.astype({"chain": int, "n": int, "steps": "Int64"})[list(CHOICE)]
         stage.write_table(table, path.name)
     shutil.rmtree(folder, ignore_errors=True)

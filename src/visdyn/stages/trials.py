@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from visdyn.compute.pool import map_processes
 from visdyn.compute.seeds import sampling_seed
@@ -33,6 +34,7 @@ from visdyn.mining.clip_mining import ClipSettings, mine_clips
 from visdyn.mining.mined_files import ImagePair, read_pairs, write_pairs
 from visdyn.models import load_model
 from visdyn.params import Params
+from visdyn.params.choices import read_values
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.stage import Stage
 from visdyn.stages.base_models import base_jobs
@@ -54,11 +56,13 @@ class Trial(Stage):
     Attributes:
         value: the value tried, as results name it.
         folder: of all trials of the choice; scratch, models and images lie there.
+        own: whether the value is the one that the profile has.
         dev: whether items and known states are the dev items'.
     """
 
     value: str
     folder: Path
+    own: bool
     dev: bool = False
 
     @property
@@ -91,12 +95,13 @@ class Trial(Stage):
         return self.scratch(f"results/{name or self.name}")
 
 
-def open_trial(stage: Stage, settings: Params, value: str, chain: int, folder: Path, arm: str) -> Trial:
+def open_trial(stage: Stage, settings: Params, value: str, chain: int, folder: Path, arm: str, own: bool) -> Trial:
     """Open a trial of a profile.
 
     Args:
         settings: the profile's, with the value in place.
         arm: of an FDM.
+        own: whether the value is the one that the profile has.
 
     Raises:
         StageError: the profile has no dev items.
@@ -109,7 +114,7 @@ def open_trial(stage: Stage, settings: Params, value: str, chain: int, folder: P
         fdm=replace(settings.fdm, arms=(arm,), first_chain_arms=()),
         doundo=replace(settings.doundo, variants=("doundo",)),
     )
-    return Trial("choices", stage.profile, stage.root, stage.repository, settings, settings, value, folder)
+    return Trial("choices", stage.profile, stage.root, stage.repository, settings, settings, value, folder, own)
 
 
 def on_dev(trial: Trial) -> Trial:
@@ -122,7 +127,8 @@ def on_dev(trial: Trial) -> Trial:
 def run_trials(kind: str, trials: Sequence[Trial], first_chain: int) -> pd.DataFrame:
     """Train and measure the trials of one choice: columns value, chain, metric, score, n, steps.
 
-    Trainings go side by side, one a core, and go on where a killed run left them.
+    Trainings go side by side, one a core, and go on where a killed run left them. What the pipeline trained with these
+    very parameters is measured as it is.
 
     Args:
         first_chain: of the profile; what is one for all chains is measured there alone.
@@ -131,16 +137,51 @@ def run_trials(kind: str, trials: Sequence[Trial], first_chain: int) -> pd.DataF
         StageError: a checkpoint that the trials start from is not there.
     """
     make, measure = KINDS[kind]
-    made = [make(trial) for trial in trials]
-    if waiting := [job for jobs, _ in made for job in jobs]:
+    made, models, waiting = [make(trial) for trial in trials], [], []
+    for trial, (jobs, model) in zip(trials, made, strict=True):
+        trained = find_trained(kind, trial)
+        models.append(trained or model)
+        waiting += [] if trained else jobs
+    if waiting:
         run_jobs(waiting, trials[0].scratch("jobs"), trials[0].settings.runtime.hardware)
-    found = measure([on_dev(trial) for trial in trials], [model for _, model in made], first_chain)
+    found = measure([on_dev(trial) for trial in trials], models, first_chain)
     tables = []
     for trial, (jobs, _), rows in zip(trials, made, found, strict=True):
         table = pd.DataFrame(rows, columns=["metric", "score", "n"])
         steps = sum(map(_count_steps, jobs)) or float("nan")
         tables.append(table.assign(value=trial.value, chain=trial.chain, steps=steps))
     return pd.concat(tables, ignore_index=True)
+
+
+def find_trained(kind: str, trial: Trial) -> str | None:
+    """Return the model that the pipeline has of a trial, or None: another value, other parameters, or not trained.
+
+    Seeds, data and recipe of a trial are the chain's, so that the chain's own model is what the trial would make, as
+    long as dvc.lock says that it was trained with the parameters of today.
+    """
+    if not trial.own or kind not in TRAINED:
+        return None
+    sections, name = TRAINED[kind]
+    try:
+        model = trial.reference(name.format(arm=trial.settings.fdm.arms[0]), trial.chain)
+    except FileNotFoundError:  # other chains have one
+        return None
+    lock = trial.root / "dvc.lock"
+    if not Path(model).is_dir() or not lock.is_file():
+        return None
+    stages, now = yaml.load(lock.read_text(), Loader=yaml.CSafeLoader)["stages"], read_values(trial.root)
+    used = [stages.get(section, {}).get("params", {}).get("params.yaml", {}).get(section) for section in sections]
+    return model if used == [now[section] for section in sections] else None
+
+
+# The stages that train what a kind of trial makes, and where they write it.
+TRAINED = {
+    "idm": (("idm",), "models/idm"),
+    "fdm": (("fdm",), "models/fdm/{arm}"),
+    "doundo": (("doundo",), "models/doundo/doundo"),
+    "generator": (("base_models", "doundo"), "models/doundo/doundo"),
+    "base": (("base_models",), "models/base"),
+}
 
 
 def _count_steps(job: Job) -> int:
