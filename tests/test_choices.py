@@ -15,6 +15,7 @@ from conftest import build_tiny_model
 from tiny_tokens import PROMPTS, tiny_vqgan
 from toy import make_repository
 
+from visdyn.datasets.annotated import write_annotated
 from visdyn.kitchen.text import vocabulary
 from visdyn.kitchen.truth import load_truth
 from visdyn.kitchen.write import KitchenSizes, write_dev, write_kitchen
@@ -44,6 +45,7 @@ def world(tmp_path_factory):
     shutil.copytree(ROOT / "hardware", root / "hardware")
     (root / "data/mined").mkdir()
     shutil.copy(root / "data/kitchen/doundo/annotations_train.json", root / "data/mined/doundo_train.json")
+    write_annotated([], root / "data/annotated/s1")
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values |= {"chains": [1, 2]}
     for section in ("idm", "fdm", "doundo"):
