@@ -41,7 +41,7 @@ def world(tmp_path_factory):
     """A profile with a small kitchen, dev items, and a tiny base, IDM and generator of chain 1."""
     root = make_repository(tmp_path_factory.mktemp("choices") / "toy")
     write_kitchen(root / "data/kitchen", KitchenSizes(2, 2, 12, 4, 1, 8, 4, 2))
-    write_dev(root / "data/dev", DevSizes(1, 4, 2, 2))
+    write_dev(root / "data/dev", DevSizes(2, 4, 2, 2))
     shutil.copytree(ROOT / "hardware", root / "hardware")
     (root / "data/mined").mkdir()
     shutil.copy(root / "data/kitchen/doundo/annotations_train.json", root / "data/mined/doundo_train.json")
@@ -91,7 +91,7 @@ def test_each_value_is_trained_from_the_chain_s_base_and_measured_on_the_dev_ite
     assert list(table.columns) == list(CHOICE)
     assert list(table["value"]) == ["0.001", "0.01"]
     assert set(table["metric"]) == {"exact"}
-    assert set(table["n"]) == {5}  # one item in each of the five subsets
+    assert set(table["n"]) == {10}  # two items in each of the five subsets
     assert set(table["chain"]) == {1}
     assert set(table["steps"]) == {2}
     assert list(table["chosen"]) == [1, 0]
@@ -178,9 +178,9 @@ def test_trials_train_on_training_scenes_and_are_measured_on_dev_scenes(stage, w
 @pytest.mark.parametrize(
     ("choice", "metrics"),
     [
-        (choice_of("fdm", "fdm.floor", values=((0.5,),), arm="supervised_weighted"), {"score": 5, "success": 5}),
+        (choice_of("fdm", "fdm.floor", values=((0.5,),), arm="supervised_weighted"), {"score": 10, "success": 10}),
         (choice_of("base", "base_models.base.learning_rate", values=((0.001,),)),
-         {"preferred_fdp": 20, "preferred_idp": 20}),
+         {"preferred_fdp": 40, "preferred_idp": 40}),
         (choice_of("mining", "mining.mode", values=(("quiet_around_peak",),)), {"clean_pairs": None,
                                                                              "right_labels": None}),
     ],
