@@ -75,7 +75,7 @@ external: environment ## measure AURORA-Bench and EPIC-KITCHENS-100 where they a
 	python -m visdyn.pipeline.arithmetic python -m visdyn.stages.external $(EXTERNAL_ARGS)
 
 choices: environment ## try what data/choices.yaml declares on the dev items: make choices CHOICES="fdm_floor --chains 0"
-	python -m visdyn.stages.choices --profile $(PROFILE) $(CHOICES)
+	python -m visdyn.pipeline.arithmetic python -m visdyn.stages.choices --profile $(PROFILE) $(CHOICES)
 
 doctor: environment ## say what a profile needs and what is missing, with commands: make doctor PROFILE=profiles/paper
 	python -m visdyn.pipeline.doctor --profile $(PROFILE)
