@@ -42,7 +42,7 @@ def build_tiny_model(seed: int = 0, words=WORDS, vqgan=None):
     config = tiny_config(len(tokenizer), layout, placeholder, 32, 64, num_layers=2, num_heads=2)
     lm = ChameleonLM(config).eval()
     lm.lm_head.weight.data *= 20  # the library's initial weights leave every distribution almost uniform
-    return UnifiedModel(lm, SequenceBuilder(tokenizer, layout), vqgan, "tiny")
+    return UnifiedModel(lm, SequenceBuilder(tokenizer, layout, "edit {action}", "infer"), vqgan, "tiny")
 
 
 @pytest.fixture(scope="session")

@@ -94,7 +94,7 @@ STAND_INS = (
     "mining.curator, mining.expansion_model: they always pass a pair, and write one and the same prompt",
     "evaluation.editors, evaluation_doundo.editors: one sampling step at 64 pixels instead of a megapixel",
     "evaluation.judges, evaluation_doundo.judges: a server on this machine answers the real questions by fixed scores",
-    "spatial.models: Liquid has Chameleon's VQGAN beside it, which its public repository lacks",
+    "spatial.models: Liquid lies where profiles/paper_liquid says, with Chameleon's VQGAN beside it",
     "spatial: 2 questions of each benchmark",
     "evaluation_doundo.classifier: a TimeSformer of 2 blocks with the public names",
     "data: a few triplets, segments and clips in the public layouts",
@@ -228,8 +228,10 @@ def save_encoders(folder: Path, words: list[str]) -> dict[str, Path]:
 def vocabulary() -> list[str]:
     """Return the words that instructions and prompts of the data use."""
     from visdyn.kitchen.text import vocabulary as kitchen_words
+    from visdyn.params.prompts import DynamicsPrompts
 
-    return sorted({word.strip(",.").lower() for word in kitchen_words()} | {"edit", "infer"})
+    asked = f"{DynamicsPrompts.fdm} {DynamicsPrompts.idm}".replace("{action}", "")
+    return sorted({word.strip(",.:").lower() for word in [*kitchen_words(), *asked.split()]})
 
 
 def stand_ins(workshop: Path) -> dict[str, Callable[[], Path]]:
@@ -241,7 +243,6 @@ def stand_ins(workshop: Path) -> dict[str, Callable[[], Path]]:
     saved = {
         "leloy/Anole-7b-v0.1-hf": anole,
         "facebook/chameleon-7b": anole,
-        "Junfeng5/Liquid_V1_7B": partial(_save_whole_liquid, workshop / "liquid", words),
         "ByteDance-Seed/BAGEL-7B-MoT": partial(save_bagel, workshop / "bagel", words),
         "openai/clip-vit-base-patch32": lambda: encoders()["clip"],
         "laion/CLIP-ViT-B-32-laion2B-s34B-b79K": lambda: encoders()["clip"],
@@ -255,7 +256,7 @@ def stand_ins(workshop: Path) -> dict[str, Callable[[], Path]]:
 
 
 def _save_whole_liquid(folder: Path, words: list[str]) -> Path:
-    folder.mkdir()
+    folder.mkdir(parents=True)
     return save_liquid(tiny_liquid(public_vqgan(), words), folder, folder / "vqgan")
 
 
@@ -286,6 +287,7 @@ def write_profile(checkout: Path, workshop: Path, judge_url: str) -> tuple[Path,
     """
     data, hub = write_data(workshop / "data"), workshop / "hub"
     fill_cache(hub, workshop)
+    _save_whole_liquid(checkout / "profiles/paper_liquid/weights/liquid", vocabulary())
     # The pipelines bring every image to about a megapixel, which no parameter makes smaller.
     with (checkout / "src/visdyn/models/editors/diffusers_editors.py").open("a") as file:
         file.write(SMALL_AREAS + SMALL_PIX2PIX)
@@ -322,7 +324,7 @@ def change(values: dict, judge_url: str, weights: str) -> dict:
     for section in ("evaluation", "evaluation_doundo"):
         for editor in values[section]["editors"]:
             editor.update(steps=1, offload=False)
-            if EDITORS[editor["model"]] == KONTEXT:
+            if EDITORS.get(editor["model"]) == KONTEXT:
                 editor["call"] = SMALL_KONTEXT
         for judge in values[section]["judges"]:
             if judge["kind"] == "endpoint":

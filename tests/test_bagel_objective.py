@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from plain_losses import flow_loss, text_loss
-from test_bagel_model import small_model
-from toy_bagel import KEPT, MIXTURES, batch_of, gradients, mixture
+from test_bagel_model import small_config, small_model
+from toy_bagel import KEPT, MIXTURES, batch_of, gradients, mixture, pairs
 
 from visdyn.models.bagel import Bagel, Dropout, pack_samples
+from visdyn.models.bagel.transforms import transform
 from visdyn.params.doundo import Consistency
 from visdyn.training.bagel.mixture import KINDS
 from visdyn.training.bagel.objective import BagelObjective, RunningAverage, global_mean
@@ -111,7 +112,8 @@ def test_timesteps_follow_the_logit_normal_law_with_shift(shift, monkeypatch):
 def undo_step(weight: float | None = 0.5, **options):
     """Return the outputs of one step on an edit and two undos, its model and its batch."""
     model = small_model()
-    data = mixture({"edit": 1.0, "undo": 1.0}, 4, chained=options.get("condition") == "generated", seed=1)
+    wanted = {"chained": options.get("condition") == "generated", "originals": options.get("space") == "pixel"}
+    data = mixture({"edit": 1.0, "undo": 1.0}, 4, seed=1, **wanted)
     batch = batch_of(data)
     consistency = None if weight is None else Consistency(weight, **options)
     outputs = BagelObjective(model, consistency=consistency)(batch)
@@ -163,15 +165,27 @@ def test_gate_and_weight_function_act_on_the_undos_time():
     torch.testing.assert_close(weighted, ((1 - times) * each.mean(1)).mean())
 
 
-def test_pixel_consistency_compares_decoded_images():
-    outputs, model, batch = undo_step(space="pixel")
+@pytest.mark.parametrize("condition", ["gt", "generated"])
+def test_pixel_consistency_compares_the_decoded_prediction_with_the_image_itself(condition):
+    """Eq. 1 says I_o: what the autoencoder loses of it counts as well."""
+    outputs, model, batch = undo_step(space="pixel", condition=condition)
+    assert len(batch.originals) == sum(is_undo for is_undo, _ in batch.targets)
+    if condition == "generated":
+        assert outputs["consistency"].isfinite()
+        return
     output = model(batch.pack, noise=batch.noise, posterior_noise=batch.posterior)
     estimate = predict_clean(output.noised, output.velocity, output.timesteps)
+    # The mixture's pairs by number: an undo ends at the start of its pair.
+    data, limits = mixture({"edit": 1.0, "undo": 1.0}, 4, seed=1), small_config().transforms["vae"]
+    images = [
+        transform(pairs()[row].start, limits) for kind, row in zip(data.kinds, data.rows, strict=True) if kind == 1
+    ]
     losses = []
-    for (is_undo, _), tokens, clean in zip(batch.targets, estimate.split(24), output.clean.split(24), strict=True):
-        maps = [x.view(4, 6, 2, 2, 4).permute(4, 0, 2, 1, 3).reshape(1, 4, 8, 12) for x in (tokens, clean)]
+    for (is_undo, _), tokens in zip(batch.targets, estimate.split(24), strict=True):
+        latents = tokens.view(4, 6, 2, 2, 4).permute(4, 0, 2, 1, 3).reshape(1, 4, 8, 12)
         if is_undo:
-            losses.append((model.vae.decode(maps[0]) - model.vae.decode(maps[1])).abs().mean())
+            losses.append((model.vae.decode(latents)[0] - images[len(losses)]).abs().mean())
+    assert len(losses) == len(images) >= 2
     torch.testing.assert_close(outputs["consistency"], torch.stack(losses).mean(), atol=1e-5, rtol=1e-4)
     assert gradients(model)["llm2vae.weight"].isfinite().all()
 
@@ -206,6 +220,11 @@ def test_generated_condition_without_its_edits_is_refused():
     batch = batch_of(mixture({"undo": 1.0}, 1))
     with pytest.raises(ValueError, match="set BagelMixture's chained"):
         BagelObjective(small_model(), consistency=Consistency(0.5, "generated"))(batch)
+
+
+def test_pixel_consistency_without_the_images_is_refused():
+    with pytest.raises(ValueError, match="set BagelMixture's originals"):
+        BagelObjective(small_model(), consistency=Consistency(0.5, space="pixel"))(batch_of(mixture({"undo": 1.0}, 1)))
 
 
 def test_means_are_over_all_ranks(monkeypatch):

@@ -8,8 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_bagel_model import picture, small_config
 
-from visdyn.models.bagel import Dropout, Part, edit_sample, pack_samples
+from visdyn.models.bagel import (
+    BagelConfig,
+    Dropout,
+    Part,
+    TransformConfig,
+    conversation_sample,
+    edit_sample,
+    pack_samples,
+    understanding_sample,
+)
 from visdyn.models.bagel.mask import MODES, attention_mask
+from visdyn.models.bagel.samples import ANSWER, IMAGE, QUESTION
 from visdyn.models.bagel.transforms import resized_size
 
 SPLIT = st.tuples(st.integers(1, 4), st.sampled_from(MODES))
@@ -101,3 +111,59 @@ def test_refusals(parts, options, message):
 def test_edit_sample_needs_one_instruction_per_step():
     with pytest.raises(ValueError, match="2 images need 1 instructions"):
         edit_sample([picture(8, 8), picture(8, 8)], [], small_config())
+
+
+def test_a_conversation_of_two_rounds_is_packed_as_upstream_packs_it():
+    """Upstream's rule for understanding data: every image and text a split of its own, in order; only answers count.
+
+    An image and its two markers share one rotary position; a text has its markers, and predicts its own end.
+    """
+    config = small_config()
+    bos, eos, start, end = 1, 2, 3, 4
+    turns = [(IMAGE, picture(28, 28)), (QUESTION, [10, 11]), (ANSWER, [12]), (IMAGE, picture(28, 28, 1))]
+    turns += [(QUESTION, [13]), (ANSWER, [14, 15])]
+    pack = pack_samples([conversation_sample(turns, config)], config)
+    first, second = pack.vit_lengths
+    assert pack.split_lengths == [first + 2, 4, 3, second + 2, 3, 4]
+    assert pack.split_modes == ["full", "causal", "causal", "full", "causal", "causal"]
+    expected = [start, end, bos, 10, 11, eos, bos, 12, eos, start, end, bos, 13, eos, bos, 14, 15, eos]
+    assert pack.text_ids.tolist() == expected
+    places = [0] * (first + 2) + [1, 2, 3, 4, 5, 6, 7] + [8] * (second + 2) + [9, 10, 11, 12, 13, 14, 15]
+    assert pack.position_ids.tolist() == places
+    # The begin marker and each token of an answer predict the next one, the last its end; 1 / sqrt(length) each.
+    one, two = first + 2 + 4, first + 2 + 4 + 3 + second + 2 + 3
+    assert pack.ce_index.tolist() == [one, one + 1, two, two + 1, two + 2]
+    assert pack.ce_labels.tolist() == [12, eos, 14, 15, eos]
+    assert pack.ce_weights.tolist() == pytest.approx([2**-0.5] * 2 + [3**-0.5] * 3)
+    # The second round sees the first; nothing sees what comes after it but the patches of one image.
+    mask = pack.attention_mask()
+    assert mask[two, : two + 1].all()
+    assert not mask[one, one + 1 :].any()
+    assert mask[0, : first + 2].all()
+    assert pack.images is None
+
+
+def test_one_round_is_an_understanding_sample():
+    config, image = small_config(), picture(30, 20)
+    single = understanding_sample(image, [5], [6, 7], config)
+    again = conversation_sample([(IMAGE, image), (QUESTION, [5]), (ANSWER, [6, 7])], config)
+    assert [(part.kind, part.loss, part.droppable) for part in single] == [
+        ("vit", False, False),
+        ("text", False, False),
+        ("text", True, False),
+    ]
+    assert [part.loss for part in again] == [part.loss for part in single]
+    assert torch.equal(again[0].content, single[0].content)
+
+
+def test_training_edits_are_seen_at_their_own_size():
+    """The paper's appendix A and upstream's training data: 518; inference, here as in the authors' script: 980."""
+    config = BagelConfig()
+    assert config.edit_vit == TransformConfig(518, 224, 14)
+    assert resized_size(456, 256, config.edit_vit) == (462, 252)
+    assert resized_size(910, 518, config.edit_vit) == (518, 294)
+    assert config.transforms["vit"].max_image_size == 980
+    seen = [part for part in edit_sample([picture(910, 518)] * 2, [[1]], config) if part.kind == "vit"]
+    assert [tuple(part.content.shape) for part in seen] == [(3, 294, 518)]
+    assert small_config().edit_vit == small_config().transforms["vit"]  # a configuration that says nothing of edits
+    assert BagelConfig.from_dict(config.to_dict()) == config

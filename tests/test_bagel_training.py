@@ -9,17 +9,18 @@ import pandas as pd
 import pytest
 import torch
 from ranks import run_ranks
-from test_bagel_model import picture, small_model
-from toy_bagel import fine_tuning, pairs, save_annotations, words
+from test_bagel_model import picture, small_config, small_model
+from toy_bagel import encode, fine_tuning, pairs, save_annotations, words
 from transformers import TrainingArguments
 
 from visdyn.datasets.bad_items import DatasetError
 from visdyn.models.adapters import base_of
 from visdyn.models.bagel import Bagel, BagelConfig
 from visdyn.params.doundo import ConditionDropout, Consistency, Mixture
+from visdyn.training.bagel.mixture import BagelMixture
 from visdyn.training.bagel.objective import BagelObjective
 from visdyn.training.bagel.recipe import apply_adapter, is_generation, resolve_hardware, train_bagel, trained_parameters
-from visdyn.training.bagel.records import BagelData, read_records
+from visdyn.training.bagel.records import BagelData, read_questions, read_records
 from visdyn.training.engine.launch import Hardware, Job
 
 
@@ -196,6 +197,70 @@ def test_one_kind_alone_needs_only_its_file(world, tmp_path):
         train(only, tmp_path, 2, mixture=Mixture(1.0, 0.0, 0.0, 0.0))
     with pytest.raises(ValueError, match="unknown adapter 'qlora'; one of full, generation_expert, lora"):
         train(world, tmp_path, 2, adapter="qlora")
+
+
+def _conversation(*values: str, image=None) -> dict:
+    speakers = ["human", "gpt"] * len(values)
+    said = [{"from": speaker, "value": value} for speaker, value in zip(speakers, values, strict=False)]
+    return {"id": "1", "conversations": said} | ({} if image is None else {"image": image})
+
+
+@pytest.mark.parametrize("form", ["questions.json", "questions.jsonl"])
+def test_llava_onevision_s_layout_is_read(tmp_path, form):
+    for name in ("a.png", "b.png"):
+        picture(20, 20).save(tmp_path / name)
+    rows = [
+        _conversation("<image>\nwhat", "open it", "close", "it", image="a.png"),
+        _conversation("what <image> it <image>", "open", image=["a.png", "b.png"]),
+        _conversation("what", "open"),
+    ]
+    path = tmp_path / form
+    path.write_text(json.dumps(rows) if form.endswith("json") else "".join(json.dumps(row) + "\n" for row in rows))
+    one, two, none = read_questions(path)
+    image, other = tmp_path / "a.png", tmp_path / "b.png"
+    assert one.turns == (
+        ("image", image),
+        ("question", "what"),
+        ("answer", "open it"),
+        ("question", "close"),
+        ("answer", "it"),
+    )
+    assert two.turns == (
+        ("question", "what"),
+        ("image", image),
+        ("question", "it"),
+        ("image", other),
+        ("answer", "open"),
+    )
+    assert none.turns == (("question", "what"), ("answer", "open"))
+    data = BagelMixture({"understanding": [one]}, {"understanding": 1}, encode, small_config(), 1)
+    assert [(part.kind, part.loss) for part in data[0].parts] == [
+        ("vit", False),
+        ("text", False),
+        ("text", True),
+        ("text", False),
+        ("text", True),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (_conversation("what", "open", image="a.png"), "1 images, but <image> stands 0 times"),
+        (_conversation("<image> <image>", "open", image="a.png"), "1 images, but <image> stands 2 times"),
+        (_conversation("<image> what", image="a.png"), "no answer to learn"),
+        (_conversation("<image> what", "open", image="no.png"), "image .*no.png does not exist"),
+        ({"conversations": [{"from": "system", "value": "be kind"}]}, "a turn is from 'system'"),
+        ({"conversations": [{"value": "what"}]}, "expected image and conversations"),
+    ],
+)
+def test_a_conversation_that_cannot_be_read_is_refused_by_line(tmp_path, row, message):
+    picture(20, 20).save(tmp_path / "a.png")
+    path = tmp_path / "questions.jsonl"
+    good = _conversation("<image> what", "open", image="a.png")
+    path.write_text(json.dumps(good) + "\n" + json.dumps(row) + "\n")
+    with pytest.raises(DatasetError, match=f"line 2: .*{message}"):
+        read_questions(path)
 
 
 def test_data_files_are_checked_line_by_line(world, tmp_path):

@@ -194,3 +194,34 @@ def test_bases_with_tokenizers_of_their_own_are_refused(open_stage, tmp_path):
     (tmp_path / "models/base/s1/vqgan/config.json").write_text("another tokenizer")
     with pytest.raises(StageError, match="hold image tokenizers of their own"):
         dynamics_settings.open_data(stage)
+
+
+def _with(stage: Stage, **changes) -> Stage:
+    """Return a stage whose section has other values."""
+    return replace(stage, params=replace(stage.params, **changes))
+
+
+def test_the_second_idm_is_trained_where_it_is_asked_for(open_stage, encoded, tmp_path):
+    stage = open_stage("idm")
+    both, one = (idm.idm_jobs(_with(stage, same_labels=wanted)) for wanted in (True, False))
+    assert {job.name.partition("-s")[0] for job in both[0]} == {"idm", "idm_same_labels"}
+    assert {job.name.partition("-s")[0] for job in one[0]} == {"idm"}
+    assert set(one[1]["model"]) == {"idm"}
+    assert (tmp_path / "models/idm_same_labels").is_dir()  # dvc.yaml declares it
+
+
+def test_every_weight_of_the_consistency_loss_is_a_variant_with_its_name(open_stage):
+    stage = open_stage("doundo")
+    jobs = doundo.doundo_jobs(_with(stage, weights=(0.4, 1.0)))
+    found = {job.name: job.arguments["config"]["consistency"]["weight"] for job in jobs if chain_of(job) == 0}
+    expected = {"doundo": 0.0, "doundo_c": 0.5, "doundo_c_0.4": 0.4, "doundo_c_1": 1.0}
+    assert found == {runs.run_name(name, 0): weight for name, weight in expected.items()}
+    assert len(jobs) == len(CHAINS) * len(expected)
+    folder = stage.path("models/doundo")
+    for job in jobs:
+        (folder / job.name).mkdir(parents=True)
+    assert {name for name, _, _ in runs.runs_in(folder)} == set(expected)  # as the evaluation finds them
+    with pytest.raises(ValueError, match="repeat"):
+        _with(stage, weights=(0.4, 0.4))
+    with pytest.raises(ValueError, match="consistency is null"):
+        _with(stage, weights=(0.4,), consistency=None)

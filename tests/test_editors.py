@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,10 +12,12 @@ import torch
 from test_bagel_model import picture, small_model
 from toy_bagel import words
 
+from visdyn.evaluation.systems.editor_systems import local_editor
 from visdyn.models.adapters import make_portable
 from visdyn.models.bagel import SamplerSettings
 from visdyn.models.editors import EDITORS, load_editor
 from visdyn.models.editors.bagel_editor import BagelEditor
+from visdyn.params.evaluation import EditorEntry
 from visdyn.training.bagel.recipe import apply_adapter
 
 FAST = SamplerSettings(num_timesteps=3)
@@ -69,6 +72,8 @@ def test_a_pipeline_goes_to_the_diffusers_editor(tmp_path, monkeypatch):
     assert asked == {"device": "cuda", "dtype": torch.float16, "preset": "flux-kontext", "size": "source"}
     with pytest.raises(ValueError, match="adapters are loaded into BAGEL only"):
         load_editor(tmp_path, adapter="x")
+    with pytest.raises(ValueError, match="only BAGEL thinks"):
+        load_editor(tmp_path, think=True)
 
 
 class Negative:
@@ -103,3 +108,15 @@ def test_what_is_no_editor_is_refused(tmp_path, monkeypatch):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "chameleon"}))
     with pytest.raises(ValueError, match=r"holds no editor.*'chameleon'"):
         load_editor(tmp_path)
+
+
+@pytest.mark.parametrize("thinks", [True, False])
+def test_any_bagel_of_the_parameters_may_think_before_it_edits(profile, tmp_path, thinks):
+    """It is a system of its own, whose images are not taken for those of the same model without thinking."""
+    model = profile / "models/generator"
+    entry = EditorEntry("base_think", str(model), steps=1, think=thinks)
+    system = local_editor(entry, str(model), tmp_path, 0, "cpu")
+    plain = local_editor(replace(entry, think=False), str(model), tmp_path, 0, "cpu")
+    assert (system.folder.root != plain.folder.root) is thinks
+    editor = system.load()
+    assert bool(editor.think) is thinks

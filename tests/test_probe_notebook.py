@@ -20,10 +20,10 @@ from tiny_vlms import save_tiny
 from visdyn.datasets.aurora import load_bench
 from visdyn.inference.probing import KINDS
 from visdyn.models import load_model
-from visdyn.models.understanding import understanding_model as understanding
 from visdyn.models.understanding.families import PROBED_MODELS
 from visdyn.models.understanding.inputs import load_picture
 from visdyn.models.understanding.understanding_model import UnderstandingModel
+from visdyn.params.prompts import UnderstandingPrompts
 from visdyn.paths import repository_root
 from visdyn.pipeline.kernel import Kernel, execute
 from visdyn.trajectory import negatives
@@ -162,10 +162,10 @@ def _tokens(model, item) -> dict:
 def _understanding(model, item) -> dict:
     family = model.lm.config.model_type
     small = [load_picture(ref, 448) for ref in (item.source, item.target)]
-    text = rendered(family, 1, understanding.FDM_PROMPT.format(action=item.action)) + mark(family).strip()
-    question = rendered(family, 2, understanding.QUESTION.format(action=item.action))
+    text = rendered(family, 1, UnderstandingPrompts.fdm.format(action=item.action)) + mark(family).strip()
+    question = rendered(family, 2, UnderstandingPrompts.yes_no.format(action=item.action))
     yes, no = (plain(model, question, small, word)[0] for word in "YN")
     natural = [load_picture(ref) for ref in (item.source, item.target)]
-    action = plain(model, rendered(family, 2, understanding.IDM_PROMPT), natural, item.action)
+    action = plain(model, rendered(family, 2, UnderstandingPrompts.idm), natural, item.action)
     sequence = plain_interleaved(model, text, small)[0]
     return {("D2", "fdp"): sequence.mean(), ("D3", "fdp"): yes - no, ("action", "idp"): torch.mean(action)}

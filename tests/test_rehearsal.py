@@ -68,7 +68,7 @@ def test_the_paper_profile_runs_on_tiny_checkpoints_of_the_public_classes(tmp_pa
     assert {"copy", "oracle", "shuffled", "zero_shot", "supervised", "synthetic_weighted", "InstructPix2Pix"} <= set(
         scores["system"]
     )
-    assert {"copy", "oracle", "shuffled", "base", "doundo", "doundo_c", "FLUX Kontext", "Qwen-Image"} <= set(
+    assert {"copy", "oracle", "shuffled", "base", "doundo", "doundo_c", "FLUX Kontext", "Qwen-Image", "base_think"} <= set(
         doundo["system"]
     )
     for table, metrics in ((scores, ("clip_t", "clip_t_edited", "dino")),
@@ -86,5 +86,5 @@ def test_the_paper_profile_runs_on_tiny_checkpoints_of_the_public_classes(tmp_pa
 
     asked = read("spatial/accuracy")
     assert {"spatialmqa", "embspatial"} == set(asked["benchmark"])
-    assert {"zero_shot", "Liquid_V1_7B"} <= set(asked["model"])
+    assert {"zero_shot", "liquid"} <= set(asked["model"])
     assert (profile / "reports/index.html").is_file()

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from tiny_tokens import public_vqgan, save_liquid, tiny_liquid
 from tiny_vlms import save_tiny
 from toy import make_repository
 from transformers import GemmaForCausalLM
@@ -93,6 +94,34 @@ def test_every_chain_s_own_model_is_asked(root, tiny_folder):
     counts = accuracy.groupby("model")["chain"].agg(lambda chains: sorted(set(chains)))
     assert counts.to_dict() == {"zero_shot": [0, 1, 2], "idm": [0]}
     assert (accuracy["n"] == 8).all()
+
+
+def test_a_model_that_cannot_be_loaded_is_left_out_with_its_reason(root, tiny_folder, tmp_path):
+    """Liquid as it lies on the hub has no image tokenizer; the stage asks the others."""
+    save_liquid(tiny_liquid(public_vqgan()), tmp_path / "Liquid_V1_7B", tmp_path / "elsewhere")
+    shutil.copytree(tiny_folder, root / "models/base")
+    _parameters(
+        root, models=[str(tmp_path / "Liquid_V1_7B"), "models/fdm/supervised", "models/base"], modes=["likelihood"]
+    )
+    names = _run_notebook()
+    missing = pd.read_csv(root / "reports/results/spatial/missing.csv").set_index("model")["reason"]
+    assert list(missing.index) == ["Liquid_V1_7B", "supervised"]
+    assert "no VQGAN" in missing["Liquid_V1_7B"]
+    assert "run the stage that trains it" in missing["supervised"]
+    assert set(names["accuracy"]["model"]) == {"zero_shot"}
+
+
+def test_where_no_model_can_be_loaded_the_tables_have_no_rows(root):
+    _parameters(root, models=["models/base"])
+    names = _run_notebook()
+    assert (len(names["answers"]), len(names["accuracy"]), len(names["missing"])) == (0, 0, 1)
+
+
+def test_the_longest_answer_is_a_parameter(root, tiny_folder):
+    shutil.copytree(tiny_folder, root / "models/base")
+    _parameters(root, models=["models/base"], modes=["generation"], max_new_tokens=1)
+    outputs = _run_notebook()["answers"]["output"]
+    assert outputs.str.split().str.len().max() <= 1
 
 
 def test_an_understanding_model_through_the_notebook(root, tmp_path):

@@ -19,6 +19,7 @@ from visdyn.models.understanding.understanding_model import (
     UnderstandingForwardLikelihood,
     UnderstandingModel,
 )
+from visdyn.params.prompts import UnderstandingPrompts
 
 ACTIONS = ["open the drawer", "put it", "take the red cup off the table"]
 CASES = ["qwen2_vl", "qwen2_5_vl", "llava", "llava_next", "qwen2_5_omni", "qwen2_5_omni_thinker"]
@@ -49,7 +50,7 @@ def test_action_scores_equal_plain_forwards(models, images, name):
     scores = model.inverse_dynamics.score(images[:3], images[3:], ACTIONS)
     for row, action in enumerate(ACTIONS):
         pair = [images[row], images[row + 3]]
-        expected = plain(model, rendered(name, 2, understanding.IDM_PROMPT), pair, action)
+        expected = plain(model, rendered(name, 2, UnderstandingPrompts.idm), pair, action)
         assert scores.num_tokens[row] == len(action)  # one token a byte
         torch.testing.assert_close(scores.mean[row], expected.mean(), atol=1e-4, rtol=0)
         torch.testing.assert_close(scores.total[row], expected.sum(), atol=1e-4 * len(action), rtol=0)
@@ -99,7 +100,7 @@ def test_next_observation_scores_equal_plain_forwards(models, images, name):
     rows = list(zip(images[:3], ACTIONS, images[3:], strict=True))
     scores = {name: role[name].score(*zip(*rows, strict=True)) for name in ("D2", "D2-target")}
     for row, (source, action, target) in enumerate(rows):
-        text = rendered(name, 1, understanding.FDM_PROMPT.format(action=action))
+        text = rendered(name, 1, UnderstandingPrompts.fdm.format(action=action))
         image = mark(name).strip()
         pictures = [understanding.load_picture(ref, side) for ref in (source, target)]
         values, marks = plain_interleaved(model, text + image, pictures)
@@ -115,7 +116,7 @@ def test_the_verbal_judgement_is_a_log_odds(models, images, name):
     role = UnderstandingForwardLikelihood(models[name], "D3", side=None)
     scores = role.score(images[:2], ACTIONS[:2], images[2:4])
     for row in range(2):
-        text = rendered(name, 2, understanding.QUESTION.format(action=ACTIONS[row]))
+        text = rendered(name, 2, UnderstandingPrompts.yes_no.format(action=ACTIONS[row]))
         yes, no = (plain(models[name], text, [images[row], images[row + 2]], word) for word in "YN")
         torch.testing.assert_close(scores.mean[row], yes[0] - no[0], atol=1e-4, rtol=0)
     assert scores.num_tokens.tolist() == [1, 1]
@@ -135,7 +136,7 @@ def test_predictions_are_the_greedy_continuation(models, images, name):
     role = understanding.UnderstandingInverseDynamics(model, max_new_tokens=4)
     answers = role.predict(images[:2], images[2:4])
     for row, answer in enumerate(answers):
-        inputs = plain_inputs(model, rendered(name, 2, understanding.IDM_PROMPT), [images[row], images[row + 2]])
+        inputs = plain_inputs(model, rendered(name, 2, UnderstandingPrompts.idm), [images[row], images[row + 2]])
         tokens = model.lm.generate(**inputs, do_sample=False, repetition_penalty=1.0, max_new_tokens=4)
         new = tokens[0, inputs["input_ids"].shape[1] :]
         assert answer == model.chat.tokenizer.decode(new, skip_special_tokens=True).strip()

@@ -127,6 +127,7 @@ TABLES: dict[str, Columns] = {
         "relation": str, "id": str, "answer": str, "output": str, "choice": str, "correct": bool, "invalid": bool,
         "ambiguous": bool, "chance": float, "reason": str,
     },
+    "spatial/missing.csv": {"model": str, "reason": str},
     "spatial/accuracy.csv": {
         "model": str, "chain": int, "benchmark": str, "mode": str, "n": int, "accuracy": float,
         "strict_accuracy": float, "chance": float, "invalid_rate": float, "low": float, "high": float,

@@ -20,6 +20,7 @@ from visdyn.mining.mined_files import ImagePair
 from visdyn.models import load_model
 from visdyn.models.protocols import InverseDynamics
 from visdyn.models.token.decoding import uniforms
+from visdyn.params.prompts import SENTENCES, Prompts
 from visdyn.quarantine import Quarantine
 
 
@@ -119,19 +120,20 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Labeller:
-    """An IDM to be loaded in each process, and how it labels."""
+    """An IDM to be loaded in each process, and how it labels; `prompts` are for one that brings no words."""
 
     model: str
     device: str = "cpu"
     decoding: Decoding = Decoding()
+    prompts: Prompts = SENTENCES
 
     def load(self, place: int) -> tuple[InverseDynamics, Decoding]:
         """Load the model, on GPU number `place` where there are several."""
         if self.device == "cuda" and place < torch.cuda.device_count():
-            return load_model(self.model, "idp", device=f"cuda:{place}"), self.decoding
+            return load_model(self.model, "idp", device=f"cuda:{place}", prompts=self.prompts), self.decoding
         if multiprocessing.parent_process() is not None:
             torch.set_num_threads(1)  # one process a core
-        return load_model(self.model, "idp", device=self.device), self.decoding
+        return load_model(self.model, "idp", device=self.device, prompts=self.prompts), self.decoding
 
 
 def annotate_pairs(
@@ -152,7 +154,7 @@ def annotate_pairs(
     """
     batches = [list(pairs[start : start + batch_size]) for start in range(0, len(pairs), batch_size)]
     names = [_hash_ids(batch) for batch in batches]
-    settings = {"model": labeller.model, **asdict(labeller.decoding)}
+    settings = {"model": labeller.model, "prompts": asdict(labeller.prompts), **asdict(labeller.decoding)}
     task = Task(label_batch, labeller, Labeller.load, heavy=True)
     rows = compute_rows(task, batches, names, folder, settings, execution or Execution(processes=1), "batches of pairs")
     labelled = []

@@ -27,7 +27,8 @@ def load_model(name_or_path: str | Path, task: str | None = None, device: str = 
             model: the labelled likelihood D2; it cannot sample).
         device: where the model runs.
         options: passed on: `dtype` ("auto", the default, is the checkpoint's own), `attention` (sdpa, eager),
-            `batch_size`; of the token models `shared_prefixes`, and of Liquid `vqgan`.
+            `batch_size`, `prompts` (`visdyn.params.prompts`); of the token models `shared_prefixes`, and of Liquid
+            `vqgan`.
 
     Raises:
         FileNotFoundError: there is no such folder, and no hub id in reach.

@@ -19,6 +19,7 @@ from visdyn.params.figures import Figures
 from visdyn.params.human_study import HumanStudy
 from visdyn.params.mining import Mining
 from visdyn.params.probing import Probing
+from visdyn.params.prompts import Prompts
 from visdyn.params.reading import Name, OneOrMore, ParamsError, Whole, from_mapping
 from visdyn.params.recorded import Recorded
 from visdyn.params.runtime import Data, Runtime
@@ -41,6 +42,7 @@ class Params:
     data: Data
     world: World
     base_models: BaseModels
+    prompts: Prompts
     probing: Probing
     mining: Mining
     idm: Idm

@@ -59,7 +59,7 @@ class Consistency:
         weight: lambda; the paper's 0.5. With 0 the loss is only measured.
         condition: `gt`, the reverse prediction from the true I_F, as the paper trains; or `generated`, from the
             one-step I_F^ of the forward half, the variant that ties undoing to doing (a further pass).
-        space: of the L1, `latent` or `pixel`.
+        space: of the L1, `latent`, or `pixel`: the decoded prediction against I_o itself.
         t_gate: only samples with t below it count; None counts all.
         weight_function: of t, a name of `WEIGHT_FUNCTIONS` beside `consistency_loss`.
         detach: with `generated`, keep the gradient out of the forward half.
@@ -118,3 +118,18 @@ class Doundo(BagelFineTuning):
     """Do-Undo fine-tuning, with and without the consistency loss: a run for each variant and chain."""
 
     variants: OneOrMore[Literal["doundo", "doundo_c"]]
+    weights: tuple[Positive, ...]  # further lambda of the consistency loss, each a variant `doundo_c_<weight>`
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.weights and self.consistency is None:
+            raise ValueError(f"weights has {list(self.weights)}, but consistency is null; give it space and condition")
+        if len(set(self.lambdas)) < len(self.variants) + len(self.weights):
+            raise ValueError("variants and weights must not repeat themselves")
+
+    @property
+    def lambdas(self) -> dict[str, float]:
+        """Every variant by name, with its weight of the consistency loss: 0 where it is only measured."""
+        weight = 0.0 if self.consistency is None else self.consistency.weight
+        named = {name: weight if name == "doundo_c" else 0.0 for name in self.variants}
+        return named | {f"doundo_c_{weight:g}": weight for weight in self.weights}

@@ -82,6 +82,7 @@ class Idm(DynamicsFineTuning):
     """Inverse-dynamics model."""
 
     limits: IdmLimits
+    same_labels: bool  # trains `idm_same_labels` too, from the labels that the FDM has: as long again as the IDM
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ class IdmEvaluation:
     """Measures of the inverse-dynamics models."""
 
     bert_score: Name | None  # model of BERTScore; None leaves it out
+    max_new_tokens: Count  # of a predicted action; what a longer answer goes on to say is not measured
 
 
 @dataclass(frozen=True, kw_only=True)

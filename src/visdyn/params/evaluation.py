@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from visdyn.params.sampling import Sampling
+
 
 @dataclass(frozen=True)
 class EncoderSet:
@@ -38,7 +40,10 @@ class Flow:
 
 @dataclass(frozen=True)
 class EditorEntry:
-    """An image editor that is measured as a baseline: a diffusers pipeline or a BAGEL, by folder or hub id."""
+    """An image editor that is measured as a baseline: a diffusers pipeline or a BAGEL, by folder or hub id.
+
+    With `think`, a BAGEL writes a plan before each image (`BagelEditor`); no other editor does.
+    """
 
     name: str
     model: str
@@ -48,6 +53,7 @@ class EditorEntry:
     dtype: str = ""
     offload: bool = False
     batch_size: int = 8
+    think: bool = False
     call: dict = field(default_factory=dict)
 
 
@@ -127,6 +133,7 @@ class Comparison:
 class Evaluation(Comparison):
     """AURORA-Bench (Bootstrapping)."""
 
+    sampling: Sampling  # of the kit's own systems
     items_per_subset: int
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from visdyn.params.reading import Name, OneOrMore
+from visdyn.params.reading import Count, Name, OneOrMore
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,7 @@ class Spatial:
 
     models: tuple[Name, ...]  # folders or hub ids
     modes: OneOrMore[Literal["likelihood", "generation"]]
+    max_new_tokens: Count  # of an answer in words
     spatialmqa: Name | None  # its test.jsonl; None leaves the benchmark out
     spatialmqa_images: Name | None  # folder of COCO's test2017
     embspatial: Name | None  # embspatial_bench.json; None leaves the benchmark out

@@ -7,6 +7,7 @@ from typing import Literal
 
 from visdyn.params.dynamics import ArmName
 from visdyn.params.reading import Count, OneOrMore
+from visdyn.params.sampling import Sampling
 
 
 @dataclass(frozen=True)
@@ -16,6 +17,7 @@ class Verification:
     candidates: OneOrMore[Count]  # K, images drawn per item
     arms: tuple[ArmName, ...]  # FDMs that draw
     items_per_subset: Count | None  # test triplets; None takes those of `evaluation`
+    sampling: Sampling
     decoding: Literal["plain", "draft"]
     block: Count  # codes checked in one pass of draft decoding
     shared_prefixes: bool  # compute an item's source once for its candidates

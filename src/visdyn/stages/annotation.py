@@ -46,7 +46,7 @@ def _label_chain(stage: Stage, chain: int, pairs: Sequence[ImagePair], quarantin
     params, gpus = stage.params, torch.cuda.device_count() if stage.device == "cuda" else 0
     seed = sampling_seed(stage.seed, "labels", chain)
     decoding = Decoding(params.decoding, params.temperature, params.max_new_tokens, seed)
-    labeller = Labeller(stage.reference(params.model, chain), stage.device, decoding)
+    labeller = Labeller(stage.reference(params.model, chain), stage.device, decoding, stage.settings.prompts)
     runtime = stage.settings.runtime
     execution = Execution(params.executor, gpus, gpus=min(gpus, 1), log=stage.log, log_seconds=runtime.log_seconds)
     return annotate_pairs(labeller, pairs, stage.scratch(f"labels/s{chain}"), params.batch_size, execution, quarantine)

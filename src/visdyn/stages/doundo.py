@@ -32,16 +32,16 @@ def doundo_jobs(stage: Stage) -> list[Job]:
             },
         )
         for chain in stage.chains
-        for variant in params.variants
+        for variant in params.lambdas
     ]
 
 
 def variant_config(params: Doundo, variant: str) -> BagelFineTuning:
-    """Return a variant's configuration: `doundo` measures the consistency loss that `doundo_c` trains on."""
+    """Return a variant's configuration: `doundo` measures the consistency loss that the others train on."""
     config = BagelFineTuning(**{field.name: getattr(params, field.name) for field in fields(BagelFineTuning)})
-    if variant == "doundo_c" or config.consistency is None:
+    if config.consistency is None:
         return config
-    return replace(config, consistency=replace(config.consistency, weight=0.0))
+    return replace(config, consistency=replace(config.consistency, weight=params.lambdas[variant]))
 
 
 def data_files(stage: Stage) -> BagelData:

@@ -47,7 +47,8 @@ def arm_jobs(stage: Stage) -> tuple[list[Job], dict[int, ChainInputs], pd.DataFr
         (name, chain): [parts[chain][kind] for kind in ("supervised", arm(name).synthetic) if kind in parts[chain]]
         for name, chain in runs
     }
-    return fdm_jobs(params, inputs, stage.path("models/fdm")), inputs, data.table(used)
+    jobs = fdm_jobs(params, inputs, stage.path("models/fdm"), stage.settings.prompts)
+    return jobs, inputs, data.table(used)
 
 
 def read_synthetic(stage: Stage, chain: int, wanted: dict[str, str]) -> dict[str, list[Trajectory]]:

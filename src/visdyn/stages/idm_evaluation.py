@@ -14,12 +14,16 @@ def predict(stage: Stage) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Predict the actions of all test pairs with every chain's base model and IDMs, and score true and false actions.
 
     Returns:
-        predictions: columns model (zero_shot, idm, idm_same_labels), chain, subset, id, reference, prediction.
+        predictions: columns model (zero_shot, idm, and idm_same_labels where it is trained), chain, subset, id,
+            reference, prediction.
         likelihoods: of the true action and of its negatives, as `inference.probing.probe` has them.
     """
-    names = {"zero_shot": stage.settings.idm.base, "idm": "models/idm", "idm_same_labels": "models/idm_same_labels"}
+    names = {"zero_shot": stage.settings.idm.base, "idm": "models/idm"}
+    if stage.settings.idm.same_labels:
+        names["idm_same_labels"] = "models/idm_same_labels"
     models = {(name, chain): model for name, given in names.items() for chain, model in stage.in_chains(given)}
-    return examine(models, load_bench(stage.data("aurora")), stage.seed, stage.device)
+    items, longest = load_bench(stage.data("aurora")), stage.params.max_new_tokens
+    return examine(models, items, stage.seed, stage.device, longest, stage.settings.prompts)
 
 
 def score_texts(stage: Stage, predictions: pd.DataFrame) -> pd.DataFrame:

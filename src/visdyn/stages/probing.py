@@ -71,7 +71,8 @@ def read_rows(path: Path) -> pd.DataFrame:
 
 
 def _load(stage: Stage, reference: str):
-    model = load_model(reference, device=stage.device, batch_size=stage.params.batch_size)
+    options = {"batch_size": stage.params.batch_size, "prompts": stage.settings.prompts}
+    model = load_model(reference, device=stage.device, **options)
     if isinstance(model, UnifiedModel):
         model.shared_prefixes = stage.params.shared_prefixes
     return model

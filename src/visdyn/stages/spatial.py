@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from visdyn.compute.progress import say
 from visdyn.datasets.spatial_questions import SpatialQuestion, load_embspatial, load_spatialmqa
 from visdyn.evaluation.benches import bench_spatial as spatial
+from visdyn.evaluation.benches.bench_spatial import QuestionAnswering
 from visdyn.evaluation.benches.spatial_models import answers_of
 from visdyn.models import load_model
 from visdyn.models.understanding.chat_cache import CachedVLM
@@ -61,21 +63,31 @@ def model_name(reference: str) -> str:
     return "zero_shot" if name == "base" else name
 
 
-def ask_all(stage: Stage, questions: Sequence[SpatialQuestion], quarantine: Quarantine | None = None) -> pd.DataFrame:
+def ask_all(
+    stage: Stage, questions: Sequence[SpatialQuestion], quarantine: Quarantine | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Put all questions to every model of the parameters, in each chain that has its own (`Stage.in_chains`).
 
+    A model that cannot be loaded is listed with its reason, and the others are asked.
+
     Returns:
-        columns `ANSWERS`, no rows where there is no question.
+        answers: columns `ANSWERS`, no rows where there is no question.
+        missing: columns model, reason.
     """
-    if not questions:
-        return pd.DataFrame(columns=ANSWERS)
-    names = model_names(stage.params.models)
-    tables = [
-        ask(stage, reference, name, chain, questions, quarantine)
-        for given, name in names.items()
-        for chain, reference in stage.in_chains(given)
-    ]
-    return pd.concat(tables, ignore_index=True)
+    tables, missing = [], []
+    for given, name in model_names(stage.params.models).items() if questions else ():
+        for chain, reference in stage.in_chains(given):
+            try:
+                model = answers_of(load_model(reference, device=stage.device), stage.params.max_new_tokens)
+            except (OSError, ValueError) as error:
+                reason = " ".join(str(error).split())
+                say(f"spatial {name}: left out, {reason}")
+                missing.append({"model": name, "reason": reason})
+                continue
+            tables.append(ask(stage, model, name, chain, questions, quarantine))
+            del model  # before the next is loaded
+    answers = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=ANSWERS)
+    return answers, pd.DataFrame(missing, columns=["model", "reason"]).drop_duplicates()
 
 
 def model_names(references: Sequence[str]) -> dict[str, str]:
@@ -95,7 +107,7 @@ def model_names(references: Sequence[str]) -> dict[str, str]:
 
 def ask(
     stage: Stage,
-    reference: str,
+    model: QuestionAnswering,
     name: str,
     chain: int,
     questions: Sequence[SpatialQuestion],
@@ -108,7 +120,6 @@ def ask(
     Returns:
         One row a question, mode and rule: columns `ANSWERS`.
     """
-    model = answers_of(load_model(reference, device=stage.device))
     parts = []
     for benchmark in dict.fromkeys(question.benchmark for question in questions):
         asked = [question for question in questions if question.benchmark == benchmark]

@@ -112,7 +112,7 @@ def open_trial(stage: Stage, settings: Params, value: str, chain: int, folder: P
         settings,
         chains=(chain,),
         fdm=replace(settings.fdm, arms=(arm,), first_chain_arms=()),
-        doundo=replace(settings.doundo, variants=("doundo",)),
+        doundo=replace(settings.doundo, variants=("doundo",), weights=()),
     )
     return Trial("choices", stage.profile, stage.root, stage.repository, settings, settings, value, folder, own)
 
@@ -266,14 +266,15 @@ def _find_job(trial: Trial, kind: str) -> Job:
 
 def _measure_idm(trials: Sequence[Trial], models: Sequence[str], first_chain: int) -> list[list[Row]]:
     items = load_bench(trials[0].data("aurora"))
-    answers = map_processes(_predict, models, (items, trials[0].device))
+    longest = trials[0].settings.idm_evaluation.max_new_tokens
+    answers = map_processes(_predict, models, (items, longest, trials[0].device))
     metrics = [exact_match(predictions, [item.action for item in items]) for predictions in answers]
     return [[(metric.metric, metric.value, metric.n)] for metric in metrics]
 
 
-def _predict(shared: tuple[list[Trajectory], str], path: str) -> list[str]:
-    items, device = shared
-    return describe(load_model(path, device=device), items, "", 0)["prediction"].tolist()
+def _predict(shared: tuple[list[Trajectory], int, str], path: str) -> list[str]:
+    items, longest, device = shared
+    return describe(load_model(path, device=device), items, "", 0, longest)["prediction"].tolist()
 
 
 def _measure_fdm(trials: Sequence[Trial], models: Sequence[str], first_chain: int) -> list[list[Row]]:
@@ -281,7 +282,9 @@ def _measure_fdm(trials: Sequence[Trial], models: Sequence[str], first_chain: in
     candidates = truth.reachable_images("aurora_test", [item.id for item in items])
     evaluation = ForwardEvaluation(items, [None] * len(items), candidates, None, None)
     checkpoints = list(map(_checkpoint, trials, models))
-    systems = sample_models(items, checkpoints, trials[0].scratch("outputs"), trials[0].device)
+    settings, outputs = trials[0].settings, trials[0].scratch("outputs")
+    drawn, prompts = settings.evaluation.sampling, settings.prompts
+    systems = sample_models(items, checkpoints, outputs, trials[0].device, drawn, prompts)
     verdicts = [evaluation.judge(_check_images(system).images[FORWARD]) for system in systems]
     return [[(name, table[name].mean(), len(table)) for name in ("score", "success")] for table in verdicts]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -70,7 +70,8 @@ def _candidate_table(evaluation, job: _Job) -> pd.DataFrame:
     settings, items = job.settings, evaluation.trajectories
     options = {"batch_size": settings.batch_size, "shared_prefixes": settings.shared_prefixes}
     forward, inverse = load_dynamics(job.folder, job.idm, job.device, **options)
-    forward = replace(forward, decoding=settings.decoding, block=settings.block)
+    drawn = asdict(settings.sampling)
+    forward = replace(forward, decoding=settings.decoding, block=settings.block, **drawn)
     k, part = max(settings.candidates), _BATCHES_IN_A_PART * settings.batch_size
     progress = Progress(f"{run_name(job.arm, job.chain)}: {k} candidates an item", len(items), job.log_seconds)
     scored = score_candidates_in_parts(forward, inverse, items, k, job.seed, job.scratch, part, progress.add)

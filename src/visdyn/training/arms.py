@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from visdyn.params.dynamics import Fdm
+from visdyn.params.prompts import SENTENCES, Prompts
 from visdyn.training.dynamics import run_config
 from visdyn.training.engine.fit import count_steps
 from visdyn.training.engine.launch import Job
@@ -73,12 +74,13 @@ def arm(name: str) -> Arm:
     return ARMS[name]
 
 
-def fdm_jobs(params: Fdm, chains: Mapping[int, ChainInputs], output: Path) -> list[Job]:
+def fdm_jobs(params: Fdm, chains: Mapping[int, ChainInputs], output: Path, prompts: Prompts = SENTENCES) -> list[Job]:
     """Return one training job for each (arm, chain): from the chain's base, on the chain's triplets, with its seed.
 
     Args:
         chains: what each chain's runs start from; the first is also that of `first_chain_arms`.
         output: folder that gets one folder `<arm>-s<chain>` a run.
+        prompts: the words for a base that brings none of its own.
     """
     jobs = []
     for name, chain in requested_runs(params, list(chains)):
@@ -90,6 +92,7 @@ def fdm_jobs(params: Fdm, chains: Mapping[int, ChainInputs], output: Path) -> li
             "data": DynamicsTriplets(paths, "fdm", chosen.weighting, floor, own.seed),
             "seed": own.seed,
             "output": str(output / run_name(name, chain)),
+            "prompts": prompts,
         }
         jobs.append(Job(run_name(name, chain), "visdyn.training.dynamics:train_dynamics", arguments))
     return jobs

@@ -17,6 +17,7 @@ from visdyn.models.adapters import make_portable
 from visdyn.models.token.sequences import collate
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.params.dynamics import DynamicsFineTuning, Lora
+from visdyn.params.prompts import SENTENCES, Prompts
 from visdyn.training.engine.fit import Recipe, count_steps, fit
 from visdyn.training.engine.sharding import gathered, widen_trained
 from visdyn.training.losses import weighted_cross_entropy
@@ -56,6 +57,7 @@ def train_dynamics(
     output: str,
     scratch: str,
     hardware: dict | None = None,
+    prompts: Prompts = SENTENCES,
 ) -> None:
     """Fine-tune a base model (Chameleon or Liquid) as IDM or FDM on triplets and save it to `output`.
 
@@ -69,13 +71,14 @@ def train_dynamics(
         seed: of the adapter's first weights, dropout and the order of the triplets.
         scratch: folder for resume state.
         hardware: see `fit`.
+        prompts: the words for a base that brings none of its own; they are saved with the model.
 
     Raises:
         ValueError: a base that cannot write images, or a setting that does not fit the task.
     """
     values = {name: value for name, value in asdict(config.training).items() if name != "epochs"}
     settings = Recipe.of({**values, "seed": seed})
-    model = _load_base(config, settings.precision)
+    model = _load_base(config, settings.precision, prompts)
     triplets = dynamics_dataset(data.paths, model.builder, data.task, data.weighting, data.floor, data.seed)
     torch.manual_seed(seed)
     if config.lora is not None:
@@ -113,11 +116,12 @@ def add_adapter(model: UnifiedModel, base: str, lora: Lora) -> None:
     model.lm.peft_config["default"].base_model_name_or_path = base
 
 
-def _load_base(config: DynamicsFineTuning, precision: str) -> UnifiedModel:
+def _load_base(config: DynamicsFineTuning, precision: str, prompts: Prompts) -> UnifiedModel:
     """Load a base straight to this rank's device."""
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
     narrow = precision == "bf16" and config.lora is not None
-    model = load_model(config.base, device=device, dtype=torch.bfloat16 if narrow else torch.float32)
+    dtype = torch.bfloat16 if narrow else torch.float32
+    model = load_model(config.base, device=device, dtype=dtype, prompts=prompts)
     if not isinstance(model, UnifiedModel):
         raise ValueError(
             f"{config.base} cannot write images; a dynamics model starts from a Chameleon, Anole or Liquid"

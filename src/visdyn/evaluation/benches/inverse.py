@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,15 +14,19 @@ from visdyn.evaluation.metrics.text_metrics import Metric, text_metrics
 from visdyn.inference.probing import probe
 from visdyn.models import load_model
 from visdyn.models.token.unified import UnifiedModel
+from visdyn.params.prompts import Prompts
 from visdyn.trajectory import Trajectory
 
 # Image tokens that are decoded after, or scored, together: at 7B their keys and values take 17 GB.
 TOKENS_AT_ONCE = 2**15
 
 
-def describe(model: UnifiedModel, trajectories: Sequence[Trajectory], name: str, chain: int) -> pd.DataFrame:
+def describe(
+    model: UnifiedModel, trajectories: Sequence[Trajectory], name: str, chain: int, max_new_tokens: int = 64
+) -> pd.DataFrame:
     """Predict the action of every pair: columns model, chain, subset, id, reference, prediction."""
-    predictions = model.inverse_dynamics.predict([t.source for t in trajectories], [t.target for t in trajectories])
+    inverse = replace(model.inverse_dynamics, max_new_tokens=max_new_tokens)
+    predictions = inverse.predict([t.source for t in trajectories], [t.target for t in trajectories])
     return pd.DataFrame(
         {
             "model": name,
@@ -36,18 +40,26 @@ def describe(model: UnifiedModel, trajectories: Sequence[Trajectory], name: str,
 
 
 def examine(
-    models: Mapping[tuple[str, int], str | Path], trajectories: Sequence[Trajectory], seed: int, device: str = "cpu"
+    models: Mapping[tuple[str, int], str | Path],
+    trajectories: Sequence[Trajectory],
+    seed: int,
+    device: str = "cpu",
+    max_new_tokens: int = 64,
+    prompts: Prompts | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Load one model after another and return `describe` of all, and their action likelihoods as `probe` has them.
 
     Args:
         models: (name, chain) -> folder or hub id.
+        max_new_tokens: longest answer. A model that was never fine-tuned goes on, and what is cut off is not measured:
+            a short limit flatters it.
+        prompts: the words for a model that brings none of its own.
     """
     predictions, likelihoods = [], []
     for (name, chain), path in models.items():
-        model = load_model(path, device=device)
+        model = load_model(path, device=device, prompts=prompts)
         model.batch_size = _batch_size(model)
-        predictions.append(describe(model, trajectories, name, chain))
+        predictions.append(describe(model, trajectories, name, chain, max_new_tokens))
         likelihoods.append(probe(model, trajectories, seed, name, definitions=(), chain=chain))  # of actions alone
     return pd.concat(predictions), pd.concat(likelihoods)
 

@@ -82,9 +82,11 @@ def local_editor(entry: EditorEntry, reference: str, outputs: Path, seed: int, d
     """
     settings = {name: getattr(entry, name) for name in ("preset", "steps", "size", "dtype", "call")}
     recipe = {"model": model_digest(reference), "code": code_digest(*_CODE), **settings}
+    recipe |= {"think": True} if entry.think else {}
     folder = OutputFolder.named(outputs, entry.name, seed, recipe)
     given = {"preset": entry.preset, "size": entry.size, "offload": entry.offload, "call": entry.call}
-    usual = {"preset": "", "size": "native", "offload": False, "call": {}}
+    given |= {"think": entry.think}
+    usual = {"preset": "", "size": "native", "offload": False, "call": {}, "think": False}
     options = {name: value for name, value in given.items() if value != usual[name]}
 
     def load() -> ImageEditor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
@@ -26,6 +27,9 @@ from visdyn.evaluation.systems.outputs import (
 from visdyn.images import ImageRef
 from visdyn.inference.generation import generate
 from visdyn.models import load_model
+from visdyn.models.token.unified import TokenForwardDynamics
+from visdyn.params.prompts import Prompts
+from visdyn.params.sampling import Sampling
 from visdyn.quarantine import Quarantine
 from visdyn.trajectory import Trajectory
 
@@ -43,7 +47,12 @@ def score_forward(evaluation: ForwardEvaluation, systems: Sequence[SystemImages]
 
 
 def sample_models(
-    items: Sequence[Trajectory], checkpoints: Sequence[Checkpoint], outputs: Path, device: str
+    items: Sequence[Trajectory],
+    checkpoints: Sequence[Checkpoint],
+    outputs: Path,
+    device: str,
+    sampling: Sampling,
+    prompts: Prompts,
 ) -> list[SystemImages]:
     """Return every model's image of every item, sampled or found again; one model a worker process.
 
@@ -51,8 +60,10 @@ def sample_models(
 
     Args:
         outputs: folder under which every system's images lie.
+        sampling: of their image tokens.
+        prompts: the words for a model that brings none of its own.
     """
-    return map_processes(_sample_model, checkpoints, (list(items), outputs, device))
+    return map_processes(_sample_model, checkpoints, (list(items), outputs, device, sampling, prompts))
 
 
 def edit_items(editor: EditorSystem, items: Sequence[Trajectory], seed: int) -> SystemImages:
@@ -64,9 +75,10 @@ def edit_items(editor: EditorSystem, items: Sequence[Trajectory], seed: int) -> 
 
 
 def _sample_model(shared: tuple, checkpoint: Checkpoint) -> SystemImages:
-    items, outputs, device = shared
+    items, outputs, device, sampling, prompts = shared
     seed, reference = checkpoint.noise_seed, checkpoint.path
     recipe = {"model": model_digest(reference), "code": code_digest(*_CODE), "sample_seed": seed}
+    recipe |= {"sampling": asdict(sampling), "prompts": asdict(prompts)}
     folder = OutputFolder.named(outputs, checkpoint.name, checkpoint.chain, recipe)
     ceiling = checkpoint.name == "tokenizer_ceiling"
     usable = [item for item in items if not ceiling or item.target is not None]
@@ -76,23 +88,22 @@ def _sample_model(shared: tuple, checkpoint: Checkpoint) -> SystemImages:
         if all(folder.has(one) for one in wanted):
             paths = folder.found(wanted)
         else:
-            paths = _made(folder, wanted, by_file, reference, device, seed, ceiling)
+            model = load_model(reference, device=device, prompts=prompts)
+            forward = replace(model.forward_dynamics, **asdict(sampling))
+            make = _decoder(model) if ceiling else _sampler(forward, by_file, seed)
+            tokens = model.encode([wanted[0].source])[0].size
+            paths = produce(folder, wanted, make, max(1, _TOKENS_AT_ONCE // tokens))
     except UNAVAILABLE as error:
         return checkpoint.left_out(BENCH, f"not run: {error}")
     places = dict(zip(by_file, paths, strict=True))
     return checkpoint.with_images(BENCH, {FORWARD: [places.get(_file(item)) for item in items]})
 
 
-def _made(folder, wanted, by_file, reference: str, device: str, seed: int, ceiling: bool) -> list[Path | None]:
-    model = load_model(reference, device=device)
-    make = _decoder(model) if ceiling else _sampler(model, by_file, seed)
-    tokens = model.encode([wanted[0].source])[0].size
-    return produce(folder, wanted, make, max(1, _TOKENS_AT_ONCE // tokens))
-
-
-def _sampler(model, by_file: dict[str, Trajectory], seed: int) -> Callable[[list[Wanted]], list[ImageRef]]:
+def _sampler(
+    forward: TokenForwardDynamics, by_file: dict[str, Trajectory], seed: int
+) -> Callable[[list[Wanted]], list[ImageRef]]:
     def make(wanted: list[Wanted]) -> list[ImageRef]:
-        return list(generate(model.forward_dynamics, [by_file[one.file] for one in wanted], 1, seed)[0][:, 0])
+        return list(generate(forward, [by_file[one.file] for one in wanted], 1, seed)[0][:, 0])
 
     return make
 

@@ -24,7 +24,13 @@ from visdyn.models.bagel.model import Bagel
 from visdyn.models.bagel.model_outputs import BagelOutput
 from visdyn.models.bagel.packing import Dropout, Pack, pack_samples
 from visdyn.models.bagel.sampler import generate_image
-from visdyn.models.bagel.samples import Part, edit_sample, text_to_image_sample, understanding_sample
+from visdyn.models.bagel.samples import (
+    Part,
+    conversation_sample,
+    edit_sample,
+    text_to_image_sample,
+    understanding_sample,
+)
 from visdyn.models.bagel.text_decoding import Generation, generate_text
 from visdyn.models.bagel.vae import Autoencoder
 
@@ -45,6 +51,7 @@ __all__ = [
     "TextConfig",
     "TransformConfig",
     "VisionConfig",
+    "conversation_sample",
     "edit_sample",
     "generate_image",
     "generate_text",

@@ -161,7 +161,8 @@ class SamplerSettings:
 def _public_transforms() -> dict[str, TransformConfig]:
     return {
         "vae": TransformConfig(1024, 512, 16),
-        "vit": TransformConfig(980, 224, 14),
+        "vit": TransformConfig(980, 224, 14),  # of inference, here as in the authors' script
+        "edit_vit": TransformConfig(518, 224, 14),  # of training on edits: upstream trains at another size
         "vlm_vit": TransformConfig(980, 378, 14, 2_007_040),
     }
 
@@ -179,6 +180,11 @@ class BagelConfig:
     timestep_shift: float = 1.0
     special_tokens: SpecialTokens = field(default_factory=SpecialTokens)
     transforms: dict[str, TransformConfig] = field(default_factory=_public_transforms)
+
+    @property
+    def edit_vit(self) -> TransformConfig:
+        """How the ViT sees the sources of edits in training; `vit` where the configuration says nothing of them."""
+        return self.transforms.get("edit_vit", self.transforms["vit"])
 
     @property
     def latent_dim(self) -> int:

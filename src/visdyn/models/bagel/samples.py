@@ -14,6 +14,7 @@ from visdyn.models.bagel.transforms import transform
 
 Posteriors = Callable[[ImageRef], Tensor]
 TEXT, VIT, VAE = "text", "vit", "vae"
+IMAGE, QUESTION, ANSWER = "image", "question", "answer"  # turns of a conversation
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def _make_vae_part(image: ImageRef, config: BagelConfig, posteriors: Posteriors 
 def _make_condition_parts(image: ImageRef, config: BagelConfig, posteriors: Posteriors | None) -> Sample:
     parts = [_make_vae_part(image, config, posteriors, droppable=True)]
     if config.vision is not None:
-        parts.append(Part(VIT, transform(image, config.transforms["vit"]), droppable=True))
+        parts.append(Part(VIT, transform(image, config.edit_vit), droppable=True))
     return parts
 
 
@@ -98,8 +99,20 @@ def understanding_sample(
     image: ImageRef, question: Sequence[int], answer: Sequence[int], config: BagelConfig
 ) -> Sample:
     """Return the plan of an image, a question without loss, and an answer with cross entropy."""
+    return conversation_sample([(IMAGE, image), (QUESTION, question), (ANSWER, answer)], config)
+
+
+def conversation_sample(turns: Sequence[tuple[str, ImageRef | Sequence[int]]], config: BagelConfig) -> Sample:
+    """Return the plan of a conversation about images, in any number of rounds.
+
+    As upstream packs its understanding data: every image and every text is a part of its own, in the order in which
+    they stand; questions have no loss, each answer has cross entropy; nothing is dropped.
+
+    Args:
+        turns: (`image`, reference), (`question`, token ids) or (`answer`, token ids).
+    """
+    limits, count = config.transforms["vlm_vit"], sum(kind == IMAGE for kind, _ in turns)
     return [
-        Part(VIT, transform(image, config.transforms["vlm_vit"])),
-        Part(TEXT, list(question)),
-        Part(TEXT, list(answer), loss=True),
+        Part(VIT, transform(content, limits, count)) if kind == IMAGE else Part(TEXT, list(content), kind == ANSWER)
+        for kind, content in turns
     ]

@@ -55,6 +55,10 @@ def load_editor(
         if kind != "bagel":
             raise ValueError(f"{name_or_path} is an editor of kind {kind!r}; adapters are loaded into BAGEL only")
         options["adapter"] = adapter
+    if kind != "bagel" and options.get("think"):
+        raise ValueError(
+            f"{name_or_path} is an editor of kind {kind!r}; only BAGEL thinks: take `think` out of its entry"
+        )
     module, name = EDITORS[kind].split(":")
     editor = getattr(import_module(module), name)
     dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype

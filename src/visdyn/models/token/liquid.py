@@ -20,14 +20,12 @@ from visdyn.models.token.sequences import SequenceBuilder, TokenSequence
 from visdyn.models.token.tokens import TokenLayout
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.models.vqgan.preprocess import pad, unpad
+from visdyn.params.prompts import DynamicsPrompts, Prompts
 
 # Names of the public tokenizer; the ids are looked up, never assumed.
 BEGIN_OF_IMAGE, END_OF_IMAGE, UNCONDITIONAL = "<boi>", "<eoi>", "<unconditional>"
 START_OF_TURN, END_OF_TURN = "<start_of_turn>", "<end_of_turn>"
 _NAMES = ("<bos>", "<pad>", "<eos>", BEGIN_OF_IMAGE, END_OF_IMAGE, END_OF_TURN)
-
-FDM_PROMPT = "Editing the given image according to the following prompt: {action}"
-IDM_PROMPT = "Infer the action between the two consecutive images."
 
 
 def liquid_layout(tokenizer: PreTrainedTokenizerBase, num_image_codes: int) -> TokenLayout:
@@ -52,9 +50,6 @@ class LiquidSequenceBuilder(SequenceBuilder):
     Images stand before the text, as in the model's own training. The FDM's sequence has no chat template; the IDM's is
     Gemma's, whose answer is the bare action, eos.
     """
-
-    fdm_prompt: str = FDM_PROMPT
-    idm_prompt: str = IDM_PROMPT
 
     def forward_prompt(self, source: np.ndarray, action: str) -> list[int]:
         """bos, source image, newline, text with the action."""
@@ -93,6 +88,10 @@ class LiquidModel(UnifiedModel):
 
     def __post_init__(self) -> None:
         self.public_pixels = True
+
+    @staticmethod
+    def _own_prompts(prompts: Prompts) -> DynamicsPrompts:
+        return prompts.liquid
 
     @staticmethod
     def _get_lm_class():

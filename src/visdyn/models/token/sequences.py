@@ -10,9 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from visdyn.models.token.tokens import TokenLayout
-
-FDM_PROMPT = "edit {action}"
-IDM_PROMPT = "infer"
+from visdyn.params.prompts import DynamicsPrompts
 
 
 @dataclass(frozen=True)
@@ -38,8 +36,8 @@ class SequenceBuilder:
 
     tokenizer: PreTrainedTokenizerBase
     layout: TokenLayout
-    fdm_prompt: str = FDM_PROMPT
-    idm_prompt: str = IDM_PROMPT
+    fdm_prompt: str = DynamicsPrompts.fdm
+    idm_prompt: str = DynamicsPrompts.idm
 
     def text(self, text: str) -> list[int]:
         """Return the ids of a text, without special tokens."""

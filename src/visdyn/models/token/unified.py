@@ -21,6 +21,7 @@ from visdyn.models.token.tokens import TokenLayout
 from visdyn.models.vqgan import VQGAN
 from visdyn.models.vqgan.preprocess import centre_crop
 from visdyn.models.vqgan.preprocess import to_pixels as public_pixels
+from visdyn.params.prompts import SENTENCES, DynamicsPrompts, Prompts
 
 DECODINGS = ("plain", "draft")
 _PIXELS_AT_ONCE = 2**21  # of the VQGAN's input: 8 images at 512 pixels, whose largest feature maps take 1 GiB
@@ -31,8 +32,8 @@ class UnifiedModel:
     """A decoder over text and image tokens, its tokenizer and its VQGAN.
 
     A new token model is a subclass that overrides `_get_lm_class`, `_make_builder` and, where it differs from
-    Chameleon, `_find_vqgan`, `_check_vocabulary`, `preprocessing`, `square` and `restore`; it is registered in
-    `visdyn.models.TOKEN_MODELS`.
+    Chameleon, `_own_prompts`, `_find_vqgan`, `_check_vocabulary`, `preprocessing`, `square` and `restore`; it is
+    registered in `visdyn.models.TOKEN_MODELS`.
 
     Attributes:
         lm: language model with unmasked image logits.
@@ -67,6 +68,7 @@ class UnifiedModel:
         vqgan: str | Path | None = None,
         batch_size: int = 64,
         shared_prefixes: bool = False,
+        prompts: Prompts | None = None,
     ) -> UnifiedModel:
         """Load the decoder, the tokenizer, the VQGAN and the prompts (`dynamics.json`) of a folder or hub id.
 
@@ -75,6 +77,8 @@ class UnifiedModel:
                 what it lacks from its base.
             dtype: of the decoder; `auto` is the checkpoint's own. The VQGAN stays in float32.
             vqgan: a VQGAN checkpoint; None takes `vqgan/` of the folder or the weights inside it (Anole's).
+            prompts: the words for a folder without dynamics.json, as a public checkpoint is; None takes the sentences
+                of `visdyn.params.prompts`.
 
         Raises:
             FileNotFoundError: a part is missing; the message names it.
@@ -85,11 +89,18 @@ class UnifiedModel:
         tokens = VQGAN.from_checkpoint(cls._find_vqgan(checkpoint, vqgan), decoder=False)
         lm = checkpoint.load_lm(cls._get_lm_class(), dtype, attention, device)
         settings = checkpoint.holder("dynamics.json") / "dynamics.json"
-        options = json.loads(settings.read_text()) if settings.is_file() else {"public_pixels": True}
+        words = cls._own_prompts(prompts or SENTENCES)
+        options = {"fdm_prompt": words.fdm, "idm_prompt": words.idm, "public_pixels": True}
+        if settings.is_file():  # it was trained with the words that stand there
+            options = json.loads(settings.read_text())
         public = options.pop("public_pixels", False)
         builder = cls._make_builder(tokenizer, tokens.config.n_embed, **options)
         cls._check_vocabulary(checkpoint, lm, builder.layout)
         return cls(lm, builder, tokens.to(device).eval(), checkpoint.name, public, batch_size, shared_prefixes)
+
+    @staticmethod
+    def _own_prompts(prompts: Prompts) -> DynamicsPrompts:
+        return prompts.chameleon
 
     @staticmethod
     def _get_lm_class():
@@ -191,9 +202,14 @@ class UnifiedModel:
 
 @dataclass
 class TokenInverseDynamics:
-    """The inverse-dynamics role of a unified model; implements `InverseDynamics`."""
+    """The inverse-dynamics role of a unified model; implements `InverseDynamics`.
+
+    Attributes:
+        max_new_tokens: longest predicted action; a longer answer is cut there.
+    """
 
     model: UnifiedModel
+    max_new_tokens: int = 64
 
     def score(self, sources: Sequence[ImageRef], targets: Sequence[ImageRef], actions: Sequence[str]) -> Scores:
         """Score the action's tokens, eos left out; a source that stands before several targets is encoded once."""
@@ -223,19 +239,26 @@ class TokenInverseDynamics:
         self,
         sources: np.ndarray,
         targets: np.ndarray,
-        max_new_tokens: int = 16,
+        max_new_tokens: int | None = None,
         temperature: float = 0.0,
         draws: torch.Tensor | None = None,
     ) -> tuple[list[str], torch.Tensor]:
         """As `predict`, from image codes; also the mean log-probability per generated token (N,).
 
         Args:
+            max_new_tokens: None takes the attribute.
             temperature, draws: as of `visdyn.models.token.decoding.generate_text`; 0 is greedy.
         """
         build, model = self.model.builder.inverse_prompt, self.model
         prompts = [build(source, target) for source, target in zip(sources, targets, strict=True)]
         ids, scores = generate_text(
-            model.lm, model.layout, prompts, max_new_tokens, model.batch_size, temperature=temperature, draws=draws
+            model.lm,
+            model.layout,
+            prompts,
+            max_new_tokens or self.max_new_tokens,
+            model.batch_size,
+            temperature=temperature,
+            draws=draws,
         )
         return [model.builder.tokenizer.decode(text, skip_special_tokens=True) for text in ids], scores
 

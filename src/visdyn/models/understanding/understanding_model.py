@@ -35,10 +35,8 @@ from visdyn.models.understanding.inputs import (
     load_picture,
     make_query,
 )
+from visdyn.params.prompts import SENTENCES, Prompts, UnderstandingPrompts
 
-IDM_PROMPT = "Infer the action that leads from the first image to the second. Answer with one short instruction."
-FDM_PROMPT = "Editing the given image according to the following prompt: {action}"
-QUESTION = "Is the second image the result of this action on the first image: {action}? Answer Yes or No."
 DEFINITIONS = ("D2", "D2-target", "D3")
 _ROWS_AT_ONCE = 512  # fp32 logits of 512 positions over 152,064 tokens take 297 MiB
 
@@ -51,6 +49,7 @@ class UnderstandingModel:
         lm: the transformers class of the family.
         padding_side: `right` or `left`; makes no difference to a score.
         batch_size: sequences in one forward.
+        prompts: the words of its questions.
     """
 
     lm: torch.nn.Module
@@ -60,6 +59,7 @@ class UnderstandingModel:
     name: str = ""
     padding_side: str = "right"
     batch_size: int = 8
+    prompts: UnderstandingPrompts = SENTENCES.understanding
 
     @classmethod
     def from_pretrained(
@@ -69,11 +69,13 @@ class UnderstandingModel:
         dtype: str = "auto",
         attention: str = "sdpa",
         batch_size: int = 8,
+        prompts: Prompts | None = None,
     ) -> UnderstandingModel:
         """Load a folder or hub id, or the base of a peft adapter with the adapter merged.
 
         Args:
             dtype: `auto` is the checkpoint's own.
+            prompts: of which it takes its family's; None takes the sentences of `visdyn.params.prompts`.
 
         Raises:
             FileNotFoundError: there is no such model.
@@ -83,7 +85,8 @@ class UnderstandingModel:
         family = family_of(checkpoint.base)
         lm = checkpoint.load_lm(model_class(family), dtype, attention, device)
         chat = ChatFormat.from_pretrained(checkpoint.base, lm.config)
-        return cls(lm, chat, load_image_processor(checkpoint.base), family, checkpoint.name, batch_size=batch_size)
+        processor, words = load_image_processor(checkpoint.base), (prompts or SENTENCES).understanding
+        return cls(lm, chat, processor, family, checkpoint.name, batch_size=batch_size, prompts=words)
 
     @property
     def inverse_dynamics(self) -> UnderstandingInverseDynamics:
@@ -147,19 +150,17 @@ class UnderstandingInverseDynamics:
     """The inverse-dynamics role; implements `InverseDynamics`.
 
     Attributes:
-        prompt: the question after the two images; the paper's text is unknown.
         side: images are stretched to side x side; None leaves the size to the checkpoint's preprocessing.
         max_new_tokens: longest predicted action.
     """
 
     model: UnderstandingModel
-    prompt: str = IDM_PROMPT
     side: int | None = None
     max_new_tokens: int = 64
 
     def score(self, sources: Sequence[ImageRef], targets: Sequence[ImageRef], actions: Sequence[str]) -> Scores:
         """Score the action's tokens, the end of the turn left out."""
-        prompt, chat = self.model.chat.prompt(2, self.prompt), self.model.chat
+        prompt, chat = self.model.chat.prompt(2, self.model.prompts.idm), self.model.chat
         queries = [
             make_query(prompt, chat.answer(action), (source, target))
             for source, target, action in zip(sources, targets, actions, strict=True)
@@ -173,7 +174,7 @@ class UnderstandingInverseDynamics:
     @torch.inference_mode()
     def predict(self, sources: Sequence[ImageRef], targets: Sequence[ImageRef]) -> list[str]:
         """Return one greedily decoded action for each pair."""
-        prompt, model, texts = self.model.chat.prompt(2, self.prompt), self.model, []
+        prompt, model, texts = self.model.chat.prompt(2, self.model.prompts.idm), self.model, []
         queries = [make_query(prompt, (), pair) for pair in zip(sources, targets, strict=True)]
         for start in range(0, len(queries), model.batch_size):
             inputs, _ = model.inputs(queries[start : start + model.batch_size], self.side, padding_side="left")
@@ -202,8 +203,6 @@ class UnderstandingForwardLikelihood:
     model: UnderstandingModel
     definition: str = "D2"
     side: int | None = 448
-    prompt: str = FDM_PROMPT
-    question: str = QUESTION
 
     def __post_init__(self) -> None:
         if self.definition not in DEFINITIONS:
@@ -223,7 +222,7 @@ class UnderstandingForwardLikelihood:
 
     def _make_interleaved_query(self, source: ImageRef, action: str, target: ImageRef) -> Query:
         chat = self.model.chat
-        prompt = chat.prompt(1, self.prompt.format(action=action))
+        prompt = chat.prompt(1, self.model.prompts.fdm.format(action=action))
         ids = np.array([*prompt, *chat.image])
         scored = np.ones(len(ids), bool)
         if self.definition == "D2-target":
@@ -236,7 +235,7 @@ class UnderstandingForwardLikelihood:
         if yes == no:
             raise ValueError(f"the tokenizer of {self.model.name} begins Yes and No with one token; D3 needs two")
         for source, action, target in rows:
-            prompt = chat.prompt(2, self.question.format(action=action))
+            prompt = chat.prompt(2, self.model.prompts.yes_no.format(action=action))
             queries += [make_query(prompt, word, (source, target)) for word in (yes, no)]
         total = self.model.score(queries, self.side).total.view(-1, 2)
         odds = total[:, 0] - total[:, 1]  # (N,), log p(Yes) - log p(No)

@@ -31,7 +31,8 @@ def aurora_systems(stage: Stage, items: Sequence[Trajectory]) -> list[SystemImag
     """
     checkpoints, absent = _aurora_checkpoints(stage)
     systems = of_first_chain(stage, baseline_systems(AURORA_BENCH, items, AURORA_BENCH.requests(), stage.seed))
-    systems += aurora.sample_models(items, checkpoints, outputs_folder(stage, "aurora"), stage.device)
+    outputs, drawn, prompts = outputs_folder(stage, "aurora"), stage.params.sampling, stage.settings.prompts
+    systems += aurora.sample_models(items, checkpoints, outputs, stage.device, drawn, prompts)
     systems += [run.left_out("aurora", f"not run: {run.model} does not exist; run stage fdm") for run in absent]
     others = [aurora.edit_items(editor, items, stage.seed) for editor in named_editors(stage, "aurora")]
     others += [

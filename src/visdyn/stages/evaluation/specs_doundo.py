@@ -30,7 +30,7 @@ def doundo_systems(stage: Stage, pairs: Sequence[ReversiblePair]) -> list[System
     systems = of_first_chain(stage, baselines)
     if "doundo" in stage.params.trained:
         settings = stage.settings.doundo
-        requested = [(name, chain) for name in settings.variants for chain in stage.chains]
+        requested = [(name, chain) for name in settings.lambdas for chain in stage.chains]
         there, absent = resolved_runs(stage, "models/doundo", requested)
         systems += doundo.edit_with_models(
             pairs,

@@ -20,12 +20,13 @@ from visdyn.models.bagel import (
     BagelConfig,
     Dropout,
     Pack,
+    conversation_sample,
     edit_sample,
     pack_samples,
     text_to_image_sample,
-    understanding_sample,
 )
-from visdyn.models.bagel.samples import TEXT, VAE, VIT, Part, Posteriors, Sample
+from visdyn.models.bagel.samples import ANSWER, IMAGE, QUESTION, TEXT, VAE, VIT, Part, Posteriors, Sample
+from visdyn.models.bagel.transforms import transform
 from visdyn.training.bagel.posteriors import pad, sample_padded
 from visdyn.trajectory import ReversiblePair, Trajectory
 
@@ -59,6 +60,22 @@ class Question:
     question: str
     answer: str
 
+    @property
+    def turns(self) -> tuple[tuple[str, ImageRef | str], ...]:
+        """The question as a conversation of one round."""
+        return (IMAGE, self.image), (QUESTION, self.question), (ANSWER, self.answer)
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """Rounds of questions about images, and the answers to learn.
+
+    Attributes:
+        turns: (`image`, reference), (`question`, text) or (`answer`, text), in the order in which they stand.
+    """
+
+    turns: tuple[tuple[str, ImageRef | str], ...]
+
 
 @dataclass(frozen=True)
 class Example:
@@ -71,6 +88,7 @@ class Example:
         noise: per VAE part, dropped ones included, flow noise (h * w, latent_dim).
         posterior: per VAE part, noise of the posterior (z, height, width).
         forward: of an undo, the edit that it undoes; only where the consistency loss chains both.
+        original: of an undo, the pixels of I_o (3, H, W); only where the consistency loss compares pixels.
     """
 
     kind: str
@@ -80,6 +98,7 @@ class Example:
     noise: list[Tensor]
     posterior: list[Tensor]
     forward: Example | None = None
+    original: Tensor | None = None
 
 
 class BagelMixture(Dataset):
@@ -101,19 +120,21 @@ class BagelMixture(Dataset):
         dropout: Dropout = DROPOUT,
         long_share: float = 1.0,
         chained: bool = False,
+        originals: bool = False,
         posteriors: Posteriors | None = None,
     ) -> None:
         """Plan the draws.
 
         Args:
             records: per kind: `edit` Trajectory, ReversiblePair or FramePair, `undo` ReversiblePair, `text_to_image`
-                Caption, `understanding` Question.
+                Caption, `understanding` Question or Conversation.
             weights: relative weights of the kinds; a kind that is absent or weighs 0 is left out.
             encode: text to token ids, without begin and end markers.
             length: how many items, usually steps x batch size.
             dropout: of conditions, for classifier-free guidance; independent per text, ViT image and VAE image.
             long_share: share of reversible pairs shown with their long prompts; the others show the short ones.
             chained: give every undo the edit that it undoes (consistency conditioned on the generated image).
+            originals: give every undo the pixels of I_o (consistency in pixel space).
             posteriors: of the autoencoder (`posteriors.PosteriorCache`); None encodes the images in every step.
 
         Raises:
@@ -122,7 +143,8 @@ class BagelMixture(Dataset):
         """
         _check_mixture(records, weights, long_share)
         self.records, self.encode, self.config, self.seed = records, encode, config, seed
-        self.dropout, self.long_share, self.chained, self.posteriors = dropout, long_share, chained, posteriors
+        self.dropout, self.long_share, self.posteriors = dropout, long_share, posteriors
+        self.chained, self.originals = chained, originals
         self.kinds, self.rows = _plan_draws({kind: len(records.get(kind, ())) for kind in KINDS}, weights, length, seed)
 
     def __len__(self) -> int:
@@ -137,12 +159,14 @@ class BagelMixture(Dataset):
             example = replace(
                 example, forward=self._draw_example("edit", self._plan_sample("edit", record, prompts), generator)
             )
+        if kind == "undo" and self.originals:
+            example = replace(example, original=transform(record.start, self.config.transforms["vae"]))
         return example
 
     def _plan_sample(self, kind: str, record, prompts: str) -> Sample:
         if kind == "understanding":
-            texts = self.encode(record.question), self.encode(record.answer)
-            return understanding_sample(record.image, *texts, self.config)
+            said = ((kind, part if kind == IMAGE else self.encode(part)) for kind, part in record.turns)
+            return conversation_sample(list(said), self.config)
         if kind == "text_to_image":
             return text_to_image_sample(self.encode(record.text), record.image, self.config, self.posteriors)
         if isinstance(record, ReversiblePair):
@@ -236,6 +260,7 @@ class BagelBatch:
             it is the only one; else None.
         targets: per noised target in order, whether it belongs to an undo, and its grid (h, w).
         answer_tokens: how many of the tokens with cross entropy are real.
+        originals: pixels of I_o (3, H, W) of the undos, in their order; None where nothing compares pixels.
         chain: see `Chain`; None where nothing is chained.
     """
 
@@ -245,6 +270,7 @@ class BagelBatch:
     latents: Tensor | None
     targets: list[tuple[bool, tuple[int, int]]]
     answer_tokens: int
+    originals: list[Tensor] | None = None
     chain: Chain | None = None
 
     def to(self, device: torch.device | str) -> BagelBatch:
@@ -254,6 +280,8 @@ class BagelBatch:
             for name in ("pack", "noise", "posterior", "latents", "chain")
             if getattr(self, name) is not None
         }
+        if self.originals is not None:
+            moved["originals"] = [pixels.to(device) for pixels in self.originals]
         return replace(self, **moved)
 
 
@@ -326,6 +354,7 @@ def _batch_examples(examples: Sequence[Example], config: BagelConfig, dropout: D
         latents,
         targets,
         len(pack.ce_index) - idle_answers,
+        [example.original for example in examples if example.original is not None] or None,
     )
 
 

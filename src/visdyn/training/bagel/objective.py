@@ -127,9 +127,14 @@ class BagelObjective(nn.Module):
             return zero
         with torch.set_grad_enabled(self.consistency.weight > 0 and torch.is_grad_enabled()):
             undos = self._undo_maps(batch, output)
-            # Pixels one image after another: the decoder's activations of a batch would not fit.
-            groups = [[undo] for undo in undos] if self.consistency.space == "pixel" else _group_by_size(undos)
-            losses = [loss for loss in map(self._losses_of_undos, groups) if len(loss)]
+            if self.consistency.space == "pixel":
+                # One image after another: the decoder's activations of a batch would not fit.
+                found = [
+                    self._losses_of_undos([undo], pixels[None]) for undo, pixels in self._with_pixels(batch, undos)
+                ]
+            else:
+                found = [self._losses_of_undos(group) for group in _group_by_size(undos)]
+            losses = [loss for loss in found if len(loss)]
             # The sum of each group, as its size times its mean: a plain sum would round differently.
             sums = [len(loss) * loss.mean() for loss in losses]
             return global_mean(torch.stack([zero, *sums]).sum(), sum(map(len, losses)))
@@ -145,8 +150,19 @@ class BagelObjective(nn.Module):
             found = self._undo_generated(batch, output)
         return [maps for is_undo, *maps in target_maps(self.model, found, targets) if is_undo]
 
-    def _losses_of_undos(self, undos: list[list[Tensor]]) -> Tensor:
-        """Return L_c (m,) of the m of these undos, all of one size, that pass the time gate."""
+    @staticmethod
+    def _with_pixels(batch: BagelBatch, undos: list) -> Iterator[tuple[list[Tensor], Tensor]]:
+        """Yield each undo's maps with the pixels of its I_o."""
+        if undos and batch.originals is None:
+            raise ValueError("consistency in pixel space needs the images themselves; set BagelMixture's originals")
+        return zip(undos, batch.originals or (), strict=True)
+
+    def _losses_of_undos(self, undos: list[list[Tensor]], pixels: Tensor | None = None) -> Tensor:
+        """Return L_c (m,) of the m of these undos, all of one size, that pass the time gate.
+
+        Args:
+            pixels: of I_o (N, 3, H, W), in pixel space: the images themselves, not what the autoencoder makes of them.
+        """
         # (m, z, H, W) three times, and t (m,)
         noised, velocity, clean, t = (torch.cat(parts) for parts in zip(*undos, strict=True))
         return consistency_loss(
@@ -155,7 +171,8 @@ class BagelObjective(nn.Module):
             t,
             clean,
             space=self.consistency.space,
-            decode=self._decode_latents if self.consistency.space == "pixel" else None,
+            decode=None if pixels is None else self._decode_latents,
+            target_pixels=pixels,
             t_gate=self.consistency.t_gate,
             weight_function=self.consistency.weight_function,
             reduction="none",

@@ -81,6 +81,7 @@ def train_bagel(
         dropout=drop,
         long_share=config.long_share,
         chained=config.consistency is not None and config.consistency.condition == "generated",
+        originals=config.consistency is not None and config.consistency.space == "pixel",
         posteriors=posterior_cache(config.latents, model, used),
     )
     accumulation = hardware.get("gradient_accumulation_steps", 1)

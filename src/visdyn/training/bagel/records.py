@@ -11,7 +11,10 @@ import numpy as np
 
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.bad_items import DatasetError, image_problem
-from visdyn.training.bagel.mixture import Caption, FramePair, Question
+from visdyn.models.bagel.samples import ANSWER, IMAGE, QUESTION
+from visdyn.training.bagel.mixture import Caption, Conversation, FramePair, Question
+
+MARK = "<image>"  # where LLaVA's conversations show an image
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,8 @@ def read_records(
         frames: root of the EPIC-KITCHENS frames of the annotations; the annotations' folder by default.
         captions: for text_to_image: JSON lines with image and text; relative paths start at the file's folder. Lines
             without image belong to the rows of images.npy, uint8 (N, H, W, 3), beside the file.
-        questions: for understanding: JSON lines with image, question and answer.
+        questions: for understanding: JSON lines with image, question and answer, or LLaVA-OneVision's layout
+            (`read_conversations`).
         frame_pairs: further edits, without a text: .npy, uint8 (M, 2, H, W, 3).
 
     Raises:
@@ -51,11 +55,71 @@ def read_records(
     if captions is not None:
         records["text_to_image"] = _read_captions(Path(captions))
     if questions is not None:
-        records["understanding"] = list(_read_lines(Path(questions), Question, ("question", "answer")))
+        records["understanding"] = read_questions(Path(questions))
     if frame_pairs is not None:
         both = np.load(frame_pairs, mmap_mode="r")
         records["edit"] = [*records.get("edit", ()), *(FramePair(before, after) for before, after in both)]
     return records
+
+
+def read_questions(path: Path) -> list[Question] | list[Conversation]:
+    """Read questions about images: one a line, or conversations in LLaVA-OneVision's layout.
+
+    That layout is a JSON array, or JSON lines, of rows with `conversations`, a list of turns {from: human or gpt,
+    value: text}, and `image`, a path or a list of paths; `<image>` in a human turn says where an image is shown. A row
+    without images is a conversation about none.
+
+    Raises:
+        DatasetError: as `read_records`.
+    """
+    lines = _text_lines(path, ("question", "answer"))
+    if path.suffix == ".json":
+        try:
+            rows = json.loads("\n".join(lines))
+        except ValueError as error:
+            raise DatasetError(f"{path} is no JSON array of conversations ({error})") from error
+        return [_read_conversation(row, path, f"row {number}") for number, row in enumerate(rows, start=1)]
+    if '"conversations"' not in next(iter(lines), ""):
+        return list(_read_lines(path, Question, ("question", "answer")))
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise DatasetError(f"{path}, line {number}: no JSON ({error})") from error
+        found.append(_read_conversation(row, path, f"line {number}"))
+    return found
+
+
+def _read_conversation(row: dict, path: Path, where: str) -> Conversation:
+    try:
+        names = row.get("image") or []
+        images = [path.parent / name for name in ([names] if isinstance(names, str) else names)]
+        said = [(turn["from"], turn["value"]) for turn in row["conversations"]]
+        turns = list(_read_turns(said, iter(images)))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise DatasetError(f"{path}, {where}: expected image and conversations of human and gpt ({error!r})") from error
+    shown = sum(kind == IMAGE for kind, _ in turns)
+    if shown != len(images):
+        raise DatasetError(f"{path}, {where}: {len(images)} images, but <image> stands {shown} times")
+    if problem := next(filter(None, map(image_problem, images)), None):
+        raise DatasetError(f"{path}, {where}: {problem}")
+    if not any(kind == ANSWER for kind, _ in turns):
+        raise DatasetError(f"{path}, {where}: no answer to learn; every row needs a turn of gpt with a text")
+    return Conversation(tuple(turns))
+
+
+def _read_turns(said: list[tuple[str, str]], images: Iterator[Path]) -> Iterator[tuple[str, Path | str]]:
+    """Yield the turns as upstream reads them: a human's text is cut at each `<image>`, an answer is taken as it is."""
+    for speaker, text in said:
+        if speaker not in ("human", "gpt"):
+            raise ValueError(f"a turn is from {speaker!r}")
+        pieces = text.split(MARK) if speaker == "human" else [text]
+        for number, piece in enumerate(pieces):
+            if number:
+                yield IMAGE, next(images, Path())
+            if piece.strip():
+                yield (QUESTION, piece.strip()) if speaker == "human" else (ANSWER, piece)
 
 
 def _read_captions(path: Path) -> list[Caption]:

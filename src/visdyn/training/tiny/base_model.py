@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from visdyn.models.token.chameleon import ChameleonLM, tiny_config
-from visdyn.models.token.sequences import FDM_PROMPT, IDM_PROMPT, SequenceBuilder, TokenSequence
+from visdyn.models.token.sequences import SequenceBuilder, TokenSequence
 from visdyn.models.token.tokens import IMAGE, TokenLayout, build_tokenizer
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.models.vqgan import VQGAN
@@ -17,6 +17,8 @@ from visdyn.training.dynamics import fit_and_save
 from visdyn.training.engine.fit import Recipe
 from visdyn.training.triplets import SequenceDataset
 
+# One word for a task: a sentence would be ten words that no caption has.
+FDM_PROMPT, IDM_PROMPT = "edit {action}", "infer"
 TEXT_TO_IMAGE_WEIGHT = 0.5  # a caption says little of an image; at full weight its 64 tokens drown the captions' dozen
 
 
@@ -54,7 +56,7 @@ def train_base(
     config = tiny_config(len(tokenizer), layout, tokenizer.convert_tokens_to_ids(IMAGE), **architecture)
     torch.manual_seed(Recipe.of(recipe).seed)
     lm = ChameleonLM._from_config(config, attn_implementation="sdpa")
-    model = UnifiedModel(lm, SequenceBuilder(tokenizer, layout), tokenizer_model)
+    model = UnifiedModel(lm, SequenceBuilder(tokenizer, layout, FDM_PROMPT, IDM_PROMPT), tokenizer_model)
     frames, flat = np.load(images), np.load(pairs)
     if len(texts) != len(frames):
         raise ValueError(f"{captions} holds {len(texts)} captions for the {len(frames)} images of {images}")
