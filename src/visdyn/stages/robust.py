@@ -135,7 +135,7 @@ def open_experiment(stage: Stage, experiment: Experiment, section: str) -> Exper
     if experiment.section == "fdm":
         settings = replace(settings, fdm=replace(settings.fdm, arms=(experiment.run,), first_chain_arms=()))
     else:
-        settings = replace(settings, doundo=replace(settings.doundo, variants=(experiment.run,)))
+        settings = replace(settings, doundo=replace(settings.doundo, variants=(experiment.run,), weights=()))
     used = {name: asdict(getattr(settings, name)) for name in ("mining", "annotation", "fdm", "doundo", "world")}
     starts = [name for name in MADE if (stage.root / name).exists()]
     made = {name: _digest_folder(stage.root / name) for name in starts}
@@ -239,7 +239,8 @@ def forward_scores(stage: Stage, experiments: Sequence[Experiment]) -> pd.DataFr
             for name in DRAWN
         ]  # fmt: skip
         asked = again if draw else [*trained(stage, experiments, "fdm"), *again]
-        systems = sample_models(evaluation.trajectories, asked, outputs, stage.device)
+        drawn, prompts = stage.settings.evaluation.sampling, stage.settings.prompts
+        systems = sample_models(evaluation.trajectories, asked, outputs, stage.device, drawn, prompts)
         parts.append(score_forward(evaluation, systems).assign(draw=draw))
     return pd.concat(parts, ignore_index=True)[["system", "chain", "draw", "subset", "id", "metric", "value"]]
 
