@@ -51,7 +51,7 @@ def test_a_public_checkpoint_is_asked_in_sentences_or_as_the_parameters_say(anol
     model = load_model(anole)
     assert (model.builder.fdm_prompt, model.builder.idm_prompt) == (DynamicsPrompts.fdm, DynamicsPrompts.idm)
     prompt = model.builder.forward_prompt(grid, "open cup")
-    assert "editing the given image according to the following prompt : open cup" in _said(model, prompt)
+    assert "editing the given image according to the following prompt open cup" in _said(model, prompt)
     assert "infer the action between" in _said(model, model.builder.inverse_prompt(grid, grid))
     other = load_model(anole, prompts=OTHER)
     assert "take open cup" in _said(other, other.builder.forward_prompt(grid, "open cup"))
