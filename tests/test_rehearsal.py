@@ -68,9 +68,17 @@ def test_the_paper_profile_runs_on_tiny_checkpoints_of_the_public_classes(tmp_pa
     assert {"copy", "oracle", "shuffled", "zero_shot", "supervised", "synthetic_weighted", "InstructPix2Pix"} <= set(
         scores["system"]
     )
-    assert {"copy", "oracle", "shuffled", "base", "doundo", "doundo_c", "FLUX Kontext", "Qwen-Image", "base_think"} <= set(
-        doundo["system"]
-    )
+    assert {
+        "copy",
+        "oracle",
+        "shuffled",
+        "base",
+        "doundo",
+        "doundo_c",
+        "FLUX Kontext",
+        "Qwen-Image",
+        "base_think",
+    } <= set(doundo["system"])
     for table, metrics in ((scores, ("clip_t", "clip_t_edited", "dino")),
                            (doundo, ("clip_prompt", "epe_f", "action_accuracy", "noun_accuracy"))):  # fmt: skip
         for metric in metrics:
