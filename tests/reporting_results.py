@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import reporting_extra
 
+from visdyn.inference.candidates import KEYS
 from visdyn.paths import repository_root
 from visdyn.reporting import published
 
@@ -18,11 +19,14 @@ FDM_LEVEL = {
     "copy": 0.0, "oracle": 9.5, "shuffled": 0.6, "tokenizer_ceiling": 7.9, "zero_shot": 0.4, "supervised": 3.2,
     "supervised_weighted": 3.5, "synthetic": 3.9, "synthetic_weighted": 4.3, "synthetic_weighted_nofloor": 2.8,
     "synthetic_weighted_true": 4.9, "SmartEdit": 4.1, "supervised_best_of_2": 3.6, "supervised_best_of_8": 4.4,
-    "blend": 5.0, "blurred": 6.1,
+    "supervised_best_of_3": 3.8, "supervised_best_of_3_by_oracle": 5.1, "supervised_best_of_3_by_likelihood": 3.3,
+    "supervised_best_of_3_by_random": 3.2, "blend": 5.0, "blurred": 6.1,
 }  # fmt: skip
 DOUNDO_LEVEL = {"copy": 0.1, "oracle": 1.0, "shuffled": 0.2, "base": 0.4, "doundo": 0.7, "doundo_c": 0.72}
 VERBS = ("open", "close", "turn-on", "turn-off", "pick-up", "put-down", "place-in", "remove-from", "stack")
 FAMILIARITY = ("common", "rare", "unseen")
+DRAWN = [*KEYS, "candidate", "idm_log_likelihood", "fdm_log_likelihood"]
+CANDIDATE_METRICS = ["editing_success", "minimal_editing", "score", "success", "l1_paper", "clip_i"]
 KINDS = ("random_action", "random_observation", "copy_observation", "inverse_observation")
 
 
@@ -41,7 +45,7 @@ def write(profile: Path, seed: int = 0) -> Path:
         "fdm/training.csv": _training(rng, "arm", ("supervised", "synthetic_weighted"), ["loss"]),
         "fdm/arms.csv": _arms(),
         "doundo/training.csv": _training(rng, "variant", ("doundo", "doundo_c"), ["loss", "consistency"]),
-        "verification/candidates.csv": candidates(rng),
+        **split_candidates(candidates(rng)),
         "evaluation/fdm_scores.csv": _fdm_scores(rng),
         "evaluation_doundo/doundo_scores.csv": _doundo_scores(rng),
         "base_measures/encoders.csv": pd.DataFrame(
@@ -82,31 +86,22 @@ def repository(folder: Path) -> Path:
 
 
 def candidates(rng: np.random.Generator, count: int = 8, items: int = 4, chains: int = 2) -> pd.DataFrame:
-    """Candidates whose IDM log-likelihood follows the score, and whose own likelihood does not."""
+    """Scored candidates whose IDM log-likelihood follows the score, and whose own likelihood does not."""
     rows = []
     for chain in range(chains):
         for subset in SUBSETS:
             for item in range(items):
-                scores = rng.uniform(0, 10, count)
-                for place, score in enumerate(scores):
+                for place, score in enumerate(rng.uniform(0, 10, count)):
                     idm, own = score / 5 - 3 + rng.normal(0, 0.4), rng.normal(-2, 0.3)
-                    rows.append(
-                        (
-                            "supervised",
-                            chain,
-                            subset,
-                            f"{item:03d}",
-                            place,
-                            idm,
-                            own,
-                            score,
-                            9.0,
-                            min(score, 9.0),
-                            int(score > 7),
-                        )
-                    )
-    names = "arm chain subset id candidate idm_log_likelihood fdm_log_likelihood editing_success minimal_editing score success"  # noqa: E501
-    return pd.DataFrame(rows, columns=names.split())
+                    values = (score, 9.0, min(score, 9.0), int(score > 7), 0.2 - score / 100, 0.8 + score / 100)
+                    rows.append(("supervised", chain, 0, subset, f"{item:03d}", place, idm, own, *values))
+    return pd.DataFrame(rows, columns=[*DRAWN, *CANDIDATE_METRICS])
+
+
+def split_candidates(table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Return scored candidates as the two files in which stages leave them."""
+    scores = table.melt([*KEYS, "candidate"], CANDIDATE_METRICS, "metric", "value")
+    return {"verification/candidates.csv": table[DRAWN], "evaluation/candidate_scores.csv": scores}
 
 
 def _likelihoods(rng: np.random.Generator, models: dict[str, float]) -> pd.DataFrame:

@@ -137,10 +137,20 @@ def test_labels_and_candidates_come_from_the_chain_s_own_models_and_seeds(open_s
     monkeypatch.setattr(verification, "map_processes", lambda function, given, shared: jobs.extend(given) or [])
     found = [("supervised", chain, f"models/fdm/supervised-s{chain}") for chain in CHAINS]
     with pytest.raises(ValueError, match="No objects to concatenate"):
-        verification.candidate_tables(open_stage("verification"), found, None)
+        verification.candidate_tables(open_stage("verification"), found, [])
     assert [job.idm.rpartition("/")[2] for job in jobs] == ["s0", "s1", "s2"]
     assert [job.seed for job in jobs] == [sampling_seed(0, "candidates", chain) for chain in CHAINS]
     assert len({job.scratch for job in jobs}) == 3
+
+    stage, jobs[:] = open_stage("verification"), []
+    twice = replace(stage, params=replace(stage.params, repeats=2))
+    with pytest.raises(ValueError, match="No objects to concatenate"):
+        verification.candidate_tables(twice, found, [])
+    assert [(job.chain, job.draw) for job in jobs] == [(chain, draw) for chain in CHAINS for draw in (0, 1)]
+    seeds = [job.seed for job in jobs]
+    assert seeds[::2] == [sampling_seed(0, "candidates", chain) for chain in CHAINS]
+    assert len(set(seeds)) == len({job.scratch for job in jobs}) == 6
+    assert all(seed % 2 for seed in seeds)  # no training has one
 
 
 def test_evaluation_draws_with_each_chain_s_own_models_and_seed(open_stage, tmp_path):

@@ -206,20 +206,23 @@ def test_a_setting_left_open_is_refused_in_words(tmp_path):
 def test_a_slope_is_per_doubling(tmp_path):
     entry = {"statistic": "slope", "table": "verification/candidates.csv",
              "where": {"metric": "score", "selector": "oracle"}, "of": {"arm": "supervised"}, "over": "k"}  # fmt: skip
-    rows = [("supervised", chain, "ag", str(item), candidate, 0.0, 0.0, 0.0, 0.0, float(candidate), 0)
-            for chain in range(2) for item in range(3) for candidate in range(4)]  # fmt: skip
-    table = pd.DataFrame(rows, columns=["arm", "chain", "subset", "id", "candidate", "idm_log_likelihood",
-                                        "fdm_log_likelihood", "editing_success", "minimal_editing", "score",
-                                        "success"])  # fmt: skip
-    expected = [1.5, np.mean([1, 2, 3, 2, 3, 3]), 3.0]  # the best of 1, 2 and 4 of 0, 1, 2, 3
-    table["idm_log_likelihood"] = table.index * 0.1 + table["chain"]  # chains that are no copies of each other
-    found = measure(claims(tmp_path, **entry)[0], "kitchen", results(other={"verification/candidates.csv": table}))
-    assert found.estimate.value == pytest.approx(np.polyfit([0, 1, 2], expected, 1)[0])
+    rows = [("supervised", chain, draw, "ag", str(item), candidate, float(candidate))
+            for chain in range(2) for draw in range(2) for item in range(3) for candidate in range(4)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["arm", "chain", "draw", "subset", "id", "candidate", "score"])
+    table = table.assign(fdm_log_likelihood=0.0, success=0.0)
+    expected = [1.5, np.mean([1, 2, 3, 2, 3, 3]), (3 * 3 + 2) / 4, 3.0]  # the best of 1, 2, 3, 4 of 0, 1, 2, 3
+    table["idm_log_likelihood"] = table.index * 0.1 + table["chain"]
+    table.loc[table["chain"] == 1, "success"] = 1.0  # chains that are no copies of each other
+    keys = ["arm", "chain", "draw", "subset", "id", "candidate"]
+    files = {"verification/candidates.csv": table.drop(columns=["score", "success"]),
+             "evaluation/candidate_scores.csv": table.melt(keys, ["score", "success"], "metric")}  # fmt: skip
+    found = measure(claims(tmp_path, **entry)[0], "kitchen", results(other=files))
+    assert found.estimate.value == pytest.approx(np.polyfit(np.log2([1, 2, 3, 4]), expected, 1)[0])
 
 
 def test_the_best_of_k_is_unknown_where_a_candidate_is(tmp_path):
-    table = pd.DataFrame({"arm": "a", "chain": 0, "subset": "ag", "id": ["1", "1", "2", "2"], "candidate": [0, 1, 0, 1],
-                          "idm_log_likelihood": [1.0, 2.0, 1.0, 2.0], "score": [np.nan, 6.0, 2.0, 4.0]})  # fmt: skip
+    table = pd.DataFrame({"id": ["1", "1", "2", "2"], "candidate": [0, 1, 0, 1], "score": [np.nan, 6.0, 2.0, 4.0]})
+    table = table.assign(arm="a", chain=0, draw=0, subset="ag", idm_log_likelihood=[1.0, 2.0, 1.0, 2.0])
     found = best_of_k(table, "idm", [1, 2])
     assert found[2].tolist() == [6.0, 4.0]  # the unknown one is not chosen
     assert math.isnan(found[1].iloc[0])

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image
 
+from visdyn.reporting import names, summaries
 from visdyn.reporting import rendering as outputs
-from visdyn.reporting import summaries
 from visdyn.reporting.figures import bootstrapping_figures as figures_bootstrapping
 from visdyn.reporting.figures import doundo_figures as figures_doundo
 from visdyn.reporting.figures import figure_parts as figure_parts
@@ -52,20 +52,22 @@ def test_plotting_leaves_its_input_alone(results):
     assert f"Rand. Act.: {share:.1f} % of {len(kind)}" in texts(figure)
 
 
-def test_verification_has_a_panel_for_each_subset_and_the_average(results):
-    curves = summaries.verification_curves(results.read("verification/candidates.csv"))
-    figure = figures_bootstrapping.verification_curves(curves, {"Copy": 0.0})
-    assert [axes.get_title() for axes in figure.axes] == [
-        "MagicBrush",
-        "AG",
-        "Something",
-        "WhatsUp",
-        "Kubric",
-        "Average",
-    ]
-    line = figure.axes[5].get_lines()[0]
-    expected = curves[(curves["subset"] == "all") & (curves["selector"] == "idm")].sort_values("k")["value"]
-    assert np.allclose(line.get_ydata(), expected)
+def test_verification_has_a_row_for_each_arm_and_a_panel_for_each_subset_and_the_average():
+    table = reporting_results.candidates(np.random.default_rng(0))
+    both = pd.concat([table, table.assign(arm="synthetic_weighted", score=table["score"] / 2)])
+    curves = summaries.verification_curves(both)
+    lines = {"region judge": {"Copy": {"ag": 0.5, "all": 0.25}}}
+    figure = figures_bootstrapping.verification_curves({"region judge": curves}, lines)
+    titles = [f"{name} (n = 4)" for name in ("MagicBrush", "AG", "Something", "WhatsUp", "Kubric")]
+    assert [axes.get_title() for axes in figure.axes] == [*titles, "Average (n = 20)"] * 2
+    for panel, arm in ((5, "supervised"), (11, "synthetic_weighted")):
+        own = curves[(curves["arm"] == arm) & (curves["subset"] == "all")]
+        for line, selector in zip(figure.axes[panel].get_lines(), names.SELECTORS, strict=False):
+            expected = own[own["selector"] == selector].sort_values("k")["value"]
+            assert np.allclose(line.get_ydata(), expected)
+        assert figure.axes[panel].get_lines()[-1].get_ydata() == [0.25, 0.25]
+    assert len(figure.axes[1].get_lines()) == len(names.SELECTORS) + 1
+    assert len(figure.axes[0].get_lines()) == len(names.SELECTORS)  # no score of Copy is known there
 
 
 def test_series_differ_by_more_than_colour():

@@ -24,8 +24,10 @@ from toy_bagel import batch_of, mixture
 from visdyn.datasets.clips import find_clips
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.metrics import optical_flow
+from visdyn.evaluation.systems.candidate_systems import best_of_rows
 from visdyn.evaluation.systems.doundo_systems import images_of
 from visdyn.inference import do_undo, verification
+from visdyn.inference.candidates import KEYS
 from visdyn.mining import keyframes, stratified
 from visdyn.mining.clip_mining import ClipSettings, mine_clips
 from visdyn.models.editors.protocol import Request
@@ -234,17 +236,18 @@ def test_clips_are_mined_by_the_key_frames_of_the_map(clip, mutate, function, ol
 @pytest.mark.parametrize("new", ["", "int(np.argmin(", "-1 + int(np.argmax("])
 def test_the_verification_stage_and_best_of_k_choose_by_one_function(mutate, new):
     rewards = [-3.0, -1.0, -2.0, -0.5]
-    rows = {"arm": "a", "chain": 0, "subset": "s", "id": "1", "fdm_log_likelihood": 0.0}
+    rows = {"arm": "a", "chain": 0, "draw": 0, "subset": "s", "id": "1", "fdm_log_likelihood": 0.0}
     table = pd.DataFrame(
         [
-            {**rows, "candidate": index, "score": 10.0 * index, "idm_log_likelihood": reward}
+            {**rows, "candidate": index, "value": 10.0 * index, "idm_log_likelihood": reward}
             for index, reward in enumerate(rewards)
         ]
     )
     if new:
         mutate(verification.choose_best, "int(np.argmax(", new)
-    curves = verification.best_curves(table, [3]).set_index("chosen_by")
-    assert bool(curves.loc["IDM", "score"] != 10.0) is bool(new)
+    scores = table[[*KEYS, "candidate", "value"]].assign(metric="score")
+    chosen = best_of_rows(table, scores, [3], None).set_index("system")["value"]
+    assert bool(chosen["a_best_of_3"] != 10.0) is bool(new)
     fdm = SimpleNamespace(sample=lambda source, action, k, generator: np.zeros((k, 1, 1, 3), np.uint8))
     idm = SimpleNamespace(log_likelihood=lambda *_: torch.tensor(rewards[:3]))
     assert (verification.best_of_k(fdm, idm, None, "open", 3).index != 1) is bool(new)

@@ -121,7 +121,7 @@ def test_table2_keeps_the_papers_layout_and_adds_the_baselines(results):
         "Kubric",
         "AURORA-BENCH Avg.",
     ]
-    assert {"Copy", "Oracle (target)", "Shuffled target", "C-FT, best of 8"} <= set(laid.columns)
+    assert {"Copy", "Oracle (target)", "Shuffled target", "C-FT, best of 8 by IDM"} <= set(laid.columns)
     mine = cell(frame, row="AG", column="C-FDM", panel=PANEL)
     assert (mine["published"], mine["chains"], mine["n"], mine["status"]) == (3.64, 3, 4, "smaller scale")
     theirs = cell(frame, row="AG", column="GoT", panel=PANEL)

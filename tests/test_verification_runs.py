@@ -1,8 +1,8 @@
-"""Verification of whole runs: parts survive a kill, two adapters share a base, images of several sizes, no judge."""
+"""Verification of whole runs: parts survive a kill, two adapters share a base, images of several sizes are kept."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,9 +10,14 @@ import pytest
 import torch
 from tiny_tokens import save_adapted
 
+from visdyn.evaluation.benches.bench import AURORA_BENCH
+from visdyn.evaluation.systems.outputs import FORWARD
+from visdyn.images import load
 from visdyn.inference import verification
+from visdyn.inference.candidates import candidate_folder
+from visdyn.inference.generation import generate
 from visdyn.inference.verification import (
-    best_curves,
+    agreement,
     best_of_k,
     score_candidates,
     score_candidates_in_parts,
@@ -41,34 +46,18 @@ def runs(request, tiny_folder, tmp_path_factory):
     return save_adapted(tmp_path_factory.mktemp("models"), request.param, tiny_folder)
 
 
-@dataclass
-class _Judge:
-    """Stands for the evaluation of the kitchen, or of real data where it cannot compare."""
-
-    trajectories: list
-    refuses: bool = False
-
-    def judge(self, predictions):
-        if self.refuses:
-            raise ValueError("images of\nanother size")
-        keys = {"subset": [item.subset for item in self.trajectories], "id": [item.id for item in self.trajectories]}
-        assert [image.shape for image in predictions]
-        return pd.DataFrame(keys).assign(editing_success=1.0, minimal_editing=2.0, score=1.0, success=0.0, copied=0.0)
-
-
 def _job(root, tmp_path, **changes):
     settings = replace(load_params().verification, candidates=(1, 2), batch_size=1)
     settings = replace(settings, **changes)
     folders = {"folder": root / "fdm", "idm": root / "idm", "scratch": tmp_path}
-    return verification_runs._Job(
-        "supervised", 1, **folders, seed=3, settings=settings, device="cpu", log_seconds=9.0, must_judge=False
-    )
+    rest = {"seed": 3, "settings": settings, "device": "cpu", "log_seconds": 9.0, "kept": tmp_path / "kept"}
+    return verification_runs._Job("supervised", 1, draw=2, **folders, **rest)
 
 
-def test_candidates_have_their_sources_geometry_and_the_judge_sees_it(runs, items, tmp_path):
-    table = verification_runs._candidate_table(_Judge(items), _job(runs, tmp_path))
+def test_candidates_have_their_sources_geometry_and_are_kept(runs, items, tmp_path):
+    table = verification_runs._candidate_table(items, _job(runs, tmp_path))
     assert table.groupby("candidate").size().to_dict() == {0: 4, 1: 4}
-    assert set(table["score"]) == {1.0}
+    assert set(table["draw"]) == {2}
     roles = load_dynamics(runs / "fdm", runs / "idm", batch_size=1)
     scored = score_candidates(*roles, items, 2, seed=3)
     restored = type(roles[0].model).__name__ == "LiquidModel"
@@ -76,6 +65,11 @@ def test_candidates_have_their_sources_geometry_and_the_judge_sees_it(runs, item
     assert (
         shapes == [[(9, 16)] * 2, [(16, 16)] * 2, [(16, 8)] * 2, [(16, 16)] * 2] if restored else [[(16, 16)] * 2] * 4
     )
+    for row, item in enumerate(items):
+        for candidate in range(2):
+            folder = candidate_folder(tmp_path / "kept", "supervised", 1, 2, candidate)
+            kept = np.asarray(load(folder / AURORA_BENCH.file(item, FORWARD)))
+            np.testing.assert_array_equal(kept, scored.images[row][candidate])
     first = table[table["candidate"] == 0]
     np.testing.assert_allclose(first["idm_log_likelihood"], scored.inverse[:, 0], atol=1e-4)
     for row, item in enumerate(items):
@@ -84,9 +78,8 @@ def test_candidates_have_their_sources_geometry_and_the_judge_sees_it(runs, item
 
 
 def test_shared_prefixes_do_not_change_what_is_chosen(runs, items, tmp_path):
-    judge = _Judge(items)
     plain, shared = (
-        verification_runs._candidate_table(judge, _job(runs, tmp_path / str(flag), shared_prefixes=flag))
+        verification_runs._candidate_table(items, _job(runs, tmp_path / str(flag), shared_prefixes=flag))
         for flag in (False, True)
     )
     columns = ["idm_log_likelihood", "fdm_log_likelihood"]
@@ -95,13 +88,13 @@ def test_shared_prefixes_do_not_change_what_is_chosen(runs, items, tmp_path):
 
 def test_draft_decoding_draws_other_samples_of_the_same_items(runs, items, tmp_path):
     tables = [
-        verification_runs._candidate_table(_Judge(items), _job(runs, tmp_path / way, decoding=way))
+        verification_runs._candidate_table(items, _job(runs, tmp_path / way, decoding=way))
         for way in ("plain", "draft")
     ]
     assert (tables[0]["fdm_log_likelihood"] != tables[1]["fdm_log_likelihood"]).any()
     assert tables[0][["subset", "id", "candidate"]].equals(tables[1][["subset", "id", "candidate"]])
     with pytest.raises(ValueError, match="unknown decoding 'free'; one of plain, draft"):
-        verification_runs._candidate_table(_Judge(items), _job(runs, tmp_path / "free", decoding="free"))
+        verification_runs._candidate_table(items, _job(runs, tmp_path / "free", decoding="free"))
 
 
 def test_a_killed_run_goes_on_where_it_was(runs, items, tmp_path, monkeypatch):
@@ -133,23 +126,36 @@ def test_a_killed_run_goes_on_where_it_was(runs, items, tmp_path, monkeypatch):
     assert all(np.array_equal(left, right) for left, right in pairs)
 
 
-def test_without_a_judge_the_columns_stay_and_the_log_says_why(runs, items, tmp_path, monkeypatch):
-    monkeypatch.setenv("VISDYN_LOG", str(tmp_path / "log.txt"))
-    judge = _Judge(items, refuses=True)
-    table = verification_runs._candidate_table(judge, _job(runs, tmp_path))
-    assert table[list(verification_runs.JUDGED)].isna().all(axis=None)
-    assert table["idm_log_likelihood"].notna().all()
-    assert "the candidates are not judged, images of another size" in (tmp_path / "log.txt").read_text()
-    curves = best_curves(table, (1, 2))
-    assert curves["score"].isna().all()
-    by = curves[curves["k"] == 2].set_index("chosen_by")["idm_log_likelihood"]
-    assert by["IDM"] >= max(by["random"], by["FDM"])
-    with pytest.raises(ValueError, match="another size"):
-        verification_runs._candidate_table(judge, replace(_job(runs, tmp_path / "kitchen"), must_judge=True))
+def test_equal_candidates_are_scored_once(runs, items, tmp_path, monkeypatch):
+    forward, inverse = load_dynamics(runs / "fdm", runs / "idm", batch_size=1)
+    alone = score_candidates(forward, inverse, items, 2, seed=3)
+
+    def draw_twice(model, trajectories, k, seed):
+        images, codes = generate(model, trajectories, k // 2, seed)
+        return images.repeat(2, 1), codes.repeat(2, 1)
+
+    seen = []
+    score = type(inverse).score_codes
+    monkeypatch.setattr(verification, "generate", draw_twice)
+    monkeypatch.setattr(type(inverse), "score_codes", lambda self, *a: seen.append(len(a[0])) or score(self, *a))
+    scored = score_candidates(forward, inverse, items, 4, seed=3)
+    assert seen[0] == len({(row, codes.tobytes()) for row, some in enumerate(alone.codes) for codes in some})
+    np.testing.assert_allclose(scored.inverse, alone.inverse.repeat(2, 1), atol=1e-4)
+    np.testing.assert_allclose(scored.forward, alone.forward.repeat(2, 1), atol=1e-4)
+
+
+def test_agreement_counts_the_items_where_two_choices_are_one():
+    keys = {"arm": "a", "chain": 0, "draw": 0, "subset": "ag"}
+    favourites = [(1, 0), (1, 1)]  # of the IDM and of the FDM, of each item
+    rows = [(str(item), candidate, float(candidate == idm), float(candidate == fdm))
+            for item, (idm, fdm) in enumerate(favourites) for candidate in (0, 1)]  # fmt: skip
+    table = pd.DataFrame(rows, columns=["id", "candidate", "idm_log_likelihood", "fdm_log_likelihood"]).assign(**keys)
+    found = agreement(table, [1, 2]).set_index(["verifier", "k"])["share"]
+    assert found.to_dict() == {("likelihood", 1): 1, ("random", 1): 1, ("likelihood", 2): 0.5, ("random", 2): 0.5}
 
 
 def test_an_unknown_value_is_never_chosen_before_a_known_one():
-    rows = {"arm": "a", "chain": 0, "subset": "ag", "id": "1"}
+    rows = {"arm": "a", "chain": 0, "draw": 0, "subset": "ag", "id": "1"}
     table = pd.DataFrame(
         [{**rows, "candidate": index, "score": value} for index, value in enumerate([np.nan, 1.0, 2.0])]
     )

@@ -99,12 +99,19 @@ TABLES: dict[str, Columns] = {
     "fdm/quarantine.csv": _QUARANTINE,
     "doundo/training.csv": {"variant": str, "chain": int, "step": int, "loss": float, "consistency": float},
     "verification/candidates.csv": {
-        "arm": str, "chain": int, "subset": str, "id": str, "candidate": int, "idm_log_likelihood": float,
-        "fdm_log_likelihood": float, "editing_success": float, "minimal_editing": float, "score": float,
-        "success": bool,
+        "arm": str, "chain": int, "draw": int, "subset": str, "id": str, "candidate": int,
+        "idm_log_likelihood": float, "fdm_log_likelihood": float,
     },
     "evaluation/fdm_scores.csv": {
         "system": str, "chain": int, "subset": str, "id": str, "metric": str, "value": float,
+    },
+    "evaluation/candidate_scores.csv": {
+        "arm": str, "chain": int, "draw": int, "subset": str, "id": str, "candidate": int, "metric": str,
+        "value": float,
+    },
+    "evaluation/candidate_judge_scores.csv": {
+        "arm": str, "draw": int, "candidate": int,
+        **{column: kind for column, kind in _JUDGE_SCORES.items() if column != "system"},
     },
     "evaluation/judge_scores.csv": _JUDGE_SCORES,
     "evaluation/judge_runs.csv": _JUDGE_RUNS,

@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 
 from visdyn.evaluation.metrics.registry import AURORA, DOUNDO, metrics
+from visdyn.inference.candidates import KEYS, VERIFIERS
 
 FIXED = ("copy", "oracle", "shuffled", "blend", "blurred")  # systems that answer the same whatever a chain draws
-SELECTORS = ("idm", "likelihood", "random", "oracle")
-SAMPLED = (1, 2, 4, 8)  # K of Bootstrapping, Figure 4
-CANDIDATE_KEYS = ["arm", "chain", "subset", "id"]  # an item of a table of candidates
+SELECTORS = (*VERIFIERS, "random", "oracle")
+SAMPLED = (1, 2, 3, 4, 8)  # K of Bootstrapping, Figure 4, and 3 of Table 6
+_LOWER_IS_BETTER = {one.name for one in metrics(AURORA) if not one.higher_is_better}
 
 
 class NotMeasuredError(RuntimeError):
@@ -36,6 +37,7 @@ class View:
 
     Attributes:
         table: `<stage>/<file>.csv`.
+        scores: another result table, of what the rows of `table` scored; `build` takes both.
         settings, groups: columns by which a claim picks rows (see the module's head).
         build: makes the rows of the declared table.
         system: the setting that names who was measured.
@@ -47,10 +49,11 @@ class View:
     table: str
     settings: tuple[str, ...]
     groups: tuple[str, ...]
-    build: Callable[[pd.DataFrame], pd.DataFrame]
+    build: Callable[..., pd.DataFrame]
     system: str
     units: dict[str, str]
     drawn: bool = True
+    scores: str = ""
     values: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
@@ -74,7 +77,8 @@ class Measurements:
         """
         if table not in self._rows:
             chosen, found = VIEWS[table], self.read(table)
-            rows = chosen.build(found if chosen.drawn else found.assign(chain=0))
+            scores = [self.read(chosen.scores)] if chosen.scores else []
+            rows = chosen.build(found if chosen.drawn else found.assign(chain=0), *scores)
             self._rows[table] = rows[["chain", "item", "cluster", "value", *chosen.columns]]
         return self._rows[table]
 
@@ -99,36 +103,49 @@ def best_of_k(candidates: pd.DataFrame, selector: str, ks: Sequence[int], metric
     chosen with probability C(M-1-r, K-1) / C(M, K). It has less noise than one draw of K and the same mean.
 
     Args:
-        candidates: rows of `verification/candidates.csv`.
-        selector: `idm` (the paper's verifier), `likelihood` (the FDM's own), `random`, or `oracle` (the metric itself).
+        candidates: from `with_scores`.
+        selector: one of `VERIFIERS` (`idm` is the paper's), `random`, or `oracle` (the metric itself).
         ks: numbers of candidates, 1 <= k <= M.
 
     Returns:
-        An item a row (index `CANDIDATE_KEYS`), a K a column; NaN where one that can be chosen has no value.
+        An item a row (index `KEYS`), a K a column; NaN where one that can be chosen has no value.
 
     Raises:
         ValueError: unknown selector, or an item with fewer than k candidates.
     """
-    columns = {"idm": "idm_log_likelihood", "likelihood": "fdm_log_likelihood", "oracle": metric, "random": None}
+    columns = {**VERIFIERS, "oracle": metric, "random": None}
     if selector not in columns:
         raise ValueError(f"unknown selector {selector!r}; one of {', '.join(SELECTORS)}")
-    counts = candidates.groupby(CANDIDATE_KEYS).size()
+    counts = candidates.groupby(KEYS).size()
     if (counts < max(ks)).any():
         few = counts[counts < max(ks)]
         raise ValueError(f"item {few.index[0]} has {few.min()} candidates, fewer than K = {max(ks)}")
-    ordered = candidates.sort_values([*CANDIDATE_KEYS, "candidate"], kind="stable")
+    ordered = candidates.sort_values([*KEYS, "candidate"], kind="stable")
     if columns[selector]:
-        ordered = ordered.sort_values(columns[selector], ascending=False, kind="stable")
-    items = ordered.groupby(CANDIDATE_KEYS)
+        upwards = selector == "oracle" and metric in _LOWER_IS_BETTER
+        ordered = ordered.sort_values(columns[selector], ascending=upwards, kind="stable")  # unknown ones come last
+    items = ordered.groupby(KEYS)
     rank, size = items.cumcount().to_numpy(), items["candidate"].transform("size").to_numpy()
     weighted = {}
     for k in ks:
-        chosen = [comb(int(m) - 1 - int(r), k - 1) / comb(int(m), k) for m, r in zip(size, rank, strict=True)]
-        weights = np.asarray(chosen) if columns[selector] else 1 / size
+        chosen = {m: [comb(m - 1 - r, k - 1) / comb(m, k) for r in range(m)] for m in np.unique(size).tolist()}
+        weights = np.array([chosen[m][r] for m, r in zip(size, rank, strict=True)]) if columns[selector] else 1 / size
         weighted[k] = (ordered[metric] * weights).where(weights > 0, 0.0)  # what cannot be chosen need not be known
     parts = pd.DataFrame(weighted)
-    by = [ordered[key] for key in CANDIDATE_KEYS]
+    by = [ordered[key] for key in KEYS]
     return parts.groupby(by).sum().mask(parts.isna().groupby(by).any())
+
+
+def with_scores(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Return candidates that were scored, a metric a column; NaN where a score is unknown.
+
+    Args:
+        candidates: rows of `verification/candidates.csv`.
+        scores: rows of `evaluation/candidate_scores.csv`.
+    """
+    keys = [*KEYS, "candidate"]
+    wide = scores.pivot(index=keys, columns="metric", values="value").reset_index()
+    return candidates.merge(wide, on=keys)
 
 
 def _forward_scores(table: pd.DataFrame) -> pd.DataFrame:
@@ -181,12 +198,15 @@ def _annotation(table: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(cluster=rows["item"])
 
 
-def _verification(table: pd.DataFrame) -> pd.DataFrame:
-    most = table.groupby(CANDIDATE_KEYS).size().min()
+def _verification(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
+    """Best of K by every metric, as is expected of K candidates of the `draw`s together."""
+    table = with_scores(table, scores)
+    most = table.groupby(KEYS).size().min()
     parts = []
-    for metric in ("score", "success"):
+    for metric in [name for name in _UNITS[AURORA] if name in table]:
         for selector in SELECTORS:
             chosen = best_of_k(table, selector, [k for k in SAMPLED if k <= most], metric)
+            chosen = chosen.groupby([name for name in chosen.index.names if name != "draw"]).mean()
             long = chosen.rename_axis(columns="k").stack(future_stack=True).rename("value").reset_index()
             parts.append(long.assign(metric=metric, selector=selector, k=long["k"].astype(str)))
     rows = pd.concat(parts, ignore_index=True)
@@ -304,8 +324,9 @@ VIEWS = {
             ("subset",),
             _verification,
             "arm",
-            {"score": "score", "success": "share"},
+            _UNITS[AURORA],
             values={"selector": SELECTORS, "k": tuple(map(str, SAMPLED))},
+            scores="evaluation/candidate_scores.csv",
         ),
         View(
             "spatial/answers.csv",

@@ -12,6 +12,7 @@ import torch
 
 from visdyn.compute.store import Store, from_arrays, to_arrays
 from visdyn.images import ImageRef, stacked
+from visdyn.inference.candidates import KEYS, VERIFIERS
 from visdyn.inference.generation import generate, restore_geometry
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
 from visdyn.models.token.unified import TokenForwardDynamics, TokenInverseDynamics
@@ -92,19 +93,24 @@ def score_candidates(
     """Sample `k` candidates for every trajectory and score each with the IDM and with the FDM itself.
 
     The IDM sees the decoded image, encoded again, as a user's verifier would. An item's candidates share one prefill
-    and decode as one batch; with `shared_prefixes` the IDM computes the item's source once for all of them.
+    and decode as one batch; with `shared_prefixes` the IDM computes the item's source once for all of them. Equal
+    candidates of an item are one image, which is scored once.
     """
     images, codes = generate(forward_model, trajectories, k, seed)
-    # Item-major, as `generate` orders its images: (N, h, w) -> (N * K, h, w)
-    sources = forward_model.model.encode([item.source for item in trajectories]).repeat(k, 0)
-    actions = [item.action for item in trajectories for _ in range(k)]
-    inverse_sources = inverse_model.model.encode([item.source for item in trajectories]).repeat(k, 0)
+    # Item-major, as `generate` orders its images: D distinct rows of (N * K, 1 + h * w), the item's number first
+    rows = np.arange(len(trajectories)).repeat(k)
+    named = np.column_stack([rows, codes.reshape(len(rows), -1)])
+    _, first, copies = np.unique(named, axis=0, return_index=True, return_inverse=True)
+    rows, sources = rows[first], [item.source for item in trajectories]
+    actions = [trajectories[row].action for row in rows]
     # The candidates are encoded again from their pixels: a verifier sees images, not the FDM's codes.
     flat = [image for row in images for image in row]
-    inverse = inverse_model.score_codes(inverse_sources, inverse_model.model.encode(flat), actions)
-    forward = forward_model.score_codes(sources, actions, codes.reshape(-1, *codes.shape[2:]))
-    shape = images.shape[:2]
-    return Candidates(images, codes, inverse.mean.numpy().reshape(shape), forward.mean.numpy().reshape(shape))
+    seen = inverse_model.model.encode([flat[place] for place in first])  # (D, h, w)
+    inverse = inverse_model.score_codes(inverse_model.model.encode(sources)[rows], seen, actions).mean
+    distinct = codes.reshape(-1, *codes.shape[2:])[first]  # (D, h, w)
+    forward = forward_model.score_codes(forward_model.model.encode(sources)[rows], actions, distinct).mean
+    scores = (part.numpy()[copies].reshape(images.shape[:2]) for part in (inverse, forward))
+    return Candidates(images, codes, *scores)
 
 
 def score_candidates_in_parts(
@@ -139,10 +145,6 @@ def score_candidates_in_parts(
     return Candidates(flat.reshape(len(trajectories), k, *flat.shape[1:]), **joined)
 
 
-KEYS = ["arm", "chain", "subset", "id"]
-MEASURES = ["score", "idm_log_likelihood"]
-
-
 def select_best_candidates(candidates: pd.DataFrame, k: int, column: str) -> pd.DataFrame:
     """Return the row of each item's first `k` candidates that `choose_best` takes by `column`.
 
@@ -153,20 +155,25 @@ def select_best_candidates(candidates: pd.DataFrame, k: int, column: str) -> pd.
     return drawn.loc[[rewards.index[choose_best(rewards.to_numpy())] for _, rewards in drawn.groupby(KEYS)[column]]]
 
 
-def best_curves(candidates: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
-    """Return means over the best of the first K candidates, by who chooses (one draw; the report averages all).
+def agreement(candidates: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
+    """Return how often a verifier chooses, of the first K candidates, the one that the IDM chooses.
 
     Args:
         candidates: rows of `verification/candidates.csv`.
 
     Returns:
-        columns arm, chain, score, idm_log_likelihood, k, chosen_by (IDM, FDM, oracle, random).
+        columns arm, chain, k, verifier (`VERIFIERS` without the IDM, and `random`: 1 / K), share (of items).
     """
-    judges = {"IDM": "idm_log_likelihood", "FDM": "fdm_log_likelihood", "oracle": "score"}
-    tables = []
+    parts = []
     for k in ks:
-        picked = {name: select_best_candidates(candidates, k, column) for name, column in judges.items()}
-        for name, rows in {**picked, "random": candidates[candidates["candidate"] < k]}.items():
-            means = rows.groupby(["arm", "chain"])[MEASURES].mean().reset_index()
-            tables.append(means.assign(k=k, chosen_by=name))
-    return pd.concat(tables, ignore_index=True)
+        chosen = {name: select_best_candidates(candidates, k, column) for name, column in VERIFIERS.items()}
+        own = chosen["idm"][["arm", "chain"]].reset_index(drop=True)
+        same = {
+            name: (rows["candidate"].to_numpy() == chosen["idm"]["candidate"].to_numpy()).astype(float)
+            for name, rows in chosen.items()
+            if name != "idm"
+        }
+        for name, share in {**same, "random": np.full(len(own), 1 / k)}.items():
+            means = own.assign(share=share).groupby(["arm", "chain"])["share"].mean().reset_index()
+            parts.append(means.assign(k=k, verifier=name))
+    return pd.concat(parts, ignore_index=True)[["arm", "chain", "k", "verifier", "share"]]

@@ -15,6 +15,7 @@ class Verification:
     """Best of K by the IDM (Bootstrapping, Figure 4)."""
 
     candidates: OneOrMore[Count]  # K, images drawn per item
+    repeats: Count  # draws of those K images, each with a sampling seed of its own
     arms: tuple[ArmName, ...]  # FDMs that draw
     items_per_subset: Count | None  # test triplets; None takes those of `evaluation`
     sampling: Sampling

@@ -183,7 +183,7 @@ class Stage:
         return path
 
     def read_table(self, rel: str):
-        """Read `reports/results/<rel>` (`<stage>/<file>.csv`) as a `pandas.DataFrame`.
+        """Read `reports/results/<rel>` (`<stage>/<file>.csv`) as a `pandas.DataFrame`; ids are text, 007 is no 7.
 
         Raises:
             FileNotFoundError: no such result yet; the message names the stage to run.
@@ -194,7 +194,7 @@ class Stage:
         if not path.is_file():
             stage = Path(rel).parts[0]
             raise FileNotFoundError(f"{path} does not exist; run `dvc repro {stage}` in profile {self.profile!r}")
-        return pandas.read_csv(path)
+        return pandas.read_csv(path, dtype={"id": str})
 
     def scratch(self, key: str = "") -> Path:
         """Return the resume folder `.visdyn/scratch/<stage>/<hash of parameters and dependencies>/<key>`, created.

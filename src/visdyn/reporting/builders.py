@@ -14,12 +14,12 @@ from visdyn.reporting.figures import figure_parts as figures_shared
 from visdyn.reporting.figures import recorded_figures as figures_recorded
 from visdyn.reporting.figures import schematic as figures_schematic
 from visdyn.reporting.results import Results
+from visdyn.reporting.tables import best_of_k, segments
 from visdyn.reporting.tables import bootstrapping_tables as tables_bootstrapping
 from visdyn.reporting.tables import doundo_tables as tables_doundo
 from visdyn.reporting.tables import human_tables as tables_human
 from visdyn.reporting.tables import leaderboard_table as leaderboard
 from visdyn.reporting.tables import recorded_tables as tables_recorded
-from visdyn.reporting.tables import segments
 from visdyn.reporting.tables import spatial_tables as tables_spatial
 
 TableBuilder = Callable[[Results, pd.DataFrame | None, str], pd.DataFrame]
@@ -40,16 +40,6 @@ def keyframe_table(keyframes: pd.DataFrame) -> pd.DataFrame:
             "clean pairs (%)": 100 * sums["num_clean_pairs"] / sums["num_pairs"].where(sums["num_pairs"] > 0),
         }
     ).reset_index()
-
-
-def _horizontal_lines(results: Results) -> dict[str, float]:
-    """The kitchen's counterpart of Figure 4's lines for other systems: the copy and tokenizer-ceiling scores."""
-    scores = results.read_or_none("evaluation/fdm_scores.csv")
-    if scores is None:
-        return {}
-    scores = scores[(scores["metric"] == "score") & scores["system"].isin(["copy", "tokenizer_ceiling"])]
-    means = summaries.macro_over_chains(scores, ["system"])
-    return {names.FDM_SYSTEMS[entry.system]: entry.value for entry in means.itertuples()}
 
 
 def _rename_arms(frame: pd.DataFrame | None) -> pd.DataFrame | None:
@@ -95,6 +85,7 @@ TABLES: dict[str, TableBuilder] = {
     "k_judges": lambda results, _, status: leaderboard.judges(results),
     "k_measures": lambda results, _, status: leaderboard.measures(results),
     "k_fdm_training": lambda results, _, status: _rename_arms(results.read_or_none("fdm/arms.csv")),
+    "k_best_of": best_of_k.table,
     "k_keyframes": lambda results, _, status: keyframe_table(results.read("mining/keyframes.csv")),
     "k_encoders": lambda results, _, status: results.read("base_measures/encoders.csv"),
     "k_tokenizer": lambda results, _, status: results.read("base_measures/tokenizer.csv"),
@@ -102,8 +93,8 @@ TABLES: dict[str, TableBuilder] = {
 
 
 def _draw_verification(results: Results) -> Figure:
-    curves = summaries.verification_curves(results.read("verification/candidates.csv"))
-    return figures_bootstrapping.verification_curves(curves, _horizontal_lines(results))
+    curves, lines = best_of_k.judge_curves(results), best_of_k.other_levels(results)
+    return figures_bootstrapping.verification_curves(curves, lines)
 
 
 def _make_scatter(name: str, preferred: str) -> FigureBuilder:
@@ -165,6 +156,9 @@ FIGURES: dict[str, FigureBuilder] = {
     "k_fdm_training": lambda results: figures_shared.training_curves(results.read("fdm/training.csv"), "arm"),
     "k_doundo_training": lambda results: figures_shared.training_curves(
         results.read("doundo/training.csv"), "variant", ("loss", "consistency")
+    ),
+    "k_best_of": lambda results: figures_bootstrapping.verification_metrics(
+        best_of_k.metric_curves(results, best_of_k.DRAWN_METRICS)
     ),
     "k_keyframes": lambda results: figures_shared.keyframe_modes(results.read("mining/keyframes.csv")),
 }

@@ -45,6 +45,13 @@ EXPERIMENTS = {
     "doundo_c_1": "Do-Undo(c), weight 1",
 }
 
+SELECTORS = {
+    "idm": "IDM",
+    "likelihood": "own likelihood",
+    "random": "chance",
+    "oracle": "oracle",
+}
+
 BASELINES = ("Copy", "Oracle", "Shuffled", "Blend", "Blurred")  # how their heads begin in every table
 
 DOUNDO_SYSTEMS = {
@@ -90,9 +97,10 @@ _DATASETS = (("mit", "MIT"), ("moments", "MIT"), ("movements", "MIT"), ("ucf", "
 
 
 def fdm_system(name: str) -> str:
-    """Return the printed name of an FDM system; `supervised_best_of_8` becomes `C-FT, best of 8`."""
-    if match := re.fullmatch(r"(.+)_best_of_(\d+)", name):
-        return f"{FDM_SYSTEMS.get(match[1], match[1])}, best of {match[2]}"
+    """Return the printed name of an FDM system; `supervised_best_of_3` becomes `C-FT, best of 3 by IDM`."""
+    if match := re.fullmatch(r"(.+)_best_of_(\d+)(?:_by_(.+))?", name):
+        arm, k, selector = match[1], match[2], match[3] or "idm"
+        return f"{FDM_SYSTEMS.get(arm, arm)}, best of {k} by {SELECTORS.get(selector, selector)}"
     if match := re.fullmatch(r"(.+)_draw_(\d+)", name):
         return f"{FDM_SYSTEMS.get(match[1], match[1])}, drawn again ({match[2]})"
     return {**FDM_SYSTEMS, **EXPERIMENTS}.get(name, name)

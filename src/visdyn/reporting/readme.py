@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from visdyn.evaluation.measurements import with_scores
 from visdyn.paths import repository_root
 from visdyn.reporting import ledger, names, provenance, tables
 from visdyn.reporting.results import Results
@@ -83,7 +84,8 @@ def _spread(chains: pd.Series) -> str:
 
 
 def _verification(results: Results) -> tuple[str, str]:
-    each = results.read("verification/candidates.csv").groupby("chain")
+    scores = results.read("evaluation/candidate_scores.csv")
+    each = with_scores(results.read("verification/candidates.csv"), scores).groupby("chain")
     curves = pd.concat([verification_curves(candidates).assign(chain=chain) for chain, candidates in each])
     means = curves[curves["subset"] == "all"].groupby(["selector", "k", "chain"])["value"].mean()
     most = curves["k"].max()

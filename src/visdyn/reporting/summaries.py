@@ -9,7 +9,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from visdyn.evaluation.measurements import SELECTORS, best_of_k
+from visdyn.evaluation.measurements import SELECTORS, best_of_k, with_scores
+from visdyn.inference.candidates import KEYS
 
 
 def over_chains(scores: pd.DataFrame, keys: Sequence[str], value: str = "value") -> pd.DataFrame:
@@ -108,37 +109,61 @@ def preference_rates(likelihoods: pd.DataFrame) -> pd.DataFrame:
 
 
 def expected_best_of_k(candidates: pd.DataFrame, selector: str, k: int, metric: str = "score") -> pd.DataFrame:
-    """Expected metric of the best of K (`measurements.best_of_k`) for each arm, chain and subset.
+    """Expected metric of the best of K (`measurements.best_of_k`) for each arm, chain, draw and subset.
 
     Items that have no value are left out of the mean and of n.
 
+    Args:
+        candidates: from `scored_candidates`.
+
     Returns:
-        arm, chain, subset, value, n (items), selector, k.
+        arm, chain, draw, subset, value, n (items), selector, k.
     """
     items = best_of_k(candidates, selector, [k], metric)[k]
-    table = items.groupby(["arm", "chain", "subset"]).agg(value="mean", n="count").reset_index()
+    table = items.groupby(["arm", "chain", "draw", "subset"]).agg(value="mean", n="count").reset_index()
     return table.assign(selector=selector, k=k)
 
 
 def verification_curves(
-    candidates: pd.DataFrame, ks: Sequence[int] = (1, 2, 4, 8), metric: str = "score"
+    candidates: pd.DataFrame, ks: Sequence[int] = (1, 2, 3, 4, 8), metric: str = "score"
 ) -> pd.DataFrame:
     """Score against K by selector, arm and subset, and the subsets' mean as subset `all` (Bootstrapping, Figure 4).
 
-    K larger than the smallest number of candidates are left out.
+    K larger than the smallest number of candidates are left out, and subsets none of whose items has a value.
+
+    Args:
+        candidates: from `scored_candidates`.
 
     Returns:
-        arm, selector, subset, k, value, spread (over chains), n, chains.
+        arm, selector, subset, k, value (mean over chains and draws), spread (standard deviation over them, ddof 1, NaN
+        for one), n (items of a draw; the smallest count where they differ), chains, draws (of a chain).
     """
-    most = candidates.groupby(["arm", "chain", "subset", "id"]).size().min()
+    most = candidates.groupby(["arm", "chain", "draw", "subset", "id"]).size().min()
     curves = [expected_best_of_k(candidates, selector, k, metric) for selector in SELECTORS for k in ks if k <= most]
-    frame = pd.concat(curves, ignore_index=True)
-    keys = ["arm", "selector", "k", "chain"]
+    frame = pd.concat(curves, ignore_index=True).dropna(subset=["value"])
+    keys = ["arm", "selector", "k", "chain", "draw"]
     mean = frame.groupby(keys).agg(value=("value", "mean"), n=("n", "sum")).reset_index().assign(subset="all")
-    frame = pd.concat([frame, mean], ignore_index=True)
-    grouped = frame.groupby(["arm", "selector", "subset", "k"])
-    table = grouped["value"].agg(value="mean", spread="std", chains="size")
-    return table.assign(n=grouped["n"].min()).reset_index()
+    grouped = pd.concat([frame, mean], ignore_index=True).groupby(["arm", "selector", "subset", "k"])
+    table = grouped["value"].agg(value="mean", spread="std")
+    counts = {"n": grouped["n"].min(), "chains": grouped["chain"].nunique(), "draws": grouped["draw"].nunique()}
+    return table.assign(**counts).reset_index()
+
+
+def scored_candidates(
+    candidates: pd.DataFrame, scores: pd.DataFrame, judged: pd.DataFrame | None
+) -> dict[str, pd.DataFrame]:
+    """Return candidates with their scores, a metric a column, by judge: `""` is of the metrics and the region judge.
+
+    Args:
+        candidates, scores: `verification/candidates.csv`, `evaluation/candidate_scores.csv`.
+        judged: `evaluation/candidate_judge_scores.csv`; a candidate's score is the mean of a judge's repeats.
+    """
+    found = {"": with_scores(candidates, scores)}
+    if judged is not None and len(judged):
+        by = ["judge", *KEYS, "candidate", "criterion"]
+        means = judged.groupby(by)["value"].mean().reset_index().rename(columns={"criterion": "metric"})
+        found |= {judge: with_scores(candidates, own) for judge, own in means.groupby("judge")}
+    return found
 
 
 def _difference_row(paired: pd.DataFrame) -> dict[str, float]:

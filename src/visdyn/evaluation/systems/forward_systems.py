@@ -43,7 +43,8 @@ def score_forward(evaluation: ForwardEvaluation, systems: Sequence[SystemImages]
     filled = [system for system in systems if any(system.images.get(FORWARD, []))]
     tables = map_processes(ForwardEvaluation.score, [system.images[FORWARD] for system in filled], evaluation)
     parts = [table.assign(system=one.name, chain=one.chain) for one, table in zip(filled, tables, strict=True)]
-    return pd.concat(parts, ignore_index=True)[["system", "chain", "subset", "id", "metric", "value"]]
+    columns = ["system", "chain", "subset", "id", "metric", "value"]
+    return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)
 
 
 def sample_models(

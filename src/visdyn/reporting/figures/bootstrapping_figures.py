@@ -23,12 +23,6 @@ from visdyn.reporting.figures.style import (
     styled,
 )
 
-SELECTOR_LABELS = {
-    "idm": "IDM (the paper's verifier)",
-    "likelihood": "FDM's own likelihood",
-    "random": "random",
-    "oracle": "oracle",
-}
 TASK_ORDER = ("fdp", "idp")
 
 
@@ -93,47 +87,86 @@ def recognition_weights(arrays: Mapping[str, np.ndarray], max_columns: int = 7) 
 
 @styled
 def verification_curves(
-    curves: pd.DataFrame, published: Mapping[str, float] | None = None, arm: str | None = None
+    judges: Mapping[str, pd.DataFrame], lines: Mapping[str, Mapping[str, Mapping[str, float]]] | None = None
 ) -> Figure:
-    """Figure 4: judge score against K for four ways to select, by subset and average; bands are +- one sd over chains.
+    """Figure 4: a judge's score against K by who chooses; a row for each judge and arm, a column for each subset.
+
+    Bands are +- one standard deviation over chains and draws.
 
     Args:
-        curves: from `summaries.verification_curves`.
-        published: label -> score, drawn as dotted lines in the average's panel.
-        arm: only this arm (default: the first).
+        judges: name -> curves from `summaries.verification_curves`.
+        lines: judge -> another system -> subset (or `all`) -> its score of the same items, drawn as a dotted line.
     """
-    arm = arm or curves["arm"].iloc[0]
-    curves = curves[curves["arm"] == arm]
-    subsets = [*names.system_order(set(curves["subset"]) - {"all"}, names.SUBSETS), "all"]
-    columns = min(3, len(subsets))
-    rows = -(-len(subsets) // columns)
-    figure = Figure(figsize=(2.5 * columns, 2.15 * rows + 0.5))
-    panels = figure.subplots(rows, columns, squeeze=False, sharex=True).ravel()
-    for axes, subset in zip(panels, subsets, strict=False):
-        for place, selector in enumerate(SELECTOR_LABELS):
-            line = curves[(curves["subset"] == subset) & (curves["selector"] == selector)].sort_values("k")
-            style = line_style(place)
-            axes.plot(line["k"], line["value"], label=SELECTOR_LABELS[selector], **style)
-            spread = line["spread"].fillna(0)
-            axes.fill_between(
-                line["k"], line["value"] - spread, line["value"] + spread, color=style["color"], alpha=0.15, lw=0
-            )
-        axes.set_title("Average" if subset == "all" else names.SUBSETS.get(subset, (subset,))[0])
-        axes.set_xscale("log", base=2)
-        ks = sorted(curves["k"].unique())
-        axes.set_xticks(ks, [str(k) for k in ks])
-        axes.minorticks_off()
-    for axes in panels[len(subsets) :]:
-        axes.set_visible(False)
-    for label, value in (published or {}).items():
-        panels[len(subsets) - 1].axhline(value, color=MUTED, lw=0.9, ls=":")
-        panels[len(subsets) - 1].annotate(label, (ks[0], value), fontsize=7, va="bottom", color=MUTED)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    for axes in panels[max(0, len(subsets) - columns) : len(subsets)]:
-        axes.set_xlabel("candidates K")
-    figure.supylabel(f"score of {names.FDM_SYSTEMS.get(arm, arm)} (0-10)", fontsize=9)
+    rows = [(judge, arm) for judge, curves in judges.items() for arm in _arms_of(curves)]
+    named = {subset for curves in judges.values() for subset in curves["subset"]}
+    subsets = [*names.system_order(named - {"all"}, names.SUBSETS), "all"]
+    figure = Figure(figsize=(1.75 * len(subsets) + 0.8, 2.0 * len(rows) + 0.6))
+    grid = figure.subplots(len(rows), len(subsets), squeeze=False, sharex=True, sharey="row")
+    for panels, (judge, arm) in zip(grid, rows, strict=True):
+        curves = judges[judge]
+        for axes, subset in zip(panels, subsets, strict=True):
+            title = "Average" if subset == "all" else names.SUBSETS.get(subset, (subset,))[0]
+            _draw_choices(axes, curves[(curves["arm"] == arm) & (curves["subset"] == subset)], title)
+            _draw_levels(axes, {name: level.get(subset) for name, level in (lines or {}).get(judge, {}).items()})
+        panels[0].set_ylabel(f"{names.fdm_system(arm)}: score of\n{judge} (0 to 10)")
+    _label_choices(figure, grid)
     return figure
+
+
+@styled
+def verification_metrics(curves: Mapping[str, pd.DataFrame]) -> Figure:
+    """Every metric against K by who chooses, mean of the subsets; a row for each arm, a column for each metric.
+
+    Bands as in `verification_curves`; each metric has its own scale.
+
+    Args:
+        curves: metric's head -> curves from `summaries.verification_curves`.
+    """
+    arms = _arms_of(pd.concat(curves.values()))
+    figure = Figure(figsize=(1.85 * len(curves) + 0.6, 2.0 * len(arms) + 0.6))
+    grid = figure.subplots(len(arms), len(curves), squeeze=False, sharex=True)
+    for panels, arm in zip(grid, arms, strict=True):
+        for axes, (metric, table) in zip(panels, curves.items(), strict=True):
+            own = table[(table["arm"] == arm) & (table["subset"] == "all")]
+            _draw_choices(axes, own, metric.replace(", by ", ",\nby "))
+        panels[0].set_ylabel(names.fdm_system(arm))
+    _label_choices(figure, grid)
+    return figure
+
+
+def _arms_of(curves: pd.DataFrame) -> list[str]:
+    return names.system_order(curves["arm"], names.FDM_SYSTEMS)
+
+
+def _draw_choices(axes, curves: pd.DataFrame, title: str) -> None:
+    for place, selector in enumerate(names.SELECTORS):
+        line, style = curves[curves["selector"] == selector].sort_values("k"), line_style(place)
+        if len(line):
+            axes.plot(line["k"], line["value"], label=names.SELECTORS[selector], **style)
+            spread = line["spread"].fillna(0)
+            low, high = line["value"] - spread, line["value"] + spread
+            axes.fill_between(line["k"], low, high, color=style["color"], alpha=0.15, lw=0)
+    counts = sorted(set(curves["n"].astype(int)))
+    axes.set_title(f"{title} (n = {' to '.join(map(str, sorted({counts[0], counts[-1]})))})" if counts else title)
+    ks = sorted(curves["k"].unique())
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ks, [str(k) for k in ks])
+    axes.minorticks_off()
+
+
+def _draw_levels(axes, levels: Mapping[str, float | None]) -> None:
+    for name, level in levels.items():
+        if level is not None:
+            axes.axhline(level, color=MUTED, lw=0.9, ls=":")
+            axes.annotate(name, (1, level), fontsize=6, va="bottom", color=MUTED)
+
+
+def _label_choices(figure: Figure, grid: np.ndarray) -> None:
+    handles = {label: handle for axes in grid.ravel()
+               for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}  # fmt: skip
+    figure.legend(handles.values(), handles, title="chosen by", loc="outside lower center", ncols=len(handles))
+    for axes in grid[-1]:
+        axes.set_xlabel("candidates K")
 
 
 @styled

@@ -54,8 +54,8 @@ def systems_table(
 
 def _verified(bench: Bench, name: str, scores: pd.DataFrame) -> list:
     count = len(scores[["chain", "subset", "id"]].drop_duplicates())
-    source = "verification/candidates.csv"
-    return [bench.paper, name, name, "trained", source, count, count, 0, "scores of stage verification"]
+    note = "chosen among the candidates of stage verification"
+    return [bench.paper, name, name, "trained", "data/generated/candidates", count, count, 0, note]
 
 
 def measures_table(stage: Stage, bench: Bench, evaluation, scores: pd.DataFrame) -> pd.DataFrame:

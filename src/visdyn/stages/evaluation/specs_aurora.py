@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import pandas as pd
-
 from visdyn.evaluation.benches.bench import AURORA_BENCH
 from visdyn.evaluation.systems import forward_systems as aurora
 from visdyn.evaluation.systems.baselines import baseline_systems
 from visdyn.evaluation.systems.outputs import Checkpoint, SystemImages
-from visdyn.inference.verification import select_best_candidates
 from visdyn.pipeline.stage import Stage
 from visdyn.stages.evaluation.system_specs import (
     base_checkpoints,
@@ -39,22 +36,6 @@ def aurora_systems(stage: Stage, items: Sequence[Trajectory]) -> list[SystemImag
         aurora.from_folder(located(stage, one.folder), one.name, one.folder, items) for one in stage.params.imported
     ]
     return systems + of_first_chain(stage, others)
-
-
-def best_of_scores(stage: Stage) -> pd.DataFrame:
-    """Add the verified systems `<arm>_best_of_<K>` from the judged candidates of stage `verification`, where asked."""
-    columns = ["system", "chain", "subset", "id", "metric", "value"]
-    if "best_of" not in stage.params.trained:
-        return pd.DataFrame(columns=columns)
-    table = stage.read_table("verification/candidates.csv").astype({"id": str})
-    metrics = ["editing_success", "minimal_editing", "score", "success"]
-    parts = []
-    for k in stage.settings.verification.candidates[1:]:
-        if len(table):
-            best = select_best_candidates(table, k, "idm_log_likelihood")
-            named = best.assign(system=best["arm"] + f"_best_of_{k}")
-            parts.append(named.melt(["system", "chain", "subset", "id"], metrics, "metric", "value"))
-    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
 
 
 def _aurora_checkpoints(stage: Stage) -> tuple[list[Checkpoint], list[Checkpoint]]:
