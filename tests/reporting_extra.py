@@ -92,12 +92,12 @@ def _measures() -> pd.DataFrame:
 
 def _leaderboard() -> pd.DataFrame:
     rows = [
-        ("B", "score", "synthetic_weighted", 4.1, 20, 3.5, 4.7, "chains and items", 3, "", *[np.nan] * 5),
-        ("B", "score", "copy", 0.0, 20, 0.0, 0.0, "items", 1, "synthetic_weighted", -4.1, -4.7, -3.5, 0.0001, 20),
-        ("D", "score forward long", "doundo", 4.3, 9, 3.0, 5.0, "items", 1, "", *[np.nan] * 5),
+        ("B", "score", "synthetic_weighted", 4.1, 20, 3.5, 4.7, "chains and items", 3, "", *[np.nan] * 6),
+        ("B", "score", "copy", 0.0, 20, 0.0, 0.0, "items", 1, "synthetic_weighted", -4.1, -4.7, -3.5, 1e-4, 2e-4, 20),
+        ("D", "score forward long", "doundo", 4.3, 9, 3.0, 5.0, "items", 1, "", *[np.nan] * 6),
     ]
     names = "paper metric system mean n low high interval_over num_chains reference difference"
-    names += " difference_low difference_high p num_nonzero"
+    names += " difference_low difference_high p p_sign_flip num_nonzero"
     return pd.DataFrame(rows, columns=names.split())
 
 

@@ -72,6 +72,9 @@ def write_external(repository: Path) -> Path:
     folder = repository / "reports" / "results" / "external"
     folder.mkdir(parents=True, exist_ok=True)
     _aurora_copy().to_csv(folder / "aurora_copy.csv", index=False, float_format="%.6g")
+    costs = [(subset, 50, 0.04, 0.16, 0.08) for subset in SUBSETS]
+    names = ["subset", "n", "copy", "crop", "crop_both"]
+    pd.DataFrame(costs, columns=names).to_csv(folder / "crop_cost.csv", index=False)
     rows = [("epic-100-validation", "open", "door", 30, 0.4), ("epic-100-validation", "open", "tap", 10, 0.4)]
     rows += [("epic-100-validation", "pick-up", "cup", 60, 0.4)]
     names = ["source", "verb", "noun", "count", "reversible_share"]

@@ -1,11 +1,15 @@
 """The Copy row of Table 6 from the real AURORA-Bench, and the three baselines."""
 
+import json
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from visdyn.evaluation.benches.aurora_copy import PUBLISHED_COPY_L1, copy_rows
+from visdyn.evaluation.benches.aurora_copy import PUBLISHED_COPY_L1, copy_rows, crop_rows
 from visdyn.evaluation.measurements import FIXED
 from visdyn.evaluation.systems.baselines import BASELINES, baseline, copy, oracle, shuffled
 from visdyn.paths import shared_data
@@ -34,6 +38,32 @@ def test_copy_row_of_table_6_to_the_third_decimal():
     assert paper.published.to_dict() == PUBLISHED_COPY_L1
     assert rows[rows.geometry == "matched"].published.isna().all()
     assert len(quarantine) == 2
+
+
+def test_most_of_the_l1_of_a_cropping_model_is_its_crop():
+    rows = crop_rows(_aurora()).set_index("subset")
+    printed = {"ag": 0.170, "something": 0.184, "whatsup": 0.066}  # C-FT, Table 6
+    costs = rows.loc[list(printed), "crop"].round(3)
+    assert costs.to_dict() == {"ag": 0.162, "something": 0.173, "whatsup": 0.064}
+    assert (costs / pd.Series(printed) > 0.9).all()
+    assert rows["copy"].round(3).to_dict() == PUBLISHED_COPY_L1
+    assert (rows.loc[list(printed), "crop_both"] < rows.loc[list(printed), "crop"] * 0.9).all()
+
+
+def test_a_square_image_loses_nothing_by_the_crop(tmp_path):
+    rng = np.random.default_rng(0)
+    for name, size in (("wide", (96, 64)), ("square", (64, 64))):
+        for end in ("source", "target"):
+            Image.fromarray(rng.integers(0, 255, (size[1], size[0], 3), np.uint8)).save(tmp_path / f"{name}-{end}.png")
+    items = [{"instruction": "push it", "input": f"{name}-source.png", "output": f"{name}-target.png", "task": task}
+             for name, task in (("wide", "ag"), ("square", "kubric"))]  # fmt: skip
+    items += [{**items[1], "task": task} for task in ("magicbrush", "something", "whatsup")]
+    (tmp_path / "test.json").write_text(json.dumps(items))
+    rows = crop_rows(tmp_path, size=64).set_index("subset")
+    square = rows.loc["kubric"]
+    assert square["copy"] == square["crop"] == square["crop_both"]
+    wide = rows.loc["ag"]
+    assert len({round(wide[name], 6) for name in ("copy", "crop", "crop_both")}) == 3
 
 
 def test_copy_and_oracle():

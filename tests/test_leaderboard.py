@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from visdyn.evaluation.leaderboard import COLUMNS, leaderboard
-from visdyn.evaluation.statistics import bootstrap_interval
+from visdyn.evaluation.statistics import bootstrap_interval, sign_flip_test
 
 
 def table():
@@ -35,6 +35,8 @@ def test_rows_equal_scipy_and_the_bootstrap():
         row = board.loc[("score", system)]
         assert row["p"] == pytest.approx(expected.pvalue)
         assert row["difference"] == pytest.approx((pairs["a"] - pairs["b"]).mean())
+        flips = sign_flip_test(pairs["a"], pairs["b"], list(pairs.index), 3)  # of items: on AURORA each stands alone
+        assert row["p_sign_flip"] == pytest.approx(flips.pvalue)
         assert row["n"] == len(means[system])
     interval = bootstrap_interval(means["other"].to_numpy(), 3, num_resamples=1000)
     assert board.loc[("score", "other"), ["mean", "low", "high"]].tolist() == pytest.approx(

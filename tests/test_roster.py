@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import reporting_results
-from test_tables import PANEL, built, cell
+from test_tables import PANEL, PAPERS, built, cell
 
 from visdyn.reporting import items, published, roster, tables
 from visdyn.reporting import rendering as outputs
@@ -90,18 +90,19 @@ def _reason_without_answers(profile) -> str:
 
 def test_judges_in_words_have_panels_of_their_own(results, tmp_path):
     frame = built(results, "b_table2")
-    region, asked = (cell(frame, panel=name, row="AG", column="C-FT") for name in (PANEL, "judge GPT-4o"))
+    region, asked = (cell(frame, panel=name, row="AG", column="C-FT") for name in (PANEL, PAPERS))
     assert region["value"] != asked["value"]
-    assert region["published"] == asked["published"] == 2.48  # the paper's own judge has its values beside it
+    assert asked["published"] == 2.48  # the paper's own judge has its values beside it, and no other
+    assert np.isnan(region["published"])
     scores = results.read("evaluation/judge_scores.csv")
     chosen = scores[(scores["criterion"] == "score") & (scores["system"] == "supervised") & (scores["subset"] == "ag")]
     assert asked["value"] == pytest.approx(chosen["value"].mean())
     assert asked["n"] == chosen["value"].notna().sum()
-    (alone := _copied(results, tmp_path)).path("evaluation/judge_scores.csv").unlink()
-    left = built(alone, "b_table2")
-    assert not (left["panel"] == "judge GPT-4o").any()
-    both = (table[table["panel"] == PANEL].reset_index(drop=True) for table in (frame, left))
-    pd.testing.assert_frame_equal(*both)
+    other = _copied(results, tmp_path)
+    scores.assign(judge="Another").to_csv(other.path("evaluation/judge_scores.csv"), index=False)
+    frame = built(other, "b_table2")
+    assert cell(frame, panel="judge Another", row="AG", column="C-FT")["status"] == "interpretation"
+    assert frame.loc[frame["panel"] == PAPERS, "value"].isna().all()
 
 
 def _copied(results, folder) -> Results:
@@ -110,10 +111,11 @@ def _copied(results, folder) -> Results:
 
 
 def test_a_judge_s_repeats_are_averaged_and_are_no_chains(results):
-    mine = cell(built(results, "d_table6"), panel="judge Gemini", row="Do-Undo", column="IF-F")
+    mine = cell(built(results, "d_table6"), panel="Gemini", row="Do-Undo", column="IF-F")
     assert (mine["value"], mine["chains"], mine["n"]) == (8.5, 1, 2)
     assert np.isnan(mine["spread"])
-    assert cell(built(results, "d_table4"), panel="Bagel", row="IF, judge Gemini", column="open")["published"] == 8.39
+    mine = cell(built(results, "d_table4"), panel="Bagel", row="IF", column="open")
+    assert (mine["value"], mine["published"], mine["status"]) == (8.5, 8.39, "interpretation")  # its prompt is unknown
 
 
 # ------------------------------------------------------------------------------------- spatial reasoning and people
@@ -180,14 +182,20 @@ def test_the_leaderboard_of_one_paper_does_not_wait_for_the_other(results, tmp_p
 
 
 def test_a_profile_of_liquid_fills_liquid_s_columns(results, tmp_path):
-    other = _copied(results, tmp_path)
-    (other.profile / "params.yaml").write_text("base_models: {references: {base: weights/liquid}}\n")
-    assert roster.family_of(results.profile) == "chameleon"
-    family = roster.family_of(other.profile)
-    frame = built(replace(other, family=family), "b_table2")
-    mine = cell(frame, panel=PANEL, row="AG", column="L-FT")
-    assert mine["value"] == cell(built(results, "b_table2"), panel=PANEL, row="AG", column="C-FT")["value"]
+    (path := _copied(results, tmp_path).profile / "params.yaml").write_text(
+        "base_models: {references: {base: weights/liquid}}\n"
+    )
+    liquid = outputs.open_results(path.parent, published.folder().parents[1])
+    assert (roster.read_setting(results.profile).family, liquid.setting.family) == ("chameleon", "liquid")
+    frame = built(liquid, "b_table2")
+    mine = cell(frame, panel=PAPERS, row="AG", column="L-FT")
+    assert mine["value"] == cell(built(results, "b_table2"), panel=PAPERS, row="AG", column="C-FT")["value"]
     assert mine["published"] == 2.59
-    assert np.isnan(cell(frame, panel=PANEL, row="AG", column="C-FT")["value"])
+    assert np.isnan(cell(frame, panel=PAPERS, row="AG", column="C-FT")["value"])
     assert {"Copy", "L-FDM w/o LW", "SE"} <= set(frame.loc[frame["value"].notna(), "column"])
-    assert cell(built(replace(other, family=family), "b_table1"), row="Liquid IDM", column="R-1")["published"] == 0.41
+    assert cell(built(liquid, "b_table1"), row="Liquid IDM", column="R-1")["published"] == 0.41
+    both = built(replace(results, beside=(liquid,)), "b_table2")
+    filled = set(both.loc[(both["panel"] == PAPERS) & both["value"].notna(), "column"])
+    assert {"C-FT", "C-FDM", "L-FT", "L-FDM"} <= filled
+    copies = both[(both["panel"] == PANEL) & (both["column"] == "Copy")]
+    assert len(copies) == len(set(copies["row"]))  # what is no family's stands once

@@ -49,7 +49,7 @@ _MEASURES: Columns = {
 _LEADERBOARD: Columns = {
     "paper": str, "metric": str, "system": str, "mean": float, "n": int, "low": float, "high": float,
     "interval_over": str, "num_chains": int, "reference": str, "difference": float, "difference_low": float,
-    "difference_high": float, "p": float, "num_nonzero": int,
+    "difference_high": float, "p": float, "p_sign_flip": float, "num_nonzero": int,
 }  # fmt: skip
 
 TABLES: dict[str, Columns] = {
@@ -206,6 +206,7 @@ TABLES: dict[str, Columns] = {
         "system": str, "chain": int, "direction": str, "reverse_from": str, "prompt": str, "verb": str,
         "familiarity": str, "id": str, "metric": str, "value": float,
     },
+    "external/crop_cost.csv": {"subset": str, "n": int, "copy": float, "crop": float, "crop_both": float},
     "external/aurora_copy.csv": {"subset": str, "geometry": str, "n": int, "l1": float, "published": float},
     "external/segments.csv": _SEGMENTS,
     "external/test_split.csv": {

@@ -10,10 +10,11 @@ import pandas as pd
 from visdyn.evaluation.chains import equal_chains, estimate_over_chains
 from visdyn.evaluation.measurements import FIXED
 from visdyn.evaluation.metrics.registry import bench_of, metric
-from visdyn.evaluation.statistics import bootstrap_interval, wilcoxon_against
+from visdyn.evaluation.statistics import bootstrap_interval, sign_flip_test, wilcoxon_against
 
 COLUMNS = ["paper", "metric", "system", "mean", "n", "low", "high", "interval_over", "num_chains", "reference",
-           "difference", "difference_low", "difference_high", "p", "num_nonzero"]  # fmt: skip
+           "difference", "difference_low", "difference_high", "p", "p_sign_flip", "num_nonzero"]  # fmt: skip
+NUM_FLIPS = 9999  # sign patterns drawn where they are not enumerated
 CHAINS, ITEMS = "chains and items", "items"
 
 
@@ -25,7 +26,7 @@ def leaderboard(scores: pd.DataFrame, paper: str, reference: str, seed: int, nam
     items alone: those say nothing of another training. The difference pairs chains and items that both systems have;
     what no chain draws (copy, oracle, shuffled ...) meets every chain. A chain that copies another counts once. `p`
     is Wilcoxon's signed-rank test of the items' mean differences (zeros dropped, two-sided; `num_nonzero`: how many
-    differed), of these chains alone.
+    differed), of these chains alone; `p_sign_flip` tests their mean instead, and flips what belongs together at once.
 
     Args:
         scores: columns system, chain, metric, value, those of `name`, and further ones that name an item.
@@ -81,7 +82,7 @@ def _row(system: str, values: dict[str, pd.DataFrame], reference: str, paper: st
     low, high = _interval(own, paper, seed)
     row = {"system": system, "mean": own.to_numpy().mean(), "n": own.shape[1], "low": low, "high": high}
     row |= {"interval_over": CHAINS if len(own) > 1 else ITEMS, "num_chains": len(own), "reference": ""}
-    row |= dict.fromkeys(("difference", "difference_low", "difference_high", "p", "num_nonzero"), np.nan)
+    row |= dict.fromkeys(("difference", "difference_low", "difference_high", "p", "p_sign_flip", "num_nonzero"), np.nan)
     if system == reference or reference not in values:
         return row
     pairs = _pair(system, own, reference, values[reference])
@@ -89,9 +90,11 @@ def _row(system: str, values: dict[str, pd.DataFrame], reference: str, paper: st
         return row
     difference = pairs.to_numpy().mean(axis=0)  # (N,)
     low, high = _interval(pairs, paper, seed)
-    test = wilcoxon_against(difference, np.zeros(len(difference)))
-    return row | {"reference": reference, "difference": test.mean_difference, "difference_low": low,
-                  "difference_high": high, "p": test.pvalue, "num_nonzero": test.num_nonzero}  # fmt: skip
+    zeros, clusters = np.zeros(len(difference)), [_cluster(item, paper) for item in pairs.columns]
+    test, flips = wilcoxon_against(difference, zeros), sign_flip_test(difference, zeros, clusters, seed, NUM_FLIPS)
+    tested = {"p": test.pvalue, "p_sign_flip": flips.pvalue, "num_nonzero": test.num_nonzero}
+    return row | tested | {"reference": reference, "difference": test.mean_difference, "difference_low": low,
+                           "difference_high": high}  # fmt: skip
 
 
 def _pair(system: str, own: pd.DataFrame, reference: str, other: pd.DataFrame) -> pd.DataFrame:

@@ -130,11 +130,20 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class ActionSequence:
+    """A photograph of one's own and the actions that an FDM does to it, one after the other (Bootstrapping, Fig. 5)."""
+
+    photograph: str
+    actions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Evaluation(Comparison):
     """AURORA-Bench (Bootstrapping)."""
 
     sampling: Sampling  # of the kit's own systems
     items_per_subset: int
+    sequence: ActionSequence | None
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,9 @@
 """Build the report of a profile from whatever results it has: `python -m visdyn.reporting [--profile profiles/paper]`.
 
+The two halves of Bootstrapping, C- and L-, in one report:
+
+    python -m visdyn.reporting --profile profiles/paper --beside profiles/paper_liquid --out profiles/paper/joined
+
 Unlike stage `figures` it asks for no stage to have run: what is missing stands in the report as `not run`, with the
 stage that makes it.
 """
@@ -9,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from visdyn.paths import profile_root
 from visdyn.reporting.report import build_all
@@ -18,17 +23,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (2 where there is no such profile)."""
     parser = argparse.ArgumentParser(prog="python -m visdyn.reporting", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default=".", help="folder with params.yaml")
+    parser.add_argument("--beside", nargs="*", default=[], metavar="PROFILE",
+                        help="profiles of other families, whose models then stand in the same tables")  # fmt: skip
+    parser.add_argument(
+        "--out", type=Path, help="folder of the report (default: PROFILE/reports; with --beside, required)"
+    )
+    options = parser.parse_args(arguments)
+    if options.beside and not options.out:
+        parser.error("--beside needs --out: PROFILE/reports is the profile's own, which DVC keeps")
     try:
-        root = profile_root(parser.parse_args(arguments).profile)
+        root = profile_root(options.profile)
+        beside = [profile_root(other) for other in options.beside]
     except FileNotFoundError as error:
         print(f"report: {error}", file=sys.stderr)
         return 2
-    status = build_all(root)
+    status = build_all(root, beside=beside, reports=options.out)
     missing = status[(status["status"] == "not run") & status["reason"].str.contains("; run |is missing")]
     for row in missing.itertuples():
         print(f"{row.paper} {row.label}: {row.reason}")
     counts = status["status"].value_counts()
-    print(f"{root / 'reports/index.html'}: " + ", ".join(f"{count} {name}" for name, count in sorted(counts.items())))
+    print(
+        f"{(options.out or root / 'reports') / 'index.html'}: "
+        + ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))
+    )
     return 0
 
 

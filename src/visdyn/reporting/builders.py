@@ -13,7 +13,7 @@ from visdyn.reporting.figures import doundo_figures as figures_doundo
 from visdyn.reporting.figures import figure_parts as figures_shared
 from visdyn.reporting.figures import recorded_figures as figures_recorded
 from visdyn.reporting.figures import schematic as figures_schematic
-from visdyn.reporting.results import Results
+from visdyn.reporting.results import ResultError, Results
 from visdyn.reporting.tables import best_of_k, segments
 from visdyn.reporting.tables import bootstrapping_tables as tables_bootstrapping
 from visdyn.reporting.tables import doundo_tables as tables_doundo
@@ -78,6 +78,7 @@ TABLES: dict[str, TableBuilder] = {
     "d_table6": tables_doundo.table6,
     "d_table7": tables_human.table7,
     "d_page": tables_doundo.page,
+    "k_crop": lambda results, numbers, status: tables_bootstrapping.crop_table(results, numbers),
     "k_spatial": lambda results, _, status: tables_spatial.accuracy_table(results),
     "k_people": lambda results, _, status: tables_human.participation(results),
     "k_leaderboard": lambda results, _, status: leaderboard.table(results),
@@ -95,6 +96,16 @@ TABLES: dict[str, TableBuilder] = {
 def _draw_verification(results: Results) -> Figure:
     curves, lines = best_of_k.judge_curves(results), best_of_k.other_levels(results)
     return figures_bootstrapping.verification_curves(curves, lines)
+
+
+def _draw_judges(results: Results) -> Figure:
+    judges = {judge.panel or "GPT-4o": judge.scores for judge in tables_bootstrapping.judges(results, "")}
+    drawn = {
+        judge: scores for judge, scores in judges.items() if scores["system"].isin(figures_bootstrapping.LOSSES).any()
+    }
+    if not drawn:
+        raise ResultError("no judge has scores of C-FDM with either loss; run stage evaluation with these arms")
+    return figures_bootstrapping.judge_distributions(drawn)
 
 
 def _make_scatter(name: str, preferred: str) -> FigureBuilder:
@@ -138,9 +149,7 @@ FIGURES: dict[str, FigureBuilder] = {
     "b_figure7": _make_scatter("probing/likelihoods.csv", "chameleon-7b"),
     "b_figure8": _make_scatter("idm_evaluation/likelihoods.csv", "idm"),
     "b_figure9": lambda results: figures_bootstrapping.score_distributions(results.read("annotation/pairs.csv")),
-    "b_figure11": lambda results: figures_bootstrapping.judge_distributions(
-        {name or "region judge": scores for name, scores in tables_bootstrapping.judges(results, "")}
-    ),
+    "b_figure11": _draw_judges,
     "r_figure11": lambda results: figures_recorded.draw_figure11(results.read("recorded/histograms.csv")),
     "r_pairs": lambda results: figures_recorded.paired_differences(results.read("recorded/paired.csv")),
     "d_figure3": _make_segments_plot(figures_doundo.action_counts),

@@ -53,6 +53,7 @@ SELECTORS = {
 }
 
 BASELINES = ("Copy", "Oracle", "Shuffled", "Blend", "Blurred")  # how their heads begin in every table
+CHAMELEON, OTHER_FAMILIES = "chameleon", ("liquid",)  # a model of another family is called `liquid_<name>` in results
 
 DOUNDO_SYSTEMS = {
     "base": "Bagel",
@@ -97,18 +98,45 @@ _DATASETS = (("mit", "MIT"), ("moments", "MIT"), ("movements", "MIT"), ("ucf", "
 
 
 def fdm_system(name: str) -> str:
-    """Return the printed name of an FDM system; `supervised_best_of_3` becomes `C-FT, best of 3 by IDM`."""
+    """Return the printed name of an FDM system; `liquid_supervised_best_of_3` becomes `L-FT, best of 3 by IDM`."""
     if match := re.fullmatch(r"(.+)_best_of_(\d+)(?:_by_(.+))?", name):
         arm, k, selector = match[1], match[2], match[3] or "idm"
-        return f"{FDM_SYSTEMS.get(arm, arm)}, best of {k} by {SELECTORS.get(selector, selector)}"
+        return f"{fdm_system(arm)}, best of {k} by {SELECTORS.get(selector, selector)}"
     if match := re.fullmatch(r"(.+)_draw_(\d+)", name):
-        return f"{FDM_SYSTEMS.get(match[1], match[1])}, drawn again ({match[2]})"
-    return {**FDM_SYSTEMS, **EXPERIMENTS}.get(name, name)
+        return f"{fdm_system(match[1])}, drawn again ({match[2]})"
+    family, plain = split_family(name)
+    return _spell_family({**FDM_SYSTEMS, **EXPERIMENTS}.get(plain, plain), family)
+
+
+def idm_model(name: str) -> str:
+    """Return the printed name of a model that describes actions; `liquid_idm` becomes `Liquid IDM`."""
+    family, plain = split_family(name)
+    return _spell_family(IDM_MODELS.get(plain, plain), family)
+
+
+def is_of_family(name: str) -> bool:
+    """Tell whether results call a model so that a unified model's family decides how it is printed."""
+    plain = re.sub(r"_best_of_\d+(_by_.+)?$", "", name)
+    return plain in IDM_MODELS or (plain in FDM_SYSTEMS and not FDM_SYSTEMS[plain].startswith(BASELINES))
+
+
+def split_family(name: str) -> tuple[str, str]:
+    """Return (family, plain name): `liquid_supervised` is (`liquid`, `supervised`), `supervised` is Chameleon's."""
+    for family in OTHER_FAMILIES:
+        if is_of_family(plain := name.removeprefix(f"{family}_")) and plain != name:
+            return family, plain
+    return CHAMELEON, name
+
+
+def _spell_family(printed: str, family: str) -> str:
+    if family == CHAMELEON:
+        return printed
+    return re.sub("^C-", f"{family[0].upper()}-", printed).replace("Chameleon", family.capitalize())
 
 
 def spatial_model(name: str) -> str:
     """Return the printed name of a model that was asked spatial questions; the IDM is no column of the paper."""
-    return "Chameleon IDM" if name == "idm" else fdm_system(name)
+    return idm_model(name) if split_family(name)[1] == "idm" else fdm_system(name)
 
 
 def system_order(names: Iterable[str], known: dict[str, str]) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +14,7 @@ from visdyn.reporting.figures import style
 from visdyn.reporting.items import RECORDED, Item, ItemMap
 from visdyn.reporting.results import EVALUATIONS, ResultError, Results
 from visdyn.reporting.tables import segments
+from visdyn.reporting.tables.comparison import COMPARED, CONTRADICTS, FULL, INTERPRETATION, REPRODUCED, SMALLER
 
 
 @dataclass
@@ -29,7 +31,7 @@ class Outcome:
         roster: what became of every system that the paper's table lists (`roster.of_table`), None where it lists none.
         files: what was written.
         n, chains: range of items a cell and of chains, as text, "" where unknown.
-        reproduced: number of cells that a run of this kit reproduced on the same data.
+        cells: status -> number of cells of a run of this kit, in all tables of the item.
         recorded: status -> number of cells that were recomputed from the authors' recorded replies; counted apart.
     """
 
@@ -42,7 +44,7 @@ class Outcome:
     files: list[Path] = field(default_factory=list)
     n: str = ""
     chains: str = ""
-    reproduced: int = 0
+    cells: dict[str, int] = field(default_factory=dict)
     recorded: dict[str, int] = field(default_factory=dict)
 
     @property
@@ -53,7 +55,12 @@ class Outcome:
     @property
     def recorded_text(self) -> str:
         """The cells of `recorded` in words, as `24 reproduced, 6 contradicts`; "" where there are none."""
-        return ", ".join(f"{count} {status}" for status, count in self.recorded.items())
+        return _count_in_words(self.recorded)
+
+    @property
+    def compared_text(self) -> str:
+        """The cells of `cells` that were compared with a printed value, in words; "" where none was."""
+        return _count_in_words({status: self.cells[status] for status in COMPARED if status in self.cells})
 
 
 def build_item(item: Item, results: Results, reports: Path, repository: Path, strict: bool = False) -> Outcome:
@@ -67,7 +74,7 @@ def build_item(item: Item, results: Results, reports: Path, repository: Path, st
     if problem := item.problem(view):
         return _not_run(item, problem, numbers, reports, view, repository)
     try:
-        outcome = Outcome(item, item.status, **_figure_sizes(item, view))
+        outcome = Outcome(item, _figure_status(item, results), **_figure_sizes(item, view))
         _write_table(outcome, view, numbers, reports, repository)
         _write_figure(outcome, view, reports, repository)
     except Exception as error:
@@ -78,19 +85,37 @@ def build_item(item: Item, results: Results, reports: Path, repository: Path, st
     return outcome
 
 
-def build_items(profile: str | Path, item_map: ItemMap, repository: str | Path, strict: bool = False) -> list[Outcome]:
+def build_items(
+    profile: str | Path,
+    item_map: ItemMap,
+    repository: str | Path,
+    strict: bool = False,
+    beside: Sequence[str | Path] = (),
+    reports: Path | None = None,
+) -> list[Outcome]:
     """Write all tables and figures of a profile into `reports/tables` and `reports/figures`, in the map's order.
 
     Tables and figures of an earlier run whose item is now not run are removed, so that none is shown as current.
+
+    Args:
+        beside: profiles of other families whose models stand in the same tables.
+        reports: where `tables` and `figures` are written (default: the profile's `reports`).
     """
     profile, repository = Path(profile).resolve(), Path(repository).resolve()
-    reports = profile / "reports"
+    reports = reports or profile / "reports"
     for folder in ("tables", "figures"):
         (reports / folder).mkdir(parents=True, exist_ok=True)
-    results = Results(profile, repository=repository, family=roster.family_of(profile, repository))
+    others = tuple(open_results(other, repository) for other in beside)
+    results = replace(open_results(profile, repository), beside=others)
     outcomes = [build_item(item, results, reports, repository, strict) for item in item_map]
     _remove_stale(outcomes, item_map, reports)
     return outcomes
+
+
+def open_results(profile: str | Path, repository: str | Path) -> Results:
+    """Return a profile's results with what they were measured on."""
+    setting = roster.read_setting(profile, repository)
+    return Results(Path(profile).resolve(), repository=Path(repository), setting=setting)
 
 
 def status_frame(outcomes: list[Outcome]) -> pd.DataFrame:
@@ -103,7 +128,7 @@ def status_frame(outcomes: list[Outcome]) -> pd.DataFrame:
             "title": outcome.item.title,
             "stage": outcome.item.stage,
             "status": outcome.status,
-            "reproduced": outcome.reproduced,
+            **{status: outcome.cells.get(status, 0) for status in COMPARED},
             "recorded": outcome.recorded_text,
             "n": outcome.n,
             "chains": outcome.chains,
@@ -120,7 +145,7 @@ def _write_table(
 ) -> None:
     item = outcome.item
     builder = TABLES.get(item.id) if item.table else None
-    frame = builder(view, numbers, item.status) if builder else None
+    frame = builder(view, numbers, outcome.status) if builder else None
     if frame is None:
         return
     frame = _fill_roster(outcome, frame, numbers, view, repository)
@@ -143,8 +168,8 @@ def _write_table(
         if item.status == RECORDED:
             outcome.recorded = mine["status"].value_counts().sort_index().to_dict()
         else:
-            outcome.reproduced = int((mine["status"] == "reproduced").sum())
-            outcome.status = _table_status(frame, item.status)
+            outcome.cells = mine["status"].value_counts().sort_index().to_dict()
+            outcome.status = _table_status(frame, outcome.status)
 
 
 def _split_systems(
@@ -160,17 +185,29 @@ def _split_systems(
         return frame, None
     kit = frame[~printed]
     measured = kit.groupby(["panel", "row"])["value"].transform("count") > 0
-    # No value of the paper stands there, so no head in brackets either.
-    kit = kit[measured].assign(panel=kit["panel"].str.replace(r" \[.*\]", "", regex=True))
-    return frame[printed | baseline], kit
+    return frame[printed | baseline], kit[measured]
 
 
 def _table_status(frame: pd.DataFrame, planned: str) -> str:
-    """Status of a table: `reproduced` where every cell is, `interpretation` where no cell is of the planned kind."""
-    statuses = set(frame["status"])
-    if statuses == {"reproduced"}:
-        return "reproduced"
-    return "interpretation" if planned not in statuses and "interpretation" in statuses else planned
+    """Return a table's status: the least of its cells' beside a printed value, of all where there is none."""
+    mine = frame[frame["value"].notna()]
+    printed = mine[mine["published"].notna()]
+    statuses = set((printed if len(printed) else mine)["status"])
+    order = (SMALLER, INTERPRETATION, CONTRADICTS, FULL, REPRODUCED)
+    return next((status for status in order if status in statuses), planned)
+
+
+def _figure_status(item: Item, results: Results) -> str:
+    """Return what a figure without a table is worth: what its map says, or full scale where data and models are so."""
+    if item.status != SMALLER or results.setting.data:
+        return item.status
+    made_by = {"probing": (), "mining": (), "base_models": ("base",), "doundo": ("doundo",), "idm_evaluation": ("idm",),
+               "annotation": ("idm",), "evaluation_doundo": ("doundo",)}  # fmt: skip
+    return item.status if results.setting.differs_in_model(*made_by.get(item.stage, ("fdm",))) else FULL
+
+
+def _count_in_words(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {status}" for status, count in counts.items())
 
 
 def _write_figure(outcome: Outcome, view: Results, reports: Path, repository: Path) -> None:

@@ -9,6 +9,7 @@ import base64
 import io
 import re
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -33,6 +34,7 @@ def build(
     commit: str | None = None,
     name: str = "index.html",
     claims: pd.DataFrame | None = None,
+    reports: Path | None = None,
 ) -> Path:
     """Write `<profile>/reports/index.html` and return its path.
 
@@ -43,45 +45,57 @@ def build(
         commit: printed at the foot where given. Left out by default, so that the page's bytes depend on results only.
         name: file name under reports/.
         claims: from `ledger.build_ledger`; built here where absent.
+        reports: folder of tables, figures and the page (default: the profile's `reports`).
     """
     profile = Path(profile_path).resolve()
+    reports = Path(reports or profile / "reports").resolve()
     repository = Path(repository or published.folder().parents[1]).resolve()
     item_map = item_module.load(repository)
     if outcomes is None:
-        outcomes = outputs.build_items(profile, item_map, repository)
+        outcomes = outputs.build_items(profile, item_map, repository, reports=reports)
     if claims is None:
         claims = ledger.build_ledger(Results(profile, repository=repository), repository)
-    page = _page(profile, repository, item_map, outcomes, claims, commit)
-    path = profile / "reports" / name
+    page = _page(profile, reports, repository, item_map, outcomes, claims, commit)
+    path = reports / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page)
     return path
 
 
 def build_all(
-    profile_root: str | Path, repository: str | Path | None = None, commit: str | None = None, strict: bool = False
+    profile_root: str | Path,
+    repository: str | Path | None = None,
+    commit: str | None = None,
+    strict: bool = False,
+    beside: Sequence[str | Path] = (),
+    reports: str | Path | None = None,
 ) -> pd.DataFrame:
     """Write the ledger of claims, every table, every figure and the report of a profile; return the items' statuses.
 
     Args:
-        profile_root: folder of the profile (its `reports/` is written).
+        profile_root: folder of the profile (its `reports/` is written, where no other folder is named).
         repository: checkout with data/published (default: the one this package runs from).
         commit: see `build`.
         strict: raise errors of builders; by default they become `not run` with the error as reason.
+        beside: profiles of other families (Liquid beside Chameleon), whose models stand in the same tables; claims are
+            decided on the first profile's results alone.
+        reports: folder that is written instead of the profile's `reports/`.
 
     Returns:
-        id, paper, label, title, stage, status, reproduced, recorded, n, chains, reason, files.
+        id, paper, label, title, stage, status, reproduced, contradicts, recorded, n, chains, reason, files.
     """
     repository = Path(repository or published.folder().parents[1]).resolve()
-    outcomes = outputs.build_items(profile_root, item_module.load(repository), repository, strict)
+    reports = Path(reports or Path(profile_root) / "reports").resolve()
+    outcomes = outputs.build_items(profile_root, item_module.load(repository), repository, strict, beside, reports)
     claims = ledger.build_ledger(Results(Path(profile_root), repository=repository), repository)
-    ledger.write_ledger(claims, Path(profile_root) / "reports")
-    build(profile_root, repository, outcomes, commit, claims=claims)
+    ledger.write_ledger(claims, reports)
+    build(profile_root, repository, outcomes, commit, claims=claims, reports=reports)
     return outputs.status_frame(outcomes)
 
 
 def _page(
     profile: Path,
+    reports: Path,
     repository: Path,
     item_map: ItemMap,
     outcomes: list[Outcome],
@@ -100,11 +114,11 @@ def _page(
         {
             "id": key,
             **paper,
-            "entries": [_entry(outcome, profile, repository) for outcome in outcomes if outcome.item.paper == key],
+            "entries": [_entry(outcome, reports, repository) for outcome in outcomes if outcome.item.paper == key],
         }
         for key, paper in item_map.papers.items()
     ]
-    cells = sum(outcome.reproduced for outcome in outcomes)
+    cells = sum((Counter(outcome.cells) for outcome in outcomes), Counter())
     recorded = sum((Counter(outcome.recorded) for outcome in outcomes), Counter())
     page = environment.get_template("report.html.j2").render(
         claims=[
@@ -115,7 +129,7 @@ def _page(
         sections=sections,
         counts=counts,
         total=len(outcomes),
-        reproduced_cells=cells,
+        cells={status: cells[status] for status in item_module.STATUSES if cells[status]},
         recorded_cells=dict(sorted(recorded.items())),
         versions=provenance.versions(),
         families=provenance.read_families(profile / "reports/machine.json"),
@@ -126,9 +140,9 @@ def _page(
     return re.sub(r"\n\s*\n+", "\n", page)
 
 
-def _entry(outcome: Outcome, profile: Path, repository: Path) -> dict:
+def _entry(outcome: Outcome, reports: Path, repository: Path) -> dict:
     """What the template prints of one item."""
-    item, reports = outcome.item, profile / "reports"
+    item = outcome.item
     page = reports / "notebooks" / f"{item.notebook}.html"
     png = next((path for path in outcome.files if path.suffix == ".png"), None)
     frame = outcome.table

@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from visdyn.reporting.names import CHAMELEON, is_of_family, split_family
+from visdyn.reporting.tables.comparison import Setting
 from visdyn.result_tables import ResultTableError, read_columns
 
 EXTERNAL = "external/"
@@ -25,6 +27,27 @@ _EMPTY = {
         f"{stage}/judge_runs.csv": f"no judge that answers in words was asked; name one in {stage}.judges"
         for stage in EVALUATIONS.values()
     },
+}
+
+
+_EMBEDDED = Setting()
+# Result -> its column of models that a family's name tells apart.
+FAMILY_COLUMNS = {
+    "probing/likelihoods.csv": "model",
+    "idm_evaluation/likelihoods.csv": "model",
+    "idm_evaluation/text_metrics.csv": "model",
+    "fdm/training.csv": "arm",
+    "fdm/arms.csv": "arm",
+    "verification/candidates.csv": "arm",
+    "evaluation/candidate_scores.csv": "arm",
+    "evaluation/candidate_judge_scores.csv": "arm",
+    "evaluation/fdm_scores.csv": "system",
+    "evaluation/judge_scores.csv": "system",
+    "evaluation/judge_runs.csv": "system",
+    "evaluation/systems.csv": "system",
+    "evaluation/leaderboard.csv": "system",
+    "spatial/accuracy.csv": "model",
+    "human_study/table5.csv": "system",
 }
 
 
@@ -41,13 +64,17 @@ class Results:
         allowed: files that may be read through this view; None = all. A builder gets the view of its item,
             so that the map of items and what is really read cannot drift apart.
         repository: checkout that holds `external/...` (default: the profile itself).
-        family: which unified model the profile's arms are of, `chameleon` or `liquid`; decides their printed names.
+        setting: what the profile measured on and with (`roster.read_setting`).
+        beside: results of profiles of other families, whose models stand in the same tables; what is no family's
+            (copies, editors) is the profile's own. A model of another family than Chameleon's is read as
+            `liquid_<name>`, as systems.yaml calls it.
     """
 
     profile: Path
     allowed: frozenset[str] | None = None
     repository: Path | None = None
-    family: str = "chameleon"
+    setting: Setting = _EMBEDDED
+    beside: tuple[Results, ...] = ()
 
     def path(self, name: str) -> Path:
         """Return where a result (`stage/name.csv`) or generated file (`stage/name.npz`) lies."""
@@ -80,7 +107,7 @@ class Results:
         Raises:
             ResultError: missing, without rows, a column that is missing or not declared, a cell of another type.
         """
-        frame = self._read_typed(name)
+        frame = self._read_families(name)
         if frame.empty:
             why = _EMPTY.get(name) or _EMPTY.get(Path(name).parts[0]) or "its stage had nothing to measure"
             raise ResultError(f"{name} has no rows: {why}")
@@ -100,7 +127,7 @@ class Results:
             ResultError: none has rows, or one is not as declared.
         """
         names = [f"{stage}/{file}" for stage in EVALUATIONS.values()]
-        parts = [part for name in names if self.path(name).is_file() and len(part := self._read_typed(name))]
+        parts = [part for name in names if self.path(name).is_file() and len(part := self._read_families(name))]
         if not parts:
             raise ResultError("; ".join(filter(None, map(self.problem, names))))
         return pd.concat(parts, ignore_index=True)
@@ -121,6 +148,31 @@ class Results:
             raise ResultError(f"{name} holds no images: its stage had nothing to show")
         return arrays
 
+    def differs(self, paper: str, name: str) -> str:
+        """Return how a system's data or model differ from its paper's, "" where they do not."""
+        return self._setting_of(name).data or self.differs_in_model(paper, name)
+
+    def differs_in_model(self, paper: str, name: str) -> str:
+        """Return how a system's model differs from the paper's, "" where it does not or is none of the kit's."""
+        return self._setting_of(name).differs_in_model(*_stages_of(paper, split_family(name)[1]))
+
+    def _setting_of(self, name: str) -> Setting:
+        family = split_family(name)[0]
+        return next((one.setting for one in self.beside if one.setting.family == family), self.setting)
+
+    def _read_families(self, name: str) -> pd.DataFrame:
+        """Return a result with the models of the profiles beside, each called by its family."""
+        own = self._read_typed(name)
+        if (column := FAMILY_COLUMNS.get(name)) is None:
+            return own
+        parts = [_name_family(own, column, self.setting.family)]
+        for other in self.beside:
+            if other.path(name).is_file():
+                part = other._read_typed(name)
+                bound = part[column].map(is_of_family)
+                parts.append(_name_family(part[bound], column, other.setting.family))
+        return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+
     def _read_typed(self, name: str) -> pd.DataFrame:
         """Return a result with its declared types, be it without rows."""
         path = self._existing(name)
@@ -138,3 +190,22 @@ class Results:
             cure = f"`make {stage}`" if stage in ("external", "robust") else f"stage {stage}"
             raise ResultError(f"{path.relative_to(self._root(name)).as_posix()} is missing; run {cure}")
         return path
+
+
+def _name_family(frame: pd.DataFrame, column: str, family: str) -> pd.DataFrame:
+    if family == CHAMELEON or frame.empty:
+        return frame
+    named = frame[column].map(lambda name: f"{family}_{name}" if is_of_family(name) else name)
+    return frame.assign(**{column: named})
+
+
+def _stages_of(paper: str, name: str) -> tuple[str, ...]:
+    """Return the stages whose models a system is made with; none where it is no model of the kit's."""
+    if paper == "D":
+        return {"base": ("generator",), "doundo": ("doundo",), "doundo_c": ("doundo",)}.get(name, ())
+    if name in ("zero_shot", "tokenizer_ceiling"):
+        return ("base",)
+    if not is_of_family(name):
+        return ()
+    labelled = name.startswith("synthetic") or "_best_of_" in name
+    return ("idm",) if name.startswith("idm") else ("fdm", "idm") if labelled else ("fdm",)

@@ -16,11 +16,13 @@ import pandas as pd
 import yaml
 
 from visdyn.reporting import published
+from visdyn.reporting.names import CHAMELEON
 from visdyn.reporting.results import EVALUATIONS, Results
+from visdyn.reporting.tables import comparison
+from visdyn.reporting.tables.comparison import DOUNDO, Setting
 
 COLUMNS = ["system", "status", "cells", "how", "needs"]
 NOT_RUN = "not run, needs "
-DEFAULT_FAMILY = "chameleon"
 _ORIGINS = {
     "trained": "by this kit",
     "baseline": "by this kit",
@@ -38,7 +40,7 @@ class System:
     spellings: tuple[str, ...]
     kit: tuple[str, ...]
     needs: str
-    family: str = DEFAULT_FAMILY
+    family: str = CHAMELEON
     bases: tuple[str, ...] = ()
 
 
@@ -52,7 +54,7 @@ def load(repository: str | Path | None = None) -> tuple[System, ...]:
             spellings=tuple(entry["spellings"]),
             kit=tuple(entry["kit"]),
             needs=entry["needs"],
-            family=entry.get("family", DEFAULT_FAMILY),
+            family=entry.get("family", CHAMELEON),
             bases=tuple(entry.get("bases", ())),
         )
         for paper, entries in content.items()
@@ -72,32 +74,26 @@ def named(label: str, paper: str, systems: Sequence[System]) -> System | None:
     return max(found, key=lambda pair: pair[0])[1] if found else None
 
 
-def printed(name: str, paper: str, labels: Iterable[str], fallback: str, family: str = DEFAULT_FAMILY) -> str:
-    """Return how a table that has `labels` prints the system that results call `name`; `fallback` where it does not.
-
-    Args:
-        family: of the profile's unified model; a model of it is `liquid_<name>` in systems.yaml, and a fallback of
-            Chameleon's (`C-FT`, `Chameleon ZS`) is spelled with its own name (`L-FT`, `Liquid ZS`).
-    """
+def printed(name: str, paper: str, labels: Iterable[str], fallback: str) -> str:
+    """Return how a table that has `labels` prints the system that results call `name`; `fallback` where it does not."""
     labels = set(labels)
-    if family != DEFAULT_FAMILY and fallback.startswith(("C-", "Chameleon")):
-        name = f"{family}_{name}"
-        fallback = re.sub("^C-", f"{family[0].upper()}-", fallback).replace("Chameleon", family.capitalize())
     for system in load():
         if system.paper == paper and _normalise_name(name) in map(_normalise_name, system.kit):
-            return next((spelling for spelling in system.spellings if spelling in labels), fallback)
+            found = next((spelling for spelling in system.spellings if spelling in labels), None)
+            if found:
+                return found
     return fallback
 
 
-def family_of(profile: str | Path, repository: str | Path | None = None) -> str:
-    """Return the family of a profile's unified model: that of the system whose base its parameters name.
+def read_setting(profile: str | Path, repository: str | Path | None = None) -> Setting:
+    """Return what a profile measures on and with; its family is that of the system whose base its parameters name.
 
     Any other base (the embedded one, a checkpoint of one's own) is taken for Chameleon's.
     """
-    path = Path(profile) / "params.yaml"
-    content = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
-    base = Path((content.get("base_models", {}).get("references") or {}).get("base") or "").name
-    return next((system.family for system in load(repository) if base in system.bases), DEFAULT_FAMILY)
+    bases = {
+        base: DOUNDO if system.paper == "D" else system.family for system in load(repository) for base in system.bases
+    }
+    return comparison.read_setting(profile, bases)
 
 
 def of_table(
@@ -148,7 +144,7 @@ def _make_row(
     origin = _find_origin(shown, system, paper, origins)
     how = "" if origin is None else _describe_origin(origin)
     needs = system.needs if system else ""
-    if not ours:
+    if not frame.loc[frame[axis].isin(labels), "value"].notna().any():
         return [shown, "not run", f"0 of {len(cells)}", how, needs]
     status = "imported" if origin is not None and origin["origin"] == "imported" else "measured"
     rest = "" if ours == len(cells) else "; the other cells need what stands above the table"

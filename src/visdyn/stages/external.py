@@ -2,7 +2,8 @@
 
 `python -m visdyn.stages.external [--aurora-bench FOLDER] [--epic-validation CSV]`
 
-    AURORA-Bench      the Copy row of Bootstrapping's Table 6, in both geometries -> aurora_copy.csv (half a minute)
+    AURORA-Bench      the Copy row of Bootstrapping's Table 6, in both geometries -> aurora_copy.csv (half a minute);
+                      what a centre crop alone costs in L1 -> crop_cost.csv
     EPIC-KITCHENS-100 the reversible segments of Do-Undo's section 3.1, validation annotations -> segments.csv;
                       how many of each verb its two test sets could take of them -> test_split.csv
     both              where they come from, their hashes, what was set aside -> provenance.json
@@ -27,7 +28,7 @@ import yaml
 from visdyn.datasets.aurora import load_bench
 from visdyn.datasets.bad_items import DatasetError
 from visdyn.datasets.epic_kitchens import Segment, load_segments
-from visdyn.evaluation.benches.aurora_copy import PUBLISHED_COPY_L1, copy_rows
+from visdyn.evaluation.benches.aurora_copy import PUBLISHED_COPY_L1, copy_rows, crop_rows
 from visdyn.mining.balanced_test import UNSEEN_VERBS, wanted_counts
 from visdyn.mining.reversible import mine_pairs, statistics
 from visdyn.paths import repository_root, shared_data
@@ -73,7 +74,7 @@ def deviation(facts: dict) -> str | None:
 
 
 def measure_aurora(root: str | Path, folder: str | Path) -> dict:
-    """Write `<folder>/aurora_copy.csv` and return what was used.
+    """Write `<folder>/aurora_copy.csv` and `crop_cost.csv`, and return what was used.
 
     Args:
         root: AURORA's root, with test.json and data/<subset>/images.
@@ -88,6 +89,7 @@ def measure_aurora(root: str | Path, folder: str | Path) -> dict:
     root, quarantine = Path(root), Quarantine()
     rows = copy_rows(root, quarantine)
     _write_csv(rows, Path(folder) / "aurora_copy.csv")
+    _write_csv(crop_rows(root), Path(folder) / "crop_cost.csv")
     paper = rows[rows["geometry"] == "paper"]
     return {
         "usable": {subset: int(n) for subset, n in zip(paper["subset"], paper["n"], strict=True)},

@@ -133,13 +133,14 @@ class EditingEvaluation:
             for rows, kept in ((true, self._true_flows), (generated, flows)):
                 if images in rows:
                     if rows[images] not in kept:
-                        kept[rows[images]] = self._flow(start, end)
+                        kept[rows[images]] = self.flow_between(start, end)
                     return kept[rows[images]]
-            return self._flow(start, end)
+            return self.flow_between(start, end)
 
         return flow
 
-    def _flow(self, start: ImageRef, end: ImageRef) -> np.ndarray:
+    def flow_between(self, start: ImageRef, end: ImageRef) -> np.ndarray:
+        """Return the flow between two images, as it is scored: float32 (H, W, 2) in pixels of the compared size."""
         if self.flow_size is not None:
             return estimate(start, end, self.flow_backend, self.flow_size)
         first, second = load(start), load(end)

@@ -6,7 +6,7 @@ below: every benchmark it names then scores it, and the leaderboard, `measures.c
 
     metric("l1_paper", AURORA).higher_is_better   # False
     metric("dino", DOUNDO).heading("reverse")     # "DINO-R"
-    metric("epe", DOUNDO).heading("reverse")      # "EPE (OF), px": one value for both directions together
+    metric("epe", DOUNDO).heading("reverse")      # "EPE, px": one value for both directions together
     [entry.name for entry in metrics(AURORA)]
 """
 
@@ -149,7 +149,14 @@ for entry in (
     Metric("dino", DOUNDO, True, "cosine", DINO, "DINO", each_direction=True),
     Metric("clip_t", DOUNDO, True, "cosine", CLIP, "CLIP-T", each_direction=True),
     Metric(
-        "epe_norm", DOUNDO, False, "share", FLOW, "EPE (OF)", interpretation=True, note="epe as a share of the size"
+        "epe_norm",
+        DOUNDO,
+        False,
+        "share",
+        FLOW,
+        "EPE, share of the side",
+        interpretation=True,
+        note="epe as a share of the longer side",
     ),
     Metric(
         "epe",
@@ -157,7 +164,7 @@ for entry in (
         False,
         "pixels",
         FLOW,
-        "EPE (OF), px",
+        "EPE, px",
         interpretation=True,
         note="first version's prose, no code released; in pixels",
     ),
@@ -206,6 +213,14 @@ for entry in (
     Metric("bleu3", LABELS, True, "share", TEXT, "BLEU-3"),
     Metric("exact", LABELS, True, "share", TEXT, "Exact match"),
     Metric("bert_score", LABELS, True, "cosine", TEXT, "BS"),
-    Metric("embedding", LABELS, True, "cosine", TEXT, "BS", note="similarity of a small text encoder, not BERTScore"),
+    Metric(
+        "embedding",
+        LABELS,
+        True,
+        "cosine",
+        TEXT,
+        "Text similarity",
+        note="similarity of a small text encoder, not BERTScore",
+    ),
 ):
     register(entry)

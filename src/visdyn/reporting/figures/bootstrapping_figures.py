@@ -23,6 +23,7 @@ from visdyn.reporting.figures.style import (
     styled,
 )
 
+LOSSES = {"synthetic": "standard loss (C-FDM w/o LW)", "synthetic_weighted": "weighted loss (C-FDM)"}
 TASK_ORDER = ("fdp", "idp")
 
 
@@ -243,9 +244,8 @@ def judge_distributions(judges: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def _draw_distribution(axes, scores: pd.DataFrame) -> None:
-    systems = {"synthetic": "standard loss (C-FDM w/o LW)", "synthetic_weighted": "weighted loss (C-FDM)"}
     edges = np.arange(-0.5, 11.0, 1.0)
-    for place, (system, legend) in enumerate(systems.items()):
+    for place, (system, legend) in enumerate(LOSSES.items()):
         own = scores[scores["system"] == system].dropna(subset=["value"])
         chains = [part["value"] for _, part in own.groupby("chain")]
         shares = [np.histogram(values, edges)[0] / len(values) * 100 for values in chains]

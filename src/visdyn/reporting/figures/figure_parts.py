@@ -23,6 +23,9 @@ STRIP_ORDER = (
     "doundo",
     "doundo_c",
 )
+# How an array's name ends -> what it shows of its system.
+_SUFFIXES = {"_forward": "forward", "_reverse": "reverse", "_of_f": "flow OF-F", "_of_r": "flow OF-R",
+             "_epe": "flow error EPE"}  # fmt: skip
 HEADS = {"source": "Input", "target": "Ground truth", **names.FDM_SYSTEMS, **names.DOUNDO_SYSTEMS}
 HEADS["base"] = "Bagel (base)"  # before fine-tuning: a tiny one trained here, the public one in the paper profile
 
@@ -127,8 +130,8 @@ def keyframe_modes(keyframes: pd.DataFrame) -> Figure:
 
 
 def _strip_rank(key: str) -> tuple[int, int]:
-    """Order columns: source, target, then each system's plain, forward and reverse image."""
-    for part, suffix in enumerate(("", "_forward", "_reverse")):
+    """Order columns: source, target, then each system's plain, forward and reverse image, and its flow maps."""
+    for part, suffix in enumerate(("", *_SUFFIXES)):
         stem = key.removesuffix(suffix) if suffix else key
         if stem in STRIP_ORDER and key == stem + suffix:
             return STRIP_ORDER.index(stem), part
@@ -136,10 +139,10 @@ def _strip_rank(key: str) -> tuple[int, int]:
 
 
 def _strip_head(key: str) -> str:
-    for suffix in ("_forward", "_reverse"):
+    for suffix, label in _SUFFIXES.items():
         if key.endswith(suffix):
             stem = key.removesuffix(suffix)
-            return f"{HEADS.get(stem, stem)}\n{suffix[1:]}"
+            return f"{HEADS.get(stem, stem)}\n{label}"
     return textwrap.fill(HEADS.get(key, names.fdm_system(key)).replace("_", " "), 14)
 
 

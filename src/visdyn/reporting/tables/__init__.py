@@ -1,7 +1,7 @@
 """One frame, three files: CSV for machines, Markdown for reading, LaTeX (booktabs) for papers.
 
 A *comparison frame* is tidy: panel, row, column, value, spread, n, chains, published, published_spread, digits,
-status, note; one row for each cell. `grid` lays it out in the manner of the paper.
+tolerance, status, note; one row for each cell. `grid` lays it out in the manner of the paper.
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import numpy as np
 import pandas as pd
 
 from visdyn.evaluation.chains import half_width_over_chains
+from visdyn.reporting.tables.comparison import CONTRADICTS, NOT_RUN, earn, tolerance_of
 
 CELL = ["panel", "row", "column"]
-COLUMNS = [*CELL, "value", "spread", "n", "chains", "published", "published_spread", "digits", "status", "note"]
+COLUMNS = [*CELL, "value", "spread", "n", "chains", "published", "published_spread", "digits", "tolerance", "status",
+           "note"]  # fmt: skip
+_FACTS = ("metric", "instrument", "scale", "drawn", "average")  # what a cell of ours is; see `compare`
 DASH = "–"
 OURS = "Ours"  # whose values a table holds
-CONTRADICTS = "contradicts"  # status of a cell that the authors' own record does not meet
+EARNED = "earned"  # status of our cells until it is known what they are compared with
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,11 @@ def compare(ours: pd.DataFrame, published: pd.DataFrame | None, status: str) -> 
     """Lay our values beside the published ones, cell by cell.
 
     Args:
-        ours: panel (optional), row, column, value, and where known spread, n, chains, status, note.
+        ours: panel (optional), row, column, value, and where known spread, n, chains, status, note. Cells that name no
+            status but a `metric` earn theirs (`comparison.earn`): `instrument` and `scale` say how they differ from the
+            paper's, `drawn` (default true) and `average` (default false) which tolerance they have.
         published: from `published.load`, or None.
-        status: status of our cells that name none; cells without our value are `not run`.
+        status: status of our cells that name neither; cells without our value are `not run`.
 
     Returns:
         A comparison frame in the paper's order of rows and columns, ours that the paper lacks after them.
@@ -65,7 +70,8 @@ def compare(ours: pd.DataFrame, published: pd.DataFrame | None, status: str) -> 
     if twice := ours[ours.duplicated(CELL)][CELL].to_numpy().tolist():
         raise ValueError(f"our table gives the cell {twice[0]} twice; average it first")
     if published is None:
-        return ours.assign(published=float("nan"), published_spread=float("nan"), digits=3)[COLUMNS]
+        alone = ours.assign(published=float("nan"), published_spread=float("nan"), digits=3)
+        return _earn_statuses(alone)[COLUMNS]
     theirs = published.rename(columns={"value": "published", "spread": "published_spread", "note": "published_note"})
     both = theirs.merge(ours, on=CELL, how="outer", sort=False)
     both["note"] = [
@@ -73,7 +79,7 @@ def compare(ours: pd.DataFrame, published: pd.DataFrame | None, status: str) -> 
     ]
     both["status"] = both["status"].where(both["value"].notna(), "not run")
     both["digits"] = both["digits"].fillna(theirs["digits"].max() if len(theirs) else 3).astype(int)
-    return _sort_cells(both, theirs, ours)[COLUMNS]
+    return _sort_cells(_earn_statuses(both), theirs, ours)[COLUMNS]
 
 
 def grid(frame: pd.DataFrame) -> Grid:
@@ -108,6 +114,9 @@ def footnote(frame: pd.DataFrame, whose: str = OURS) -> str:
     if frame["published"].notna().any():
         absent = "was not run by us" if whose == OURS else "is not recorded or not printed"
         parts.append(f"published values stand in brackets; {DASH} {absent}")
+    if (compared := mine["tolerance"].dropna()).size:
+        sizes = f"{compared.min():.4g}" + (f" to {compared.max():.4g}" if compared.nunique() > 1 else "")
+        parts.append(f"≠ is further from the published value than the tolerance of its metric (here {sizes})")
     statuses = mine["status"].value_counts()
     parts.append(
         f"status of {'our' if whose == OURS else 'the'} cells: "
@@ -197,10 +206,35 @@ def _fill_columns(ours: pd.DataFrame, status: str) -> pd.DataFrame:
         "status": status,
         "note": "",
     }
+    defaults |= {
+        "metric": "",
+        "instrument": "",
+        "scale": "",
+        "drawn": True,
+        "average": False,
+        "tolerance": float("nan"),
+    }
     missing = {name: value for name, value in defaults.items() if name not in ours.columns}
-    ours = ours.assign(**missing)[[*CELL, "value", "spread", "n", "chains", "status", "note"]].copy()
-    ours["status"] = ours["status"].fillna(status).where(ours["value"].notna(), "not run")
-    return ours.fillna({"note": "", "panel": ""})
+    earning = "metric" in ours.columns
+    ours = ours.assign(**missing)[[*CELL, *list(defaults)[1:], "value"]].copy()
+    ours = ours.fillna({name: value for name, value in defaults.items() if name in ("note", "panel", *_FACTS)})
+    if "status" in missing and earning:
+        ours["status"] = float("nan")
+    planned = pd.Series(status, ours.index).mask(ours["metric"] != "", EARNED)
+    ours["status"] = ours["status"].astype(object).fillna(planned).where(ours["value"].notna(), NOT_RUN)
+    return ours
+
+
+def _earn_statuses(frame: pd.DataFrame) -> pd.DataFrame:
+    """Compare the cells whose status is to be earned, and say within which tolerance."""
+    for place, cell in frame[frame["status"] == EARNED].iterrows():
+        tolerance = float("nan")
+        if not (cell["instrument"] or cell["scale"] or pd.isna(cell["published"])):
+            tolerance = tolerance_of(cell["metric"], cell["published"], bool(cell["drawn"]), bool(cell["average"]))
+            frame.loc[place, "tolerance"] = tolerance
+        facts = (cell["instrument"], cell["scale"])
+        frame.loc[place, "status"] = earn(cell["value"], cell["published"], *facts, tolerance)
+    return frame
 
 
 def _sort_cells(both: pd.DataFrame, theirs: pd.DataFrame, ours: pd.DataFrame) -> pd.DataFrame:

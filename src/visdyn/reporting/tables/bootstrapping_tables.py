@@ -6,6 +6,8 @@ Every builder takes the item's view of the results and its published numbers, an
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import pandas as pd
 
 from visdyn.evaluation.measurements import FIXED
@@ -13,23 +15,41 @@ from visdyn.evaluation.metrics import registry
 from visdyn.reporting import names, roster, summaries
 from visdyn.reporting.results import ResultError, Results
 from visdyn.reporting.tables import compare, judge_tables, rows, spatial_tables
-from visdyn.reporting.tables.instruments import measured_with, name_instruments
+from visdyn.reporting.tables.comparison import Setting, fewer_items, items_of
+from visdyn.reporting.tables.instruments import differing_instruments, measured_with, name_instruments
 
 SCORES = "evaluation/fdm_scores.csv"
 COPY = "external/aurora_copy.csv"
-L1_TOLERANCE = 0.0005 + 1e-9  # the paper prints three decimals
+ALL = "All"  # the panel of Table 6 that averages over subsets
+FACTS = ["metric", "instrument", "scale", "drawn", "average"]  # what `tables.compare` earns a status from
+# Metric -> its tolerance in comparison.yaml; what the paper does not print needs none.
+TOLERANCES = {"l1_paper": "l1", "clip_i": "cosine", "clip_t": "cosine", "clip_t_edited": "cosine", "dino": "cosine",
+              "score": "score"}  # fmt: skip
+_OF_LABELS = ("actions_per_video", "words_per_action", "selected")  # in annotation/summary.csv
+# Definitions of a next-observation likelihood where there are no image tokens, which the paper does not give.
+_DEFINITIONS = {name: f"{name}, a definition of ours" for name in ("D2", "D2-target", "D3")}
 TABLE3_METRICS = ("editing_success", "minimal_editing")
 PAPERS_ROW = "GPT-4o"  # of Table 6: the paper's judge, and no other's
 
 
 def figure2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
-    """Figure 2: percentage of items whose reference is preferred; rows are negatives, columns are models."""
+    """Figure 2: percentage of items whose reference is preferred; rows are negatives, columns are models.
+
+    The paper's nine stand in its columns; a model of several definitions, or another one, in columns of its own.
+    """
     rates = summaries.preference_rates(results.read("probing/likelihoods.csv"))
     ours = rates.assign(
         panel=rates["task"].map(names.TASKS).fillna(rates["task"]),
         row=rates["kind"].map(names.NEGATIVES).fillna(rates["kind"]),
-        column="ours: " + rates["model"] + _definition_suffix(rates),
+        column=[roster.printed(model, "B", published["column"], f"ours: {model}") for model in rates["model"]]
+        + _definition_suffix(rates),
         value=rates["percent"],
+        metric="preference",
+        instrument=rates["definition"].map(_DEFINITIONS).fillna(""),
+        scale=[
+            results.differs("B", model) or fewer_items(n, items_of("aurora"))
+            for model, n in zip(rates["model"], rates["n"], strict=True)
+        ],
         note=[_format_ties(*counts) for counts in zip(rates["ties"], rates["chains"], strict=True)],
     )
     return compare(ours, published, status)
@@ -39,12 +59,14 @@ def figure8(results: Results, published: pd.DataFrame, status: str) -> pd.DataFr
     """Figure 8: percentage of items whose reference is preferred, before and after fine-tuning; rows are models."""
     rates = summaries.preference_rates(results.read("idm_evaluation/likelihoods.csv"))
     panels = {"idp": "Action prediction (IDP)", "fdp": "Next observation prediction (FDP)"}
-    models = {"zero_shot": "Chameleon-7B zero-shot", "idm": "Chameleon IDM"}
+    models = {"zero_shot": "Chameleon-7B zero-shot"}
     ours = rates.assign(
         panel=rates["task"].map(panels).fillna(rates["task"]),
-        row=rates["model"].map(models).fillna(rates["model"]) + _definition_suffix(rates),
+        row=[models.get(model, names.idm_model(model)) for model in rates["model"]] + _definition_suffix(rates),
         column=rates["kind"].map(names.NEGATIVES).fillna(rates["kind"]),
         value=rates["percent"],
+        metric="preference",
+        scale=[results.differs("B", model) for model in rates["model"]],  # over how many items is not printed
     )
     return compare(ours, published, status)
 
@@ -52,46 +74,40 @@ def figure8(results: Results, published: pd.DataFrame, status: str) -> pd.DataFr
 def table1(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 1: text metrics of the IDM; of one chain the note has the interval over items.
 
-    `BS` is BERTScore where it was measured, else the similarity of a small text encoder, and the note says so.
+    `BS` is BERTScore alone; the similarity of a small text encoder has a column of its own.
     """
     each = results.read("idm_evaluation/text_metrics.csv")
     measured = summaries.of_chains(each, ["model", "metric"], ["value", "low", "high"])
     columns = {entry.name: entry.printed_as for entry in registry.metrics(registry.LABELS)}
     notes = {entry.name: entry.note for entry in registry.metrics(registry.LABELS)}
-    bert_score = (measured["metric"] == "bert_score").any()
-    if bert_score:
-        columns["embedding"] = "Text similarity"
     ours = measured.assign(
-        row=[
-            roster.printed(model, "B", published["row"], names.IDM_MODELS.get(model, model), results.family)
-            for model in measured["model"]
-        ],
+        row=[roster.printed(model, "B", published["row"], names.idm_model(model)) for model in measured["model"]],
         column=measured["metric"].map(columns).fillna(measured["metric"]),
         spread=measured["value_spread"],
+        metric="text",
+        instrument=measured["metric"].map({"bleu": "which order the paper prints is not said"}).fillna(""),
+        scale=[results.differs("B", model) for model in measured["model"]],
         note=[
             "; ".join(filter(None, (notes.get(entry.metric), _format_interval(entry))))
             for entry in measured.itertuples()
         ],
     )
-    frame = compare(ours, published, status)
-    return frame if bert_score else name_instruments(frame, "column", {"BS": "a small text encoder"})
+    return compare(ours, published, status)
 
 
 def table2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 2: judge score by subset and system, the mean over subsets, and spatial reasoning.
 
-    The region judge stands beside the paper's judge, and the panel's head names both; judges that answer in words have
-    panels of their own.
+    The paper's panel holds what GPT-4o says, and no other judge; the region judge and the others have panels of their
+    own.
     """
     panel, labels, average = published["panel"].iloc[0], published["column"], "AURORA-BENCH Avg."
     parts = [
-        _by_subset(scores[scores["metric"] == "score"], average, labels, results.family).assign(panel=name)
-        for name, scores in judges(results, panel)
+        _by_subset(results, judge.of_metric("score"), average, labels).assign(panel=judge.panel)
+        for judge in judges(results, panel)
     ]
-    numbers = judge_tables.beside(published, _judge_names(results), "B", panel)
     spatial = spatial_tables.cells(results, published)
-    frame = compare(_concat_parts([*parts, spatial], SCORES, "a judge's score"), numbers, status)
-    frame = frame.assign(panel=frame["panel"].replace({panel: judge_tables.region_panel(panel, "B")}))
+    frame = compare(_concat_parts([*parts, spatial], SCORES, "a judge's score"), published, status)
     return spatial_tables.with_digits(frame)
 
 
@@ -100,18 +116,16 @@ def table3(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
 
     The published row `GPT4o` stands in the row `Avg.` as columns `Weighted score` and `Standard score`.
     """
-    parts = [cells.assign(panel=name) for name, scores in judges(results, "") for cells in _loss_cells(scores)]
+    parts = [cells.assign(panel=judge.panel) for judge in judges(results, "") for cells in _loss_cells(results, judge)]
     moved = published["row"] == "GPT4o"
     published = published.assign(
         row=published["row"].mask(moved, "Avg."), column=published["column"].mask(moved, published["column"] + " score")
     )
-    numbers = judge_tables.beside(published, _judge_names(results), "B", "")
-    return judge_tables.name_region_judge(
-        compare(_concat_parts(parts, SCORES, "the systems of Table 3"), numbers, status), "B"
-    )
+    frame = compare(_concat_parts(parts, SCORES, "the systems of Table 3"), published, status)
+    return judge_tables.name_papers_judge(frame, "B")
 
 
-def _loss_cells(scores: pd.DataFrame) -> list[pd.DataFrame]:
+def _loss_cells(results: Results, judge: Judged) -> list[pd.DataFrame]:
     """Return Table 3's cells of one judge: a column for each loss (and baseline) and each of its scores."""
     columns = {name: registry.metric(name, registry.AURORA).printed_as for name in TABLE3_METRICS} | {"score": "score"}
     systems = {
@@ -119,13 +133,13 @@ def _loss_cells(scores: pd.DataFrame) -> list[pd.DataFrame]:
         "synthetic": "Standard",
         **{name: name.capitalize() for name in FIXED},
     }
-    chosen = scores[scores["metric"].isin(columns) & scores["system"].isin(systems)]
+    scores = judge.scores[judge.scores["system"].isin(systems)]
     parts = []
-    for system in names.system_order(chosen["system"], systems):
+    for system in names.system_order(scores["system"], systems):
         for metric, label in columns.items():
-            own = chosen[(chosen["system"] == system) & (chosen["metric"] == metric)]
-            if len(own):
-                cells = _subset_cells(own, "Avg.", long_names=False)
+            own = replace(judge, scores=scores[(scores["system"] == system) & (scores["metric"] == metric)])
+            if len(own.scores):
+                cells = _subset_cells(results, own, system, "Avg.", long_names=False)
                 parts.append(cells.assign(column=f"{systems[system]} {label}"))
     return parts
 
@@ -136,56 +150,84 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     Further columns that the paper lacks: no weight floor, true labels, supervised only, and the baselines' scores.
     """
     parts = [
-        cells.assign(panel=name)
-        for name, scores in judges(results, "")
-        for cells in _ablation_cells(scores[scores["metric"] == "score"])
-    ]
-    numbers = judge_tables.beside(published, _judge_names(results), "B", "")
-    return judge_tables.name_region_judge(
-        compare(_concat_parts(parts, SCORES, "the arm synthetic_weighted"), numbers, status), "B"
-    )
+        cells.assign(panel=judge.panel) for judge in judges(results, "")
+        for cells in _ablation_cells(results, replace(judge, scores=judge.of_metric("score").scores))
+    ]  # fmt: skip
+    frame = compare(_concat_parts(parts, SCORES, "the arm synthetic_weighted"), published, status)
+    return judge_tables.name_papers_judge(frame, "B")
 
 
-def _ablation_cells(scores: pd.DataFrame) -> list[pd.DataFrame]:
+def _ablation_cells(results: Results, judge: Judged) -> list[pd.DataFrame]:
     """Return Table 4's cells of one judge."""
-    reference = scores[scores["system"] == "synthetic_weighted"]
-    if reference.empty:
+    reference = "synthetic_weighted"
+    if not (judge.scores["system"] == reference).any():
         return []
-    parts = [_subset_cells(reference, "All", long_names=False).assign(column="C-FDM")]
+    parts = [_subset_cells(results, judge.of_system(reference), reference, "All", long_names=False)]
+    parts[0] = parts[0].assign(column="C-FDM")
     differences = {
         "supervised_weighted": "w/o Synth.", "synthetic": "w/o LW", "supervised": "w/o both (C-FT)",
         "synthetic_weighted_nofloor": "w/o weight floor", "synthetic_weighted_true": "with true labels",
         "weights_permuted": "with weights permuted", "labels_shuffled": "with labels shuffled",
     }  # fmt: skip
     for system, column in differences.items():
-        parts.append(_difference_cells(scores, system).assign(column=column, note="difference, paired by chain"))
+        cells = _difference_cells(results, judge, system)
+        parts.append(cells.assign(column=column, note="difference, paired by chain"))
     for system in FIXED:
-        own = scores[scores["system"] == system]
-        if len(own):
-            parts.append(_subset_cells(own, "All", long_names=False).assign(column=names.FDM_SYSTEMS[system]))
+        own = judge.of_system(system)
+        if len(own.scores):
+            cells = _subset_cells(results, own, system, "All", long_names=False)
+            parts.append(cells.assign(column=names.FDM_SYSTEMS[system]))
     return parts
 
 
 def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
-    """Table 6: all metrics by subset. The Copy row's L1 on AURORA-Bench itself is compared on the same data."""
+    """Table 6: all metrics by subset. The Copy row's L1 on AURORA-Bench itself is compared on the same data.
+
+    CLIP-T has two readings, of a caption of the target and of one of the edited image: the printed values stand beside
+    both.
+    """
     parts = [_copy_cells(results), _metric_cells(results, published["column"])]
     asked = judge_tables.of_paper(results, "B")
     if asked is not None:
         for judge, scores in asked[asked["metric"] == "score"].groupby("judge", sort=True):
-            row = PAPERS_ROW if judge_tables.is_papers(judge, "B") else judge_tables.panel(judge)
-            parts.append(_laid_out(scores, {"score": row}, published["column"], results.family))
+            facts = {"score": (judge_tables.instrument(judge, "B"), "")}
+            heads = {"score": judge_tables.head(judge, "B", PAPERS_ROW)}
+            parts.append(_laid_out(results, scores, heads, published["column"], facts))
     ours = _concat_parts(
         [part for part in parts if part is not None], SCORES, f"neither it nor {COPY} holds a metric of Table 6"
     )
     heads, instruments = _table6_heads(), measured_with(results, "B")
     by_head = {heads[name]: instrument for name, instrument in instruments.items() if name in heads}
-    return name_instruments(compare(ours, published, status), "row", by_head)
+    edited = published[published["row"] == heads["clip_t"]].assign(row=heads["clip_t_edited"])
+    edited = edited[edited["row"].isin(ours["row"])]
+    frame = compare(ours, pd.concat([published, edited], ignore_index=True), status)
+    return name_instruments(frame, "row", by_head)
 
 
 def _table6_heads() -> dict[str, str]:
     """Metric -> its row of Table 6: the paper's, then the kit's, without the parts of the judge's score (Table 3)."""
     return {entry.name: entry.printed_as for entry in registry.metrics(registry.AURORA)
             if entry.name not in TABLE3_METRICS}  # fmt: skip
+
+
+def crop_table(results: Results, published: pd.DataFrame) -> pd.DataFrame:
+    """Return what a centre crop costs in L1 by subset, beside the L1 that Table 6 prints of Chameleon's arms."""
+    costs = results.read("external/crop_cost.csv").set_index("subset")
+    costs = costs.loc[names.system_order(costs.index, names.SUBSETS)]
+    printed = published[published["row"] == "L1"].pivot(index="panel", columns="column", values="value")
+    printed = printed.loc[[_subset_name(subset, long_names=True) for subset in costs.index]].set_index(costs.index)
+    return pd.DataFrame(
+        {
+            "subset": [_subset_name(subset, long_names=True) for subset in costs.index],
+            "n": costs["n"],
+            "Copy [Table 6]": printed["Copy"],
+            "Copy": costs["copy"],
+            "Copy of the centre crop": costs["crop"],
+            "C-FT [Table 6]": printed["C-FT"],
+            "C-FDM [Table 6]": printed["C-FDM"],
+            "Copy of the centre crop, target cropped alike": costs["crop_both"],
+        }
+    )
 
 
 def table7(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -204,11 +246,13 @@ def table7(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
             entry[f"{name}_spread"] or float("nan"),  # what is mined is the same in all chains
             entry["videos"],
             entry["chains"],
+            results.differs("B", "idm") if name in _OF_LABELS else results.setting.data,
         )
         for entry in summary.to_dict("records")
         for name, column in columns.items()
     ]
-    return compare(rows(cells, ["row", "column", "value", "spread", "n", "chains"]), published, status)
+    ours = rows(cells, ["row", "column", "value", "spread", "n", "chains", "scale"])
+    return compare(ours.assign(metric="videos"), published, status)
 
 
 def algorithm1(results: Results, published: pd.DataFrame | None, status: str) -> pd.DataFrame:
@@ -237,89 +281,150 @@ def _definition_suffix(rates: pd.DataFrame) -> pd.Series:
     return (" (" + rates["definition"] + ")").where(several, "")
 
 
-def judges(results: Results, region: str) -> list[tuple[str, pd.DataFrame]]:
-    """Return (panel, scores) of the region judge (in panel `region`), then of each judge that answers in words."""
-    found = [(region, results.read(SCORES).dropna(subset=["value"]))]
+@dataclass(frozen=True)
+class Judged:
+    """A judge's scores of Bootstrapping's systems.
+
+    Attributes:
+        panel: head over its values.
+        instrument: how it differs from the paper's judge, "" where it does not.
+        scores: long frame with system, chain, subset, id, metric, value.
+    """
+
+    panel: str
+    instrument: str
+    scores: pd.DataFrame
+
+    def of_metric(self, metric: str) -> Judged:
+        """Return the scores of one metric."""
+        return replace(self, scores=self.scores[self.scores["metric"] == metric])
+
+    def of_system(self, system: str) -> Judged:
+        """Return the scores of one system."""
+        return replace(self, scores=self.scores[self.scores["system"] == system])
+
+
+def judges(results: Results, papers: str) -> list[Judged]:
+    """Return the region judge, then each judge that answers in words; the paper's own has the panel `papers`."""
+    found = []
+    region = results.read(SCORES).dropna(subset=["value"])
+    region = region[region["metric"].isin([*TABLE3_METRICS, "score"])]
+    if len(region):
+        found.append(Judged(judge_tables.region_panel(papers), registry.REGION, region))
     asked = judge_tables.of_paper(results, "B")
-    if asked is not None:
-        found += [(judge_tables.panel(judge), scores) for judge, scores in asked.groupby("judge", sort=True)]
+    for judge, scores in [] if asked is None else asked.groupby("judge", sort=True):
+        found.append(Judged(judge_tables.head(judge, "B", papers), judge_tables.instrument(judge, "B"), scores))
     return found
-
-
-def _judge_names(results: Results) -> list[str]:
-    asked = judge_tables.of_paper(results, "B")
-    return [] if asked is None else sorted(set(asked["judge"]))
 
 
 def _subset_name(subset: str, long_names: bool) -> str:
     return names.SUBSETS.get(subset, (subset, subset))[0 if long_names else 1]
 
 
-def _subset_cells(scores: pd.DataFrame, average: str, long_names: bool, every: int = 0) -> pd.DataFrame:
+def _subset_cells(
+    results: Results, judge: Judged, system: str, average: str, long_names: bool, every: int = 0
+) -> pd.DataFrame:
     """Rows are subsets in the paper's order, then their unweighted mean, which says if it is of fewer than `every`."""
-    each = summaries.over_chains(scores, ["subset"])
+    each = summaries.over_chains(judge.scores, ["subset"])
     order = names.system_order(each["subset"], names.SUBSETS)
     each = each.set_index("subset").loc[order].reset_index()
     each = each.assign(row=[_subset_name(subset, long_names) for subset in each["subset"]])
-    mean = summaries.macro_over_chains(scores.assign(all=""), ["all"]).assign(row=average)
+    mean = summaries.macro_over_chains(judge.scores.assign(all=""), ["all"]).assign(row=average, subset=ALL)
     note = f"mean of {len(order)} of {every} subsets" if len(order) < every else ""
     cells = pd.concat([each.assign(note=""), mean.assign(note=note)], ignore_index=True)
-    return cells[["row", "value", "spread", "n", "chains", "note"]]
+    cells = _add_facts(results, cells, system, "score", judge.instrument)
+    return cells[["row", "value", "spread", "n", "chains", "note", *FACTS]]
 
 
-def _by_subset(scores: pd.DataFrame, average: str, labels: pd.Series, family: str) -> pd.DataFrame:
+def _add_facts(
+    results: Results, cells: pd.DataFrame, system: str, metric: str, instrument: str, scale: str = ""
+) -> pd.DataFrame:
+    """Say of a system's cells (`subset`, n) what they are beside the paper's."""
+    own = scale or results.differs("B", system)
+    return cells.assign(
+        metric=metric,
+        instrument=instrument,
+        scale=[
+            own or fewer_items(n, items_of("aurora", subset))
+            for n, subset in zip(cells["n"], cells["subset"], strict=True)
+        ],
+        drawn=system not in FIXED,
+        average=cells["subset"] == ALL,
+    )
+
+
+def _by_subset(results: Results, judge: Judged, average: str, labels: pd.Series) -> pd.DataFrame:
+    scores = judge.scores
     order, every = names.system_order(scores["system"], names.FDM_SYSTEMS), scores["subset"].nunique()
     parts = [
-        _subset_cells(scores[scores["system"] == system], average, True, every).assign(
-            column=roster.printed(system, "B", labels, names.fdm_system(system), family)
+        _subset_cells(results, judge.of_system(system), system, average, True, every).assign(
+            column=roster.printed(system, "B", labels, names.fdm_system(system))
         )
         for system in order
     ]
     return pd.concat(parts) if parts else scores.assign(row="", column="").head(0)
 
 
-def _difference_cells(scores: pd.DataFrame, system: str) -> pd.DataFrame:
-    each = summaries.paired_difference(scores, system, "synthetic_weighted", ["subset"])
+def _difference_cells(results: Results, judge: Judged, system: str) -> pd.DataFrame:
+    scores, reference = judge.scores, "synthetic_weighted"
+    each = summaries.paired_difference(scores, system, reference, ["subset"])
     each = each.assign(row=[_subset_name(subset, long_names=False) for subset in each["subset"]])
     means = scores.groupby(["system", "chain", "subset"], as_index=False)["value"].mean()
-    total = summaries.paired_difference(means, system, "synthetic_weighted").assign(row="All")
-    return pd.concat([part for part in (each, total) if len(part)] or [each.assign(row="")], ignore_index=True).drop(
-        columns="subset"
-    )
+    total = summaries.paired_difference(means, system, reference).assign(row="All", subset=ALL)
+    if len(total):  # its n counted subsets
+        total["n"] = each["n"].sum()
+    parts = [part for part in (each, total) if len(part)] or [each.assign(row="")]
+    cells = pd.concat(parts, ignore_index=True)
+    scale = results.differs("B", system) or results.differs("B", reference)
+    return _add_facts(results, cells, system, "difference", judge.instrument, scale).drop(columns="subset")
 
 
 def _copy_cells(results: Results) -> pd.DataFrame | None:
-    copy = results.read_or_none(COPY)
-    if copy is None:
+    copy, scores = results.read_or_none(COPY), results.read_or_none(SCORES)
+    measured = scores is not None and ((scores["system"] == "copy") & (scores["metric"] == "l1_paper")).any()
+    if copy is None or (measured and not results.setting.data):  # then the run has its own
         return None
     paper = copy["geometry"] == "paper"
-    same = paper & ((copy["l1"] - copy["published"]).abs() <= L1_TOLERANCE)
-    return copy.assign(
+    cells = _add_facts(replace(results, setting=Setting(data="")), copy, "copy", "l1", "")
+    cells = cells.assign(
         panel=[_subset_name(subset, long_names=True) for subset in copy["subset"]],
         row=["L1" if flag else "L1, matched crop" for flag in paper],
         column="Copy",
         value=copy["l1"],
-        status=["reproduced" if flag else "interpretation" for flag in same],
-        note=[_copy_note(*flags, n) for *flags, n in zip(paper, same, copy["n"], strict=True)],
+        instrument=["" if flag else "the matched crop" for flag in paper],
+        note=[_copy_note(*flags) for flags in zip(paper, copy["n"], strict=True)],
     )
+    return cells.drop(columns=["published"])
 
 
-def _copy_note(paper: bool, same: bool, n: float) -> str:
+def _copy_note(paper: bool, n: float) -> str:
     text = f"AURORA-Bench itself, n = {int(n)}"
-    if paper:
-        return text if same else f"{text}; the printed value is not met to three decimals"
-    return f"{text}; the matched crop, which the paper does not report"
+    return text if paper else f"{text}; the matched crop, which the paper does not report"
 
 
 def _metric_cells(results: Results, labels: pd.Series) -> pd.DataFrame | None:
     scores = results.read_or_none(SCORES)
-    return None if scores is None else _laid_out(scores, _table6_heads(), labels, results.family)
+    if scores is None:
+        return None
+    return _laid_out(results, scores, _table6_heads(), labels, differing_instruments(results, "B"))
 
 
-def _laid_out(scores: pd.DataFrame, metrics: dict[str, str], labels: pd.Series, family: str) -> pd.DataFrame:
+def _laid_out(
+    results: Results,
+    scores: pd.DataFrame,
+    metrics: dict[str, str],
+    labels: pd.Series,
+    facts: dict[str, tuple[str, str]],
+) -> pd.DataFrame:
+    """Return Table 6's cells of some metrics.
+
+    Args:
+        metrics: metric -> head of its row.
+        facts: metric -> how what measured it differs from the paper's (`differing_instruments`).
+    """
     scores = scores[scores["metric"].isin(metrics)]
     each = summaries.over_chains(scores, ["system", "subset", "metric"])
-    every = summaries.macro_over_chains(scores, ["system", "metric"]).assign(subset="All")
+    every = summaries.macro_over_chains(scores, ["system", "metric"]).assign(subset=ALL)
     measured = each.dropna(subset=["value"]).groupby(["system", "metric"])["subset"].nunique()
     counts, most = (
         [int(measured.get(key, 0)) for key in zip(every["system"], every["metric"], strict=True)],
@@ -327,21 +432,27 @@ def _laid_out(scores: pd.DataFrame, metrics: dict[str, str], labels: pd.Series, 
     )
     every = every.assign(note=[f"mean of {count} of {most} subsets" if count < most else "" for count in counts])
     cells = pd.concat([each.assign(note=""), every], ignore_index=True)
-    order = {name: rank for rank, name in enumerate([*names.SUBSETS, "All"])}
+    order = {name: rank for rank, name in enumerate([*names.SUBSETS, ALL])}
     ranks = {metric: rank for rank, metric in enumerate(metrics)}
     cells = cells.assign(_subset=cells["subset"].map(order).fillna(len(order)), _metric=cells["metric"].map(ranks))
     cells = cells.sort_values(["_subset", "_metric"], kind="stable")
-    return cells.assign(
+    cells = cells.assign(
         panel=[_subset_name(subset, long_names=True) for subset in cells["subset"]],
         row=cells["metric"].map(metrics),
-        column=[_table6_column(system, labels, family) for system in cells["system"]],
-    ).drop(columns=["_subset", "_metric"])
+        column=[_table6_column(results, system, labels) for system in cells["system"]],
+    )
+    parts = [_add_facts(results, group, system, TOLERANCES.get(metric, metric), *facts[metric])
+             for (system, metric), group in cells.groupby(["system", "metric"], sort=False)]  # fmt: skip
+    if parts:
+        cells = pd.concat(parts).loc[cells.index]
+    return cells.drop(columns=["_subset", "_metric"])
 
 
-def _table6_column(system: str, labels: pd.Series, family: str) -> str:
+def _table6_column(results: Results, system: str, labels: pd.Series) -> str:
     # The column Copy is AURORA-Bench's own, recomputed; the kitchen's stands beside it.
-    label = names.fdm_system(system)
-    return "Copy (kitchen)" if system == "copy" else roster.printed(system, "B", labels, label, family)
+    if system == "copy" and results.setting.data:
+        return "Copy (kitchen)"
+    return roster.printed(system, "B", labels, names.fdm_system(system))
 
 
 def _format_interval(entry) -> str:

@@ -10,19 +10,22 @@ from visdyn.reporting.tables import compare
 
 BEST_WORST, PREFERENCE, PEOPLE = (f"human_study/{name}.csv" for name in ("table5", "table7", "participation"))
 OVERALL = "overall"
+_SHARES = "of what the printed percentages are shares is not said"
 
 
 def table5(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
     """Table 5: best minus worst by subset; each gap to C-FDM with its p-values in the note."""
     scores = _of_one_study(results.read(BEST_WORST))
-    labels, family = published["column"], results.family
+    labels = published["column"]
     ours = scores.assign(
         row=[names.SUBSETS.get(subset, (subset, subset))[1] for subset in scores["subset"]],
-        column=[roster.printed(name, "B", labels, names.fdm_system(name), family) for name in scores["system"]],
+        column=[roster.printed(name, "B", labels, names.fdm_system(name)) for name in scores["system"]],
         value=scores["score"],
+        metric="people",
+        scale=[results.differs("B", name) for name in scores["system"]],
         note=[_describe_tests(entry) for entry in scores.to_dict("records")],
     )
-    return compare(ours[["panel", "row", "column", "value", "n", "note"]], published, status)
+    return compare(ours[["panel", "row", "column", "value", "n", "metric", "scale", "note"]], published, status)
 
 
 def table7(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:
@@ -41,7 +44,8 @@ def table7(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
             "ties_halved": "Ties halved (%)",
         }.items()
     ]
-    return compare(pd.concat(parts)[["panel", "row", "column", "value", "n", "note"]], published, status)
+    ours = pd.concat(parts)[["panel", "row", "column", "value", "n", "note"]]
+    return compare(ours.assign(metric="people", instrument=_SHARES), published, status)
 
 
 def participation(results: Results) -> pd.DataFrame:

@@ -13,6 +13,8 @@ from visdyn.reporting.results import EVALUATIONS, Results
 
 PAPERS_JUDGE = {"B": "gpt4o", "D": "gemini"}
 PAPERS_JUDGE_PRINTED = {"B": "GPT4o", "D": "Gemini"}
+# How a judge's score differs from the paper's: D's prompt is not published.
+_PROMPT = {"B": "", "D": "the prompt of the paper's judge is not published"}
 
 
 def of_paper(results: Results, paper: str) -> pd.DataFrame | None:
@@ -36,32 +38,31 @@ def panel(judge: str) -> str:
     return f"judge {judge}"
 
 
+def head(judge: str, paper: str, papers: str = "") -> str:
+    """Return the head over a judge's values beside printed ones: the paper's (`papers`) for its judge, else its own."""
+    return papers if is_papers(judge, paper) else panel(judge)
+
+
 def is_papers(judge: str, paper: str) -> bool:
-    """Tell whether a judge is the one that the paper asked."""
-    return PAPERS_JUDGE[paper] in "".join(char for char in judge.lower() if char.isalnum())
+    """Tell whether a judge is the one that the paper asked, with the paper's prompt."""
+    name, other_prompt, _ = judge.partition(" (prompt ")
+    return not other_prompt and PAPERS_JUDGE[paper] in "".join(char for char in name.lower() if char.isalnum())
 
 
-def beside(published: pd.DataFrame, judges: list[str], paper: str, source: str) -> pd.DataFrame:
-    """Return the published numbers, those of panel `source` once more under every judge that is the paper's own."""
-    own = published[published["panel"] == source]
-    copies = [own.assign(panel=panel(judge)) for judge in judges if is_papers(judge, paper)]
-    return pd.concat([published, *copies], ignore_index=True)
+def instrument(judge: str, paper: str) -> str:
+    """Return how a judge differs from the paper's, "" where it does not."""
+    return _PROMPT[paper] if is_papers(judge, paper) else f"judge {judge}"
 
 
-def name_region_judge(frame: pd.DataFrame, paper: str) -> pd.DataFrame:
-    """Return a comparison frame whose nameless panel is called by its judge, the paper's own in brackets as its values.
+def name_papers_judge(frame: pd.DataFrame, paper: str) -> pd.DataFrame:
+    """Return a comparison frame whose nameless panel, which holds the paper's judge's values alone, is called by it."""
+    return frame.assign(panel=frame["panel"].mask(frame["panel"] == "", PAPERS_JUDGE_PRINTED[paper]))
 
-    The values of ours there are the region judge's, whatever the paper's head says.
+
+def region_panel(printed: str) -> str:
+    """Return the head over the region judge's values: that of the paper's panel with the judge's name for the paper's.
+
+    `Forward-dynamics Prediction (GPT4o score)` becomes `Forward-dynamics Prediction (region judge)`.
     """
-    return frame.assign(panel=frame["panel"].mask(frame["panel"] == "", region_panel("", paper)))
-
-
-def region_panel(printed: str, paper: str) -> str:
-    """Return the head over the region judge's values where the paper prints `printed` over its own judge's.
-
-    `Forward-dynamics Prediction (GPT4o score)` becomes `Forward-dynamics Prediction (region judge [GPT4o score])`.
-    """
-    name, bracket, inside = printed.partition(" (")
-    papers = inside.removesuffix(")") if bracket else PAPERS_JUDGE_PRINTED[paper]
-    head = f"{REGION} [{papers}]"
-    return f"{name} ({head})" if printed else head
+    name = printed.partition(" (")[0]
+    return f"{name} ({REGION})" if printed else REGION

@@ -71,6 +71,7 @@ def _deciding(board: pd.DataFrame) -> pd.DataFrame:
                 for low, high in wanted[["difference_low", "difference_high"]].to_numpy()
             ],
             "p over items (Wilcoxon, zeros dropped)": wanted["p"],
+            "p over items (sign flips)": wanted["p_sign_flip"],
         }
     )
 

@@ -14,6 +14,7 @@ import pandas as pd
 from visdyn.evaluation.chains import half_width_over_chains
 from visdyn.reporting import names, roster, summaries
 from visdyn.reporting.results import Results
+from visdyn.reporting.tables.comparison import fewer_items, items_of
 
 ACCURACY = "spatial/accuracy.csv"
 PANEL = "Spatial Reasoning (Accuracy)"
@@ -31,20 +32,20 @@ _ROWS = {
 def cells(results: Results, published: pd.DataFrame) -> pd.DataFrame:
     """Return our cells of the panel: rows are benchmarks, protocols and chance, columns models; empty if not run.
 
-    Accuracies by the paper's own protocol on its own benchmarks keep the item's status; all else is ours to interpret.
+    Accuracies by the paper's own protocol on its own benchmarks are compared; all else is ours to interpret.
     """
     each = results.read_or_none(ACCURACY)
     if each is None:
-        return pd.DataFrame(columns=["panel", "row", "column", "value", "n", "status", "note"])
+        return pd.DataFrame(columns=["panel", "row", "column", "value", "n", "note"])
     accuracy = _over_chains(each)
     labels = published.loc[published["panel"] == PANEL, "column"]
     found = [
-        _make_cell(entry, mode, measure, labels, results.family)
+        _make_cell(results, entry, mode, measure, labels)
         for (mode, measure) in _ROWS
         for entry in accuracy[accuracy["mode"] == mode].to_dict("records")
     ]
     asked = accuracy.drop_duplicates(["benchmark", "model"]).to_dict("records")
-    found += [_chance_cell(entry, labels, results.family) for entry in asked]
+    found += [_chance_cell(entry, labels) for entry in asked]
     return pd.DataFrame(found).assign(panel=PANEL)
 
 
@@ -93,24 +94,29 @@ def _over_chains(accuracy: pd.DataFrame) -> pd.DataFrame:
     return summaries.of_chains(accuracy, keys, values).merge(largest, on=keys)
 
 
-def _make_cell(entry: dict, mode: str, measure: str, labels: pd.Series, family: str) -> dict:
+def _make_cell(results: Results, entry: dict, mode: str, measure: str, labels: pd.Series) -> dict:
     own = (mode, measure) == ("generation", "accuracy") and entry["benchmark"] != "kitchen"
     single = measure == "accuracy" and entry["chains"] == 1
     note = f"95 % interval {100 * entry['low']:.1f} to {100 * entry['high']:.1f}" if single else ""
-    where = {"row": _benchmark_name(entry) + _ROWS[mode, measure], "column": _column_name(entry, labels, family)}
-    counts = {"n": entry["n"], "chains": entry["chains"], "status": None if own else "interpretation"}
+    where = {"row": _benchmark_name(entry) + _ROWS[mode, measure], "column": _column_name(entry, labels)}
+    counts = {"n": entry["n"], "chains": entry["chains"], "metric": "spatial"}
+    if own:  # public questions, whatever world the profile has
+        scale = results.differs_in_model("B", entry["model"]) or fewer_items(entry["n"], items_of(entry["benchmark"]))
+        counts |= {"scale": scale}
+    else:
+        counts |= {"instrument": "another protocol"}
     return where | counts | {"value": 100 * entry[measure], "spread": 100 * entry[f"{measure}_spread"], "note": note}
 
 
-def _chance_cell(entry: dict, labels: pd.Series, family: str) -> dict:
-    where = {"row": f"{_benchmark_name(entry)}, chance", "column": _column_name(entry, labels, family)}
-    return where | {"value": 100 * entry["chance"], "n": entry["n"], "status": "interpretation",
-                    "note": "expected accuracy of drawing an option"}  # fmt: skip
+def _chance_cell(entry: dict, labels: pd.Series) -> dict:
+    where = {"row": f"{_benchmark_name(entry)}, chance", "column": _column_name(entry, labels)}
+    return where | {"value": 100 * entry["chance"], "n": entry["n"], "metric": "spatial",
+                    "instrument": "no model", "note": "expected accuracy of drawing an option"}  # fmt: skip
 
 
 def _benchmark_name(entry: dict) -> str:
     return BENCHMARKS.get(entry["benchmark"], entry["benchmark"])
 
 
-def _column_name(entry: dict, labels: pd.Series, family: str) -> str:
-    return roster.printed(entry["model"], "B", labels, names.spatial_model(entry["model"]), family)
+def _column_name(entry: dict, labels: pd.Series) -> str:
+    return roster.printed(entry["model"], "B", labels, names.spatial_model(entry["model"]))

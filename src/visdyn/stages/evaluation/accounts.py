@@ -89,7 +89,8 @@ def measures_table(stage: Stage, bench: Bench, evaluation, scores: pd.DataFrame)
 def _described(stage: Stage, entry: Metric, evaluation) -> tuple[str, str, str]:
     """Return what a metric is measured with, its status, and a note."""
     settings, encoders = stage.params, stage.params.encoders
-    status = "smaller scale" if stage.kitchen or encoders.preset == "embedded" else "reproduced"
+    # Whether a printed number is met is decided where it is compared, cell by cell (reporting/tables/comparison.py).
+    status = "smaller scale" if stage.kitchen or encoders.preset == "embedded" else "full scale"
     if entry.measured_with == REGION:
         return REGION, "interpretation", "stands in for a judge that reads images and instruction"
     if entry.measured_with == FLOW:
@@ -106,7 +107,7 @@ def _described(stage: Stage, entry: Metric, evaluation) -> tuple[str, str, str]:
         return entry.measured_with, "interpretation" if entry.interpretation else status, entry.note
     checkpoint = getattr(encoders, entry.measured_with)
     of_paper = PUBLISHED.get(encoders.preset, {}).get(entry.measured_with)
-    ours = status != "reproduced" or Path(checkpoint).name == of_paper
+    ours = status != "full scale" or Path(checkpoint).name == of_paper
     other = "" if ours else f"not the checkpoint of the {encoders.preset} preset"
     measured = f"{checkpoint} ({encoders.preset})"
     if entry.measured_with == DINO:

@@ -12,13 +12,16 @@ from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
 from visdyn.evaluation.systems.outputs import FORWARD, SystemImages
 from visdyn.images import from_pixels, load, to_array, to_pixels
 from visdyn.inference.rollout import roll_out
-from visdyn.kitchen.truth import Truth, open_truth
+from visdyn.kitchen.truth import open_truth
 from visdyn.models import load_model
+from visdyn.params.evaluation import ActionSequence
+from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.stage import Stage
 from visdyn.stages.evaluation.galleries import OTHERS, Gallery, pictures, spread_rows
 from visdyn.training.losses import recognition_weights
 from visdyn.training.runs import run_name
 
+SCENES, STEPS = 4, 4  # of the kitchen's sequences
 FDM_SHOWN = ("zero_shot", "supervised", "synthetic_weighted")
 
 
@@ -27,7 +30,8 @@ def forward_galleries(
 ) -> dict[str, Gallery]:
     """Return the first chain's `fdm_examples` (Fig. 6), `recognition_weights` (Fig. 3) and `sequence` (Fig. 5).
 
-    The last needs the kitchen and a trained FDM, the second a base model: what is not there is left out.
+    The last needs a trained FDM and the kitchen or `evaluation.sequence`, the second a base model: what is not there is
+    left out.
     """
     found = {one.name: one for one in systems if one.chain == stage.chains[0]}
     shown = [found[name] for name in FDM_SHOWN if name in found and any(found[name].images.get(FORWARD, []))]
@@ -48,10 +52,18 @@ def forward_galleries(
     if Path(base).is_dir() or not stage.settings.runtime.offline:
         galleries["recognition_weights"] = _weights(base, stage.device, sources, targets, captions)
     run = stage.path("models/fdm") / run_name("synthetic_weighted", stage.chains[0])
-    truth = open_truth(stage.kitchen)
-    if truth.known and run.is_dir():
-        galleries["sequence"] = _sequence(truth, run, stage.seed, sampling_seed(stage.seed, "images", stage.chains[0]))
+    truth, asked = open_truth(stage.kitchen), stage.params.sequence
+    if run.is_dir() and (asked or truth.known):
+        scenes = _asked_scene(stage, asked) if asked else truth.random_walks("aurora_test", SCENES, STEPS, stage.seed)
+        galleries["sequence"] = _sequence(run, *scenes, sampling_seed(stage.seed, "images", stage.chains[0]))
     return galleries
+
+
+def _asked_scene(stage: Stage, asked: ActionSequence) -> tuple[list, list[tuple[str, ...]]]:
+    if not asked.actions:
+        raise StageError("evaluation.sequence names a photograph but no actions; write what is done to it, in order")
+    photograph = load(stage.located(asked.photograph, "evaluation.sequence.photograph"))
+    return [np.asarray(photograph)], [asked.actions]
 
 
 def _weights(base: str, device: str, sources: list, targets: list, captions: np.ndarray) -> Gallery:
@@ -67,18 +79,17 @@ def _weights(base: str, device: str, sources: list, targets: list, captions: np.
     return {"source": source, "target": target, "weights": weights, "captions": captions}
 
 
-def _sequence(truth: Truth, run: Path, seed: int, sampled: int, steps: int = 4, scenes: int = 4) -> Gallery:
-    """Steer the FDM through random valid actions; each step starts from the image it has just generated.
+def _sequence(run: Path, sources: list, actions: list, sampled: int) -> Gallery:
+    """Steer the FDM through actions; each step starts from the image it has just generated.
 
     Args:
-        seed: of the scenes and actions.
+        sources: photographs or scenes, uint8 (H, W, 3).
+        actions: for each source its actions, equally many.
         sampled: seed of the images.
     """
-    sources, actions = truth.random_walks("aurora_test", scenes, steps, seed)
-    model = load_model(run, "fdp")
-    images = roll_out(model, sources, actions, sampled)
-    gallery = {"source": np.stack(sources), "captions": np.array([", ".join(texts) for texts in actions])}
-    for step in range(steps):
-        gallery[f"step_{step + 1}"] = images[:, step]
-        gallery[f"step_{step + 1}_text"] = np.array([texts[step] for texts in actions])
+    images = roll_out(load_model(run, "fdp"), sources, actions, sampled)
+    gallery = {"source": pictures(sources), "captions": np.array([", ".join(texts) for texts in actions])}
+    for step, texts in enumerate(zip(*actions, strict=True)):
+        gallery[f"step_{step + 1}"] = pictures(list(images[:, step]))
+        gallery[f"step_{step + 1}_text"] = np.array(texts)
     return gallery

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.systems.outputs import SystemImages
@@ -35,7 +36,7 @@ def doundo_galleries(
         "doundo_metrics": everything[2:],
     }
     return {
-        name: _strip(evaluation, shown, scores, chosen[spread_rows(len(chosen), size)], name)
+        name: _strip(stage, evaluation, shown, scores, chosen[spread_rows(len(chosen), size)], name)
         for name, chosen in rows.items()
         if len(chosen)
     }
@@ -57,31 +58,53 @@ def _shown_editors(stage: Stage, systems: Sequence[SystemImages]) -> dict[tuple[
     return shown
 
 
-def _strip(evaluation: EditingEvaluation, shown: dict, scores: pd.DataFrame, rows: np.ndarray, name: str) -> Gallery:
+def _strip(
+    stage: Stage, evaluation: EditingEvaluation, shown: dict, scores: pd.DataFrame, rows: np.ndarray, name: str
+) -> Gallery:
     pairs = [evaluation.pairs[row] for row in rows]
     gallery = {"source": pictures([pair.start for pair in pairs]), "target": pictures([pair.end for pair in pairs])}
     gallery["captions"] = np.array([pair.forward_short or pair.narration for pair in pairs])
+    if name == "doundo_metrics":  # one system: the paper's figure has rows of numbers, not columns of systems
+        shown = _keep_reference(shown, stage.params.reference)
     for (system, chain, prompt, source), (done, undone) in shown.items():
         gallery[f"{system}_forward"] = pictures([done[row] for row in rows])
         gallery[f"{system}_reverse"] = pictures([undone[row] for row in rows])
         if name in ("doundo_judged", "doundo_metrics"):
             own = scores[(scores["system"] == system) & (scores["chain"] == chain) & (scores["prompt"] == prompt)]
             own = own[own["reverse_from"].isin(["", source])]
-            gallery |= _texts(own, system, [pair.id for pair in pairs], name)
+            gallery |= _write_texts(own, system, [pair.id for pair in pairs], _SHOWN[name])
+        if name == "doundo_metrics":
+            gallery |= _draw_flows(evaluation, system, rows, [done[row] for row in rows], [undone[row] for row in rows])
     return gallery
 
 
-def _texts(scores: pd.DataFrame, system: str, ids: list[str], name: str) -> Gallery:
-    """Return the line below each image: the judge's two scores, or the similarity metrics."""
-    shown = ("editing_success", "minimal_editing") if name == "doundo_judged" else ("dino", "l1")
-    shown_rows = scores[scores["metric"].isin(shown)]
-    values = shown_rows.pivot(index=["direction", "id"], columns="metric", values="value")
+# Strip -> direction -> metric -> its label below the image.
+_SHOWN = {
+    "doundo_judged": {direction: {"editing_success": "ES", "minimal_editing": "ME"}
+                      for direction in ("forward", "reverse")},
+    "doundo_metrics": {
+        "forward": {"dino": "DINO-F", "clip_t": "CLIP-T-F", "of_f": "OF-F"},
+        "reverse": {"dino": "DINO-R", "clip_t": "CLIP-T-R", "epe": "EPE"},
+    },
+}  # fmt: skip
+FULL_COLOUR = 0.2  # of the longer side: a flow of this length has its whole colour
+
+
+def _keep_reference(shown: dict, reference: str) -> dict:
+    """Return the images of the system that others are compared with, of the last shown where it has none."""
+    own = [key for key in shown if key[0] == reference] or list(shown)[-1:]
+    return {key: shown[key] for key in own[:1]}
+
+
+def _write_texts(scores: pd.DataFrame, system: str, ids: list[str], shown: dict[str, dict[str, str]]) -> Gallery:
+    """Return the line below each image: metrics of its direction, those that have a value."""
     texts = {}
-    for direction in ("forward", "reverse"):
+    for direction, labels in shown.items():
+        own = scores[(scores["direction"] == direction) & scores["metric"].isin(labels)].dropna(subset=["value"])
+        values = own.set_index(["id", "metric"])["value"].to_dict()
         lines = [
-            " ".join(
-                f"{label} {values.loc[(direction, row), key]:.2g}"
-                for label, key in zip(_LABELS[shown], shown, strict=True)
+            ", ".join(
+                f"{label} {values[row, metric]:.3g}" for metric, label in labels.items() if (row, metric) in values
             )
             for row in ids
         ]
@@ -89,4 +112,27 @@ def _texts(scores: pd.DataFrame, system: str, ids: list[str], name: str) -> Gall
     return texts
 
 
-_LABELS = {("editing_success", "minimal_editing"): ("ES", "ME"), ("dino", "l1"): ("DINO", "L1")}
+def _draw_flows(evaluation: EditingEvaluation, system: str, rows: np.ndarray, done: list, undone: list) -> Gallery:
+    """Return what the flow metrics measure, as pictures: OF-F and OF-R, and the difference whose length is EPE.
+
+    OF-F is the flow from the true end to the image done, OF-R that from the start to the image undone; both are
+    interpretations, as the metrics are (`visdyn.evaluation.metrics.optical_flow`).
+    """
+    starts, ends = ([images[row] for row in rows] for images in (evaluation.starts, evaluation.ends))
+    flow = evaluation.flow_between
+    drawn = {
+        "of_f": [flow(end, image) for end, image in zip(ends, done, strict=True)],
+        "of_r": [flow(start, image) for start, image in zip(starts, undone, strict=True)],
+        "epe": [flow(start, image) - flow(back, image)
+                for start, image, back in zip(starts, done, undone, strict=True)],
+    }  # fmt: skip
+    return {f"{system}_{name}": pictures([draw_flow(one) for one in flows]) for name, flows in drawn.items()}
+
+
+def draw_flow(flow: np.ndarray) -> np.ndarray:
+    """Return a flow (H, W, 2) as colours, uint8 (H, W, 3): hue is direction, saturation length, no flow is white."""
+    angle = np.arctan2(flow[..., 1], flow[..., 0])  # (H, W)
+    length = np.linalg.norm(flow, axis=-1) / (FULL_COLOUR * max(flow.shape[:2]))
+    hue, saturation = (angle / (2 * np.pi) % 1) * 255, np.minimum(length, 1) * 255
+    parts = np.stack([hue, saturation, np.full_like(hue, 255)], axis=-1).round().astype(np.uint8)
+    return np.asarray(Image.fromarray(parts, "HSV").convert("RGB"))
