@@ -42,6 +42,7 @@ class FakeEndpoint(ThreadingHTTPServer):
     def __init__(self, script):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script, self.seen, self.payloads, self.headers, self.times = script, Counter(), [], [], []
+        self.bodies = []
         self.lock, self.under_way, self.most_under_way = threading.Lock(), 0, 0
         self.url = f"http://127.0.0.1:{self.server_address[1]}/v1"
         threading.Thread(target=self.serve_forever, args=(0.02,), daemon=True).start()
@@ -57,13 +58,15 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self):
-        server, payload = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = payload["messages"][0]["content"][-1]["text"]
+        server, body = self.server, self.rfile.read(int(self.headers["Content-Length"]))
+        payload = json.loads(body)
+        text = next(part["text"] for part in payload["messages"][0]["content"] if part["type"] == "text")
         name = found[1] if (found := re.search(r"item (\w+)", text)) else text
         repeat = payload.get("seed", 0)
         with server.lock:
             server.seen[name, repeat] += 1
             server.payloads.append(payload)
+            server.bodies.append(body)
             server.headers.append((self.path, dict(self.headers)))
             server.times.append(time.monotonic())
             server.under_way += 1

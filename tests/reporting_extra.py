@@ -41,21 +41,24 @@ def judge_scores(rng: np.random.Generator) -> pd.DataFrame:
                 if (len(rows) // 3) % 20 == 19:
                     two = [float("nan")] * 2
                 values = {"editing_success": two[0], "minimal_editing": two[1], "score": min(two)}
-                rows += [("GPT-4o", "B", system, 0, subset, f"{item:03d}", "forward", "", "", 0, name, value)
+                asked = "GPT-4o", "paper", "1-0a1b2c3d", "B", system, 0, subset, f"{item:03d}", "forward", "", "", 0
+                rows += [(*asked, name, value)
                          for name, value in values.items()]  # fmt: skip
     for system in ("base", "doundo"):
         for repeat in range(2):
             for direction, origin in (("forward", ""), ("reverse", "gt")):
                 asked = (direction, origin, "long", repeat)
-                rows += [("Gemini", "D", system, 0, verb, f"{verb}-1", *asked, name, 8.0 + repeat)
+                rows += [("Gemini", "kit", "1-4e5f6a7b", "D", system, 0, verb, f"{verb}-1", *asked, name, 8.0 + repeat)
                          for verb in ("open", "close") for name in DOUNDO_CRITERIA]  # fmt: skip
-    names = "judge paper system chain subset id direction reverse_from prompt repeat criterion value"
+    names = "judge judge_prompt prompt_version paper system chain subset id direction reverse_from prompt repeat"
+    names += " criterion value"
     return pd.DataFrame(rows, columns=names.split())
 
 
 def _runs() -> pd.DataFrame:
-    names = "judge paper system asked reused invalid failed cost_usd note"
-    return pd.DataFrame([("GPT-4o", "B", "supervised", 20, 0, 1, 0, 0.12, "")], columns=names.split())
+    names = "judge judge_prompt prompt_version paper system asked reused invalid refused failed cost_usd note"
+    asked = "GPT-4o", "paper", "1-0a1b2c3d", "B", "supervised"
+    return pd.DataFrame([(*asked, 20, 0, 1, 0, 0, 0.12, "")], columns=names.split())
 
 
 def systems() -> pd.DataFrame:

@@ -15,7 +15,10 @@ from PIL import Image
 from visdyn.endpoint.client import Endpoint, EndpointSettings, EndpointStoppedError, Pacer, RequestFailedError
 from visdyn.endpoint.client import RequestRefusedError as Refused
 from visdyn.endpoint.replies import Question, ReplyStore, asked_wait
-from visdyn.evaluation.judges.ask import DOUNDO, judge_items
+from visdyn.evaluation.judges.ask import judge_items
+from visdyn.evaluation.judges.judge_prompts import load_prompt
+
+PROMPT = load_prompt("kit", "doundo")
 
 
 @pytest.mark.parametrize("name", ["openai", "gemini", "vllm"])
@@ -87,7 +90,7 @@ STOPS = {
 def test_what_no_request_survives_stops_the_run_at_once(serve, tmp_path, name):
     server = serve(lambda *_: STOPS[name])
     with endpoint(server, concurrency=1) as one, pytest.raises(EndpointStoppedError, match="http://127") as caught:
-        judge_items(items("12345"), DOUNDO, one, ReplyStore(tmp_path), **QUIET)
+        judge_items(items("12345"), PROMPT, one, ReplyStore(tmp_path), **QUIET)
     assert sum(server.seen.values()) == 1
     assert KEY not in str(caught.value)
     if "key" in name:
@@ -95,15 +98,15 @@ def test_what_no_request_survives_stops_the_run_at_once(serve, tmp_path, name):
 
 
 def test_refusals_are_not_repeated_and_a_run_of_failures_gives_up(serve, tmp_path):
-    server = serve(lambda *_: (400, {}, json.dumps({"error": {"message": "Unknown name seed"}})))
-    with pytest.raises(Refused, match=r"400: Unknown name seed\); correct the item, or sampling, seed"):
+    server = serve(lambda *_: (400, {}, json.dumps({"error": {"message": "image too odd"}})))
+    with pytest.raises(Refused, match=r"400: image too odd\); correct the item, or sampling, seed"):
         ask(server)
     assert server.seen == {("1", 0): 1}
     with (
         endpoint(server, concurrency=1) as one,
         pytest.raises(EndpointStoppedError, match="first 4 requests all failed"),
     ):
-        judge_items(items("123456789"), DOUNDO, one, ReplyStore(tmp_path), give_up_after=4, **QUIET)
+        judge_items(items("123456789"), PROMPT, one, ReplyStore(tmp_path), give_up_after=4, **QUIET)
     assert sum(server.seen.values()) <= 1 + 5
 
 
@@ -136,11 +139,11 @@ def test_requests_per_minute_and_concurrency(serve, tmp_path):
     assert now[0] == 11.5
     server = serve(lambda name, nth, repeat: time.sleep(0.05) or fine(name, repeat))
     with endpoint(server, concurrency=3) as one:
-        judge_items(items(map(str, range(12))), DOUNDO, one, ReplyStore(tmp_path), **QUIET)
+        judge_items(items(map(str, range(12))), PROMPT, one, ReplyStore(tmp_path), **QUIET)
     assert server.most_under_way == 3
     with endpoint(server, requests_per_minute=600) as one:
         before = time.monotonic()
-        judge_items(items(map(str, range(20, 24))), DOUNDO, one, ReplyStore(tmp_path), **QUIET)
+        judge_items(items(map(str, range(20, 24))), PROMPT, one, ReplyStore(tmp_path), **QUIET)
         assert time.monotonic() - before >= 0.3
 
 
@@ -157,9 +160,9 @@ def test_the_key_is_nowhere_even_where_the_endpoint_echoes_it(serve, tmp_path, c
     server = serve(lambda name, nth, repeat: scripts[name])
     caplog.set_level(1)
     with endpoint(server) as one:
-        table = judge_items(items("12345"), DOUNDO, one, ReplyStore(tmp_path), report=print)
+        table = judge_items(items("12345"), PROMPT, one, ReplyStore(tmp_path), report=print)
         with pytest.raises(EndpointStoppedError, match="does not accept the key in JUDGE_KEY") as caught:
-            judge_items(items("6"), DOUNDO, one, ReplyStore(tmp_path), report=print)
+            judge_items(items("6"), PROMPT, one, ReplyStore(tmp_path), report=print)
         shown = [repr(one), repr(vars(one)), repr(one.settings), table.to_csv(), caplog.text, *capfd.readouterr()]
     trace = traceback.TracebackException.from_exception(caught.value, capture_locals=True)
     shown += [str(caught.value), *(str(frame.locals) for frame in trace.stack[1:])]  # the first one is this test
@@ -172,7 +175,7 @@ def test_the_key_is_nowhere_even_where_the_endpoint_echoes_it(serve, tmp_path, c
 def test_a_missing_or_unusable_key_is_named_and_never_shown(serve, tmp_path, monkeypatch):
     server = serve(lambda name, nth, repeat: fine(name, repeat))
     with endpoint(server) as one:
-        table = judge_items(items("12"), DOUNDO, one, ReplyStore(tmp_path), **QUIET)
+        table = judge_items(items("12"), PROMPT, one, ReplyStore(tmp_path), **QUIET)
         for key, problem in {
             "": "not set",
             "two\nlines-secret": "a space",
@@ -184,7 +187,7 @@ def test_a_missing_or_unusable_key_is_named_and_never_shown(serve, tmp_path, mon
                 one.ask(Question((), "item 1"))
             assert "ecret" not in str(caught.value)
         monkeypatch.delenv("JUDGE_KEY")
-        assert judge_items(items("12"), DOUNDO, one, ReplyStore(tmp_path), **QUIET).equals(table)  # all kept: no key
+        assert judge_items(items("12"), PROMPT, one, ReplyStore(tmp_path), **QUIET).equals(table)  # all kept: no key
     assert sum(server.seen.values()) == 2
 
 

@@ -21,15 +21,12 @@ from visdyn.compute.store import Store
 from visdyn.endpoint.client import Endpoint, EndpointSettings
 from visdyn.endpoint.replies import Question, Reply, ReplyStore, read_reply, reply_key
 from visdyn.endpoint.request_progress import Prices
-from visdyn.evaluation.judges.ask import (
-    DOUNDO,
-    EDITING,
-    JudgedItem,
-    judge_items,
-    read_doundo,
-    read_scores,
-    summarise,
-)
+from visdyn.evaluation.judges.ask import JudgedItem, judge_items, read_scores, summarise
+from visdyn.evaluation.judges.doundo_answers import read_doundo
+from visdyn.evaluation.judges.judge_criteria import DOUNDO, EDITING
+from visdyn.evaluation.judges.judge_prompts import load_prompt
+
+PROMPT = load_prompt("kit", "doundo")
 
 
 def test_every_outcome_is_in_the_table_and_asked_as_often_as_stated(serve, tmp_path):
@@ -42,6 +39,14 @@ def test_every_outcome_is_in_the_table_and_asked_as_often_as_stated(serve, tmp_p
         "21": lambda nth: completion('{"instruction": 9, "identity": 9, "temporal_coherence": 9, '
                                      '"object_consistency": 1', "length"),
         "22": lambda nth: completion(None, "content_filter"),
+        "23": lambda nth: completion("", "stop"),
+        "24": lambda nth: completion(None, "length"),
+        "25": lambda nth: (400, {}, '{"error": {"code": "content_filter", "message": "filtered"}}'),
+        "26": lambda nth: (200, {}, '{"choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 0}}'),
+        "27": lambda nth: (200, {}, '{"choices": [{"finish_reason": "SAFETY", "message": null}]}'),
+        "28": lambda nth: (200, {}, '{"choices": [{"message": {"content": null, "refusal": "I will not."}}]}'),
+        "29": lambda nth: completion(None) if nth == 1 else None,  # no words and no reason: asked again
+        "33": lambda nth: completion(None, "tool_calls"),
         "30": lambda nth: (503, {}, "busy"),
         "31": lambda nth: (400, {}, json.dumps([{"error": {"code": 400, "message": "image too odd"}}])),
         "32": lambda nth: (200, {}, '{"error": {"message": "upstream is down"}}'),
@@ -51,34 +56,38 @@ def test_every_outcome_is_in_the_table_and_asked_as_often_as_stated(serve, tmp_p
     lines, store = [], ReplyStore(tmp_path)
     judged = [*items(names), JudgedItem("ours", "40", picture(1), tmp_path / "missing.png", "open item 40")]
     with endpoint(server) as one:
-        table = judge_items(judged, DOUNDO, one, store, prices=Prices(2.5, 10), report=lines.append)
-        asked = {"10": 2, "11": 3, "13": 2, "14": 2, "30": 3, "31": 1, "32": 3}
+        table = judge_items(judged, PROMPT, one, store, prices=Prices(2.5, 10), report=lines.append)
+        asked = {"10": 2, "11": 3, "13": 2, "14": 2, "29": 2, "30": 3, "31": 1, "32": 3, "33": 3}
         assert server.seen == {(name, 0): asked.get(name, 1) for name in names}
-        again = judge_items(judged, DOUNDO, one, store, **QUIET)
+        again = judge_items(judged, PROMPT, one, store, **QUIET)
     assert {name: count - asked.get(name, 1) for (name, _), count in server.seen.items() if count != asked.get(name, 1)
-            } == {"30": 3, "31": 1, "32": 3}  # only what got no reply is asked again  # fmt: skip
+            } == {"30": 3, "31": 1, "32": 3, "33": 3}  # only what got no reply is asked again  # fmt: skip
     assert again.equals(table)
     reasons = table.drop_duplicates("id").set_index("id")["reason"]
-    for name, reason in {"20": "not stated", "21": "raise max_tokens", "22": "content_filter", "30": "503: busy",
-                         "31": "image too odd", "32": "upstream is down", "40": "missing.png"}.items():  # fmt: skip
+    for name, reason in {"20": "not stated", "21": "allow more tokens", "22": "content_filter", "23": "an empty answer",
+                         "24": "allow more tokens", "25": "content_filter", "26": "no choices", "27": "SAFETY",
+                         "28": "I will not.", "30": "503: busy", "31": "image too odd", "32": "upstream is down",
+                         "33": "does not say why", "40": "missing.png"}.items():  # fmt: skip
         assert reason in reasons[name], reasons[name]
     row = summarise(table).set_index("metric").loc["instruction"]
-    counts = ["n_items", "n_asked", "n_answered", "n_unparsable", "n_failed"]
-    assert list(row[counts]) == [13, 13, 6, 3, 4]
-    assert row["mean"] == pytest.approx(np.mean([int(name) % 8 for name in ["0", "1", "10", "11", "13", "14"]]))
-    assert (row["judge"], row["prompt"]) == ("judge-1", DOUNDO.version)
-    assert DOUNDO.version.startswith("doundo-reconstructed-")
-    # Six counted replies of 100 tokens in and 50 out: thinking stands in the total only.
-    assert lines[-1] == ("judge: 12/12 (0 kept from before, 3 failed), 600 tokens in, 300 out, 0.0045 USD, "
-                         "tokens of 3 replies not stated")  # fmt: skip
+    outcomes = table.drop_duplicates("id").set_index("id")["outcome"]
+    assert set(outcomes[outcomes == "refused"].index) == {"22", "23", "24", "25", "26", "27", "28"}
+    assert table.loc[table["outcome"] == "refused", "value"].isna().all()  # and no 0
+    counts = ["n_items", "n_asked", "n_answered", "n_unparsable", "n_refused", "n_failed"]
+    assert list(row[counts]) == [21, 21, 7, 2, 7, 5]
+    assert row["mean"] == pytest.approx(np.mean([int(name) % 8 for name in ["0", "1", "10", "11", "13", "14", "29"]]))
+    assert list(row[["judge", "judge_prompt", "prompt_version"]]) == ["judge-1", "kit", PROMPT.full_version]
+    # Seven counted replies of 100 tokens in and 50 out: thinking stands in the total only. One of 9 tokens is blocked.
+    assert lines[-1] == ("judge: 20/20 (0 kept from before, 4 failed), 709 tokens in, 350 out, 0.0053 USD, "
+                         "tokens of 8 replies not stated")  # fmt: skip
     failures = [json.loads(line) for line in (tmp_path / "failures.jsonl").read_text().splitlines()]
-    assert sorted(len(failure["attempts"]) for failure in failures) == [1, 1, 3, 3, 3, 3]
+    assert sorted(len(failure["attempts"]) for failure in failures) == [1, 1, 3, 3, 3, 3, 3, 3]
 
 
 def judge_kitchen(url, folder):
     """What the killed process and its successor both run."""
     with Endpoint(EndpointSettings(url, "judge-1", key_variable="JUDGE_KEY", concurrency=3)) as one:
-        return judge_items(items(map(str, range(10))), DOUNDO, one, ReplyStore(folder), repeats=2, every_s=0)
+        return judge_items(items(map(str, range(10))), PROMPT, one, ReplyStore(folder), repeats=2, every_s=0)
 
 
 def test_kill_in_the_middle_and_restart(serve, tmp_path, capfd):
@@ -178,7 +187,7 @@ def test_repeats_have_a_spread_and_a_bad_reply_is_no_zero(serve, tmp_path):
     server = serve(lambda name, nth, repeat: completion("?") if (name, repeat) == ("3", 2) else fine(name, repeat))
     judged = [*items("123"), *items("123", "twin")]
     with endpoint(server) as one:
-        table = judge_items(judged, DOUNDO, one, ReplyStore(tmp_path), repeats=3, **QUIET)
+        table = judge_items(judged, PROMPT, one, ReplyStore(tmp_path), repeats=3, **QUIET)
     assert server.seen == {(name, repeat): 1 for name in "123" for repeat in range(3)}  # equal questions, one reply
     rows = summarise(table).set_index(["system", "metric"])
     row = rows.loc["ours", "instruction"]
@@ -193,13 +202,18 @@ def test_repeats_have_a_spread_and_a_bad_reply_is_no_zero(serve, tmp_path):
     with endpoint(server) as one:
         for wrong in bad:
             with pytest.raises(ValueError, match=r"twice|instruction|direction"):
-                judge_items(wrong, DOUNDO, one, ReplyStore(tmp_path), **QUIET)
+                judge_items(wrong, PROMPT, one, ReplyStore(tmp_path), **QUIET)
 
 
 FOUR = '{"instruction": 8, "identity": 9, "temporal_coherence": 10, "object_consistency": 7'
 WANTED = {"instruction": 8, "identity": 9, "temporal_coherence": 10, "object_consistency": 7}
 READ = [
     FOUR + "}",
+    FOUR + ', "reasoning": "identity: 3 fingers visible"}',
+    '{"reasoning": "the instruction: open 2 doors was followed", ' + FOUR[1:] + "}",
+    re.sub(r"(\d+)", r'{"reason": "it is", "score": \1}', FOUR) + "}",
+    '{"scores": ' + FOUR.replace('"instruction"', '"Instruction Following"') + "}}",
+    FOUR.replace('"', "'") + """, 'reasoning': "identity: 3 of 'em"}""",
     f'Sure!\n```json\n{FOUR}, "reasoning": "ok"}}\n```',
     FOUR.replace('"', "'") + "}",
     FOUR.replace('"', "”") + ', "reasoning": "cut of',
@@ -209,7 +223,7 @@ READ = [
     re.sub(r"(\d+)", r'"\1"', FOUR) + "}",
     f"The instruction: unclear.\n{FOUR}}}\nSo again: identity: 9.",
 ]
-REFUSED = ["", "I cannot.", FOUR, '"score": [8, 9, 10, 7]', DOUNDO.prompts["forward"], FOUR[:50] + "}"]
+REFUSED = ["", "I cannot.", FOUR, '"score": [8, 9, 10, 7]', PROMPT.fill("open it"), FOUR[:50] + "}"]
 REFUSED += [FOUR.replace("8", value) + "}" for value in ("high", "7,5", "11", "-1", "8-9", "4/5")]
 REFUSED += [FOUR + "} or rather {" + FOUR[1:].replace("8", "3") + "}"]
 
@@ -221,8 +235,6 @@ def test_four_scores_are_read_or_refused_with_a_reason():
         scores, reason = read_doundo(text)
         assert scores is None, text
         assert reason
-    assert set(DOUNDO.prompts) == {"forward", "reverse"}
-    assert len(set(DOUNDO.prompts.values())) == 2
     cases = [("stop", f"<think>identity: 3</think>{FOUR}}}", True), ("length", "<think>" + FOUR + "}", False),
              ("length", "score1: 8, score2: 1", False), ("stop", "score1: 8, score2: 1", True)]  # fmt: skip
     for finish, text, found in cases:

@@ -7,7 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from visdyn.evaluation.judges import Scores, parse_scores, read_answer
-from visdyn.evaluation.judges.ask import EDIT_PROMPT, EDIT_PROMPT_STATUS
+from visdyn.evaluation.judges.judge_prompts import load_prompt
 
 READ = {
     "plain dictionary": '{"score": [8, 7], "reasoning": "ok"}',
@@ -57,6 +57,16 @@ READ = {
     "scale mentioned as a list": 'On a scale of [0, 10]: {"score": [8, 7]}',
     "bare list": "[8, 7]",
     "bare list in a fence": "```python\n[8, 7]\n```",
+    "another score in the reasoning": '{"reasoning": "I would not give score: [10, 10] here", "score": [8, 7]}',
+    "another score in the reasoning, in Python": "{'reasoning': \"score: [1, 1] isn't it\", 'score': [8, 7]}",
+    "another score in prose beside": 'A score of [10, 10] is too much, so score: [9, 9]?\n{"score": [8, 7]}',
+    "braces in the reasoning": '{"reasoning": "a {score: [1, 1]} \\" } of", "score": [8, 7]}',
+    "curly quotes in the reasoning": '{"reasoning": "the “score”: [1, 1]", "score": [8, 7]}',
+    "a dictionary of scores": '{"score": {"editing_success": 8, "minimal_editing": {"value": "7/10", "why": "x"}}}',
+    "a list of criteria": '{"score": [{"name": "success", "score": 8}, {"name": "minimal", "score": 7}]}',
+    "a list around it": '[{"score": [8, 7]}]',
+    "an envelope": '{"result": {"output": {"score": [8, 7]}}}',
+    "line break in a string": '{"score": [8, 7], "reasoning": "one\nscore: [2, 2]"}',
     "byte order mark and tabs": '\ufeff{\t"score":\t[8,\t7]}',
 }
 
@@ -72,6 +82,9 @@ REFUSED = {
     "three scores": ('{"score": [8, 7, 9]}', "3 long"),
     "two pairs": ('{"score": [[8, 7], [6, 5]]}', "4 long"),
     "empty list": ('{"score": []}', "1 long"),
+    "numbers in words, in JSON": ('{"score": ["eight", "seven"]}', "not a number"),
+    "a key twice": ('{"score": [8, 7], "score": [3, 2]}', "different scores"),
+    "true and false": ('{"score": [true, 7]}', "not a number"),
     "named decimal commas": ("score1: 7,5\nscore2: 6,5", "not a number"),
     "spelled decimal commas": ("editing_success: 7,5, minimal_editing: 6", "not a number"),
     "decimal commas": ('{"score": [7,5, 8,0]}', "4 long"),
@@ -163,9 +176,9 @@ def test_long_answers_are_read_in_little_time():
     assert parse_scores("word " * 20_000 + '{"score": [8, 7]}') == (8, 7)
 
 
-def test_prompt_is_marked_and_asks_for_what_the_parser_reads():
-    prompt = EDIT_PROMPT.format(instruction="open the {red} drawer")
-    assert EDIT_PROMPT_STATUS == "reconstructed"
+@pytest.mark.parametrize("name", ["kit", "paper"])
+def test_a_prompt_is_no_answer_to_itself(name):
+    prompt = load_prompt(name, "editing").fill("open the {red} drawer")
     assert "open the {red} drawer" in prompt
     assert parse_scores(prompt) is None
     assert parse_scores(prompt + '\n{"score": [8, 7]}') == (8, 7)

@@ -14,10 +14,12 @@ from tiny_vlms import save_tiny
 from visdyn.compute.store import Store
 from visdyn.endpoint.local_server import LocalEndpoint, LocalSettings
 from visdyn.endpoint.replies import Question, ReplyStore
-from visdyn.evaluation.judges.ask import EDITING, JudgedItem, judge_items
+from visdyn.evaluation.judges.ask import JudgedItem, judge_items
+from visdyn.evaluation.judges.judge_prompts import load_prompt
 from visdyn.evaluation.metrics.captions import Captioner, captions_of, read_captions
 from visdyn.models.understanding.chat import TransformersVLM
 
+PROMPT = load_prompt("kit", "editing")
 PICTURES = [np.full((20, 30, 3), shade, np.uint8) for shade in (10, 90, 200)]
 
 
@@ -33,12 +35,12 @@ def local(folder, **sampling):
 def test_a_local_judge_is_asked_once_and_its_words_are_kept(folder, tmp_path, monkeypatch):
     items = [JudgedItem("ours", str(n), PICTURES[0], PICTURES[n], "open it") for n in (1, 2)]
     with local(folder) as endpoint:
-        table = judge_items(items, EDITING, endpoint, ReplyStore(tmp_path), 2, report=lambda line: None)
+        table = judge_items(items, PROMPT, endpoint, ReplyStore(tmp_path), 2, report=lambda line: None)
         assert len(table) == 2 * 2 * 3
         assert set(table["outcome"]) == {"unparsable"}  # random words are no score, and no zero
         assert table["value"].isna().all()
         monkeypatch.setattr(endpoint, "ask", None)  # a second run has nothing to ask
-        again = judge_items(items, EDITING, endpoint, ReplyStore(tmp_path), 2, report=lambda line: None)
+        again = judge_items(items, PROMPT, endpoint, ReplyStore(tmp_path), 2, report=lambda line: None)
     assert again.equals(table)
 
 

@@ -105,17 +105,33 @@ def test_judges_in_words_have_panels_of_their_own(results, tmp_path):
     assert frame.loc[frame["panel"] == PAPERS, "value"].isna().all()
 
 
+def test_a_prompt_that_is_not_the_papers_is_named_beside_the_judge(results, tmp_path):
+    copy = _copied(results, tmp_path)
+    path = copy.path("evaluation/judge_scores.csv")
+    path.write_text(path.read_text().replace(",paper,1-0a1b2c3d,", ",viescore,1-99999999,"))
+    for name in ("b_table2", "b_table3", "b_table4", "b_table6"):
+        frame = built(copy, name)
+        heads = set(frame["panel"]) | set(frame["row"])
+        assert "judge GPT-4o (prompt viescore 1-99999999)" in heads, name
+        assert "judge GPT-4o" not in heads, name
+    assert not frame.loc[frame["row"] == "GPT-4o", "value"].notna().any()  # of Table 6: the paper's question alone
+
+
 def _copied(results, folder) -> Results:
     shutil.copytree(results.profile, folder / "copy")
     return Results(folder / "copy")
 
 
 def test_a_judge_s_repeats_are_averaged_and_are_no_chains(results):
-    mine = cell(built(results, "d_table6"), panel="Gemini", row="Do-Undo", column="IF-F")
+    mine = cell(built(results, "d_table6"), panel="judge Gemini (prompt kit 1-4e5f6a7b)", row="Do-Undo", column="IF-F")
     assert (mine["value"], mine["chains"], mine["n"]) == (8.5, 1, 2)
     assert np.isnan(mine["spread"])
-    mine = cell(built(results, "d_table4"), panel="Bagel", row="IF", column="open")
-    assert (mine["value"], mine["published"], mine["status"]) == (8.5, 8.39, "interpretation")  # its prompt is unknown
+    assert (
+        cell(built(results, "d_table4"), panel="Bagel", row="IF, judge Gemini (prompt kit 1-4e5f6a7b)", column="open")[
+            "published"
+        ]
+        == 8.39
+    )
 
 
 # ------------------------------------------------------------------------------------- spatial reasoning and people

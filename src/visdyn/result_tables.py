@@ -32,12 +32,13 @@ _QUARANTINE: Columns = {"item": str, "reason": str}
 _USED: Columns = {"model": str, "chain": int, "subset": str, "available": int, "used": int}
 _SEGMENTS: Columns = {"source": str, "verb": str, "noun": str, "count": int, "reversible_share": float}
 _JUDGE_SCORES: Columns = {
-    "judge": str, "paper": str, "system": str, "chain": int, "subset": str, "id": str, "direction": str,
-    "reverse_from": str, "prompt": str, "repeat": int, "criterion": str, "value": float,
+    "judge": str, "judge_prompt": str, "prompt_version": str, "paper": str, "system": str, "chain": int,
+    "subset": str, "id": str, "direction": str, "reverse_from": str, "prompt": str, "repeat": int, "criterion": str,
+    "value": float,
 }  # fmt: skip
 _JUDGE_RUNS: Columns = {
-    "judge": str, "paper": str, "system": str, "asked": int, "reused": int, "invalid": int, "failed": int,
-    "cost_usd": float, "note": str,
+    "judge": str, "judge_prompt": str, "prompt_version": str, "paper": str, "system": str, "asked": int,
+    "reused": int, "invalid": int, "refused": int, "failed": int, "cost_usd": float, "note": str,
 }  # fmt: skip
 _SYSTEMS: Columns = {
     "paper": str, "system": str, "label": str, "origin": str, "model": str, "expected": int, "found": int,

@@ -21,7 +21,17 @@ from urllib.parse import quote
 
 import httpx
 
-from visdyn.endpoint.replies import Question, Reply, asked_wait, clipped, error_message, read_reply
+from visdyn.compute.progress import say
+from visdyn.endpoint.replies import (
+    Question,
+    Reply,
+    asked_wait,
+    blocked_by,
+    clipped,
+    error_message,
+    read_reply,
+    refused_field,
+)
 from visdyn.endpoint.settings import ENDPOINTS, GEMINI_URL, EndpointSettings
 
 # By these codes endpoints say that no later request will do better, under statuses that usually mean something else:
@@ -47,11 +57,14 @@ __all__ = [
 
 
 class EndpointError(RuntimeError):
-    """No usable reply; the message is one sentence, `attempts` has a line for each time the request was sent."""
+    """No usable reply; the message is one sentence, `attempts` has a line for each time the request was sent.
 
-    def __init__(self, message: str, attempts: Sequence[str] = ()):
+    `answer` is the server's last reply as text.
+    """
+
+    def __init__(self, message: str, attempts: Sequence[str] = (), answer: str = ""):
         super().__init__(message)
-        self.attempts = list(attempts)
+        self.attempts, self.answer = list(attempts), answer
 
 
 class RequestRefusedError(EndpointError):
@@ -133,6 +146,8 @@ class Endpoint:
 
     def __init__(self, settings: EndpointSettings, sleep: Callable[[float], object] | None = None):
         self.settings = settings
+        self._replaced: dict[str, str] = {}  # parameters that the server refuses, by what is sent instead ("" nothing)
+        self._learning = threading.Lock()
         self._stopped, self._reason = threading.Event(), ""
         self._sleep = sleep or self._stopped.wait
         self._pacer = Pacer(settings.requests_per_minute, time.monotonic, self._sleep_unless_stopped)
@@ -163,8 +178,45 @@ class Endpoint:
             visdyn.images.ImageError: an image cannot be read; nothing was sent.
         """
         messages = question.encoded(self.settings.max_side)
-        payload = {"model": self.settings.model, "messages": messages, **self.settings.sampling_of(repeat)}
-        return self.post("chat/completions", payload, read_reply)
+        while True:
+            sampling, left_out = self._accepted_sampling(repeat)
+            payload = {"model": self.settings.model, "messages": messages, **sampling}
+            try:
+                return replace(self.post("chat/completions", payload, read_reply), left_out=left_out)
+            except RequestRefusedError as error:
+                body = _parse_json(error.answer)
+                if blocked_by(body):
+                    return replace(read_reply(body), attempts=len(error.attempts), left_out=left_out)
+                if (name := refused_field(error.answer, sampling)) is None:
+                    raise
+                self._replace_parameter(name, sampling[name], error)
+
+    def _accepted_sampling(self, repeat: int) -> tuple[dict, tuple[str, ...]]:
+        """Return the sampling fields without those that the server refuses, and the names of these."""
+        asked, replaced = self.settings.sampling_of(repeat), dict(self._replaced)
+        sampling = {replaced.get(name, name): value for name, value in asked.items() if replaced.get(name, name)}
+        shown = (f"{name} (sent as {replaced[name]})" if replaced[name] else name for name in asked if name in replaced)
+        return sampling, tuple(shown)
+
+    def _replace_parameter(self, name: str, value: object, error: RequestRefusedError) -> None:
+        """Leave a refused parameter out from now on, or send it under the name that the server wants.
+
+        Raises:
+            EndpointStoppedError: the user asked for it.
+        """
+        instead = "max_completion_tokens" if name == "max_tokens" and "max_completion_tokens" in error.answer else ""
+        asked = next((old for old, new in self._replaced.items() if new == name), name)
+        if asked not in self.settings.droppable:
+            wanted = f"{name}: null, {instead}: {value}" if instead else f"{name}: null"
+            raise EndpointStoppedError(
+                f"{self.settings.base_url} refuses the parameter {name} for model {self.settings.model} "
+                f"({error.attempts[-1]}); write sampling: {{{wanted}}} for it", error.attempts, error.answer
+            )  # fmt: skip
+        with self._learning:
+            if self._replaced.get(asked) in (None, name):
+                self._replaced[asked] = instead
+                done = f"it is sent as {instead}" if instead else "it is left out"
+                say(f"{self.settings.model} refuses the parameter {name}: {done} ({error.attempts[-1]})")
 
     def post(self, path: str, payload: dict | Form, read: Callable[[object], T]) -> T:
         """Send JSON, or a form, to a path below `base_url` until `read` accepts the parsed reply; raises as `ask`.
@@ -207,11 +259,13 @@ class Endpoint:
             raise ValueError(answer.text)
         problem = f"{answer.status}: {error_message(answer.text)}"
         lines = [*attempts, problem]
+        if blocked_by(_parse_json(answer.text)):
+            raise RequestRefusedError(f"a filter of the endpoint stops this request ({problem})", lines, answer.text)
         if means := self._find_stop_cause(answer):
             raise EndpointStoppedError(f"{self.settings.base_url} {means} ({problem})", lines)
         if answer.status not in (408, 409, 425, 429) and answer.status < 500:
             advice = "correct the item, or sampling, seed or max_side"
-            raise RequestRefusedError(f"the endpoint refuses this request ({problem}); {advice}", lines)
+            raise RequestRefusedError(f"the endpoint refuses this request ({problem}); {advice}", lines, answer.text)
         wait = asked_wait(answer.headers, answer.text) or 0.0
         if wait > self.settings.max_wait_s:
             means = f"asks to wait {wait:.0f} s, longer than max_wait_s; run again after that"
@@ -270,6 +324,15 @@ class _EnvironmentKey(httpx.Auth):
                 raise EndpointStoppedError(problem)
             request.headers["Authorization"] = "Bearer " + _read_key(self.variable)
         yield request
+
+
+def _parse_json(text: str) -> object:
+    """Return the body of a reply, of a list of errors (Gemini's) the first; None where it is no JSON."""
+    try:
+        body = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return body[0] if isinstance(body, list) and body else body
 
 
 def _read_body(response: httpx.Response, deadline: float) -> bytes:

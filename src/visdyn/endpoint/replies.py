@@ -1,7 +1,8 @@
 """What is asked of an endpoint, what it answers, and every answer kept on disk and used again.
 
 One message format serves GPT-4o, Gemini's compatible endpoint and a local vLLM server: one user turn with the images as
-base64 PNG, then the prompt. (Chat templates of some local models put images first whatever order they were sent in.)
+base64 PNG, and the prompt after or before them. (Chat templates of some local models put images first whatever order
+they were sent in.)
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import math
 import re
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -29,13 +30,20 @@ from visdyn.compute.store import Store, import_lines, to_json
 from visdyn.images import ImageRef, load
 from visdyn.paths import digest_of
 
+# By these codes (of an error, or as the reason why a reply ends) servers say that a filter took the answer away.
+BLOCKS = re.compile(r"content_?filter|content_policy|moderation|safety|prohibited|blocklist|recitation|spii|"
+                    r"refusal|invalid_prompt|responsibleaipolicy", re.IGNORECASE)  # fmt: skip
+_NOT_KNOWN = re.compile(r"unsupported|not support|n't support|unknown|unrecogni[sz]ed|unexpected|not permitted|"
+                        r"not allowed|extra_forbidden|cannot find field|invalid parameter", re.IGNORECASE)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Question:
-    """Images, shown in this order, and the prompt that follows them."""
+    """Images, shown in this order, and the prompt that follows them, or with `text_first` stands before them."""
 
     images: tuple[ImageRef, ...]
     prompt: str
+    text_first: bool = False
 
     def encoded(self, max_side: int | None = None) -> list[dict]:
         """Return the request's messages, images as base64 PNG: without loss, so what `described` hashes is seen.
@@ -53,8 +61,9 @@ class Question:
         return self._make_messages(lambda ref: _hash_pixels(_shrink_image(ref, max_side)))
 
     def _make_messages(self, show: Callable[[ImageRef], str]) -> list[dict]:
-        parts = [{"type": "image_url", "image_url": {"url": show(image)}} for image in self.images]
-        return [{"role": "user", "content": [*parts, {"type": "text", "text": self.prompt}]}]
+        shown = [{"type": "image_url", "image_url": {"url": show(image)}} for image in self.images]
+        text = [{"type": "text", "text": self.prompt}]
+        return [{"role": "user", "content": text + shown if self.text_first else shown + text}]
 
 
 def _shrink_image(ref: ImageRef, max_side: int | None) -> Image.Image:
@@ -102,6 +111,8 @@ class Reply:
         usage: tokens; None where the endpoint did not count them.
         body: the whole reply as parsed JSON.
         attempts: times the request was sent.
+        refusal: why there are no words, or fewer than there were: a filter, the model's own refusal, no tokens left.
+        left_out: parameters that the server refuses and that were not sent, `max_tokens` perhaps under another name.
     """
 
     text: str
@@ -109,23 +120,71 @@ class Reply:
     usage: Usage | None
     body: dict
     attempts: int = 1
+    refusal: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 def read_reply(body: object) -> Reply:
-    """Read a chat completion. Words may be missing (a refusal, a filter, no tokens left): that is a reply too.
+    """Read a chat completion. A reply without words that says why (a refusal, a filter, no tokens left) is one too.
 
     Raises:
-        ValueError: it is no chat completion (an error in place of an answer, no choices).
+        ValueError: it is no chat completion (an error in place of an answer), or has neither words nor a reason, and
+            should be asked for again.
     """
+    usage = _read_usage(body.get("usage")) if isinstance(body, dict) else None
+    if code := blocked_by(body):
+        return Reply("", "content_filter", usage, body, refusal=f"blocked by the server ({code})")
     try:
-        choice = body["choices"][0]
-        content, refusal = choice["message"].get("content"), choice["message"].get("refusal")
+        choices, error = body.get("choices"), body.get("error")
+        if not choices and "choices" in body and not error:  # Gemini, where a filter takes the whole answer away
+            return Reply("", "no choices", usage, body, refusal="blocked by the server (no choices)")
+        choice = choices[0]
+        message = choice["message"] or {}
+        content, refused = message.get("content"), message.get("refusal")
     except (TypeError, LookupError, AttributeError):
         raise ValueError(f"the reply is no chat completion: {json.dumps(body)[:200]}") from None
     if isinstance(content, list):
         content = "".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
-    text = next((words for words in (content, refusal) if isinstance(words, str) and words), "")
-    return Reply(text, str(choice.get("finish_reason")), _read_usage(body.get("usage")), body)
+    text, finish = content if isinstance(content, str) else "", str(choice.get("finish_reason"))
+    if BLOCKS.search(finish):
+        refusal = f"blocked by the server (finish_reason {finish})"
+    elif isinstance(refused, str) and refused and not text.strip():
+        refusal = f"the model refuses: {clipped(refused)}"
+    elif not text.strip() and (finish == "length" or isinstance(content, str)):
+        advice = "; allow more tokens in sampling" if finish == "length" else ""
+        refusal = f"an empty answer (finish_reason {finish}{advice})"
+    elif not text.strip():
+        raise ValueError(f"the reply has no words and does not say why (finish_reason {finish})")
+    else:
+        refusal = ""
+    return Reply(text, finish, usage, body, refusal=refusal)
+
+
+def blocked_by(body: object) -> str | None:
+    """Return the code by which an error in place of an answer says that a filter stopped the request, or None."""
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return None
+    codes = [error.get(key) for key in ("code", "type", "status")]
+    if isinstance(details := error.get("metadata"), dict) and "flagged_input" in details:  # OpenRouter, with status 403
+        codes.append("moderation")
+    return next((code for code in codes if isinstance(code, str) and BLOCKS.search(code)), None)
+
+
+def refused_field(text: str, sent: Collection[str]) -> str | None:
+    """Return which of the parameters that were sent an error says it does not know or support, or None.
+
+    Servers name it as `param`, in quotes, or after the word parameter, field or name; what is wrong with a JSON schema
+    is wrong with `response_format`.
+    """
+    if not _NOT_KNOWN.search(text):
+        return None
+    if param := re.search(r'"param"\s*:\s*"(\w+)', text):
+        return param[1] if param[1] in sent else None
+    quoted = re.findall(r"""[\"'`](\w+)\\?["'`]""", text)
+    named = re.findall(r"\b(?:param|parameter|argument|field|name)s?:?\s+(\w+)", text, re.IGNORECASE)
+    schema = re.search(r"response_?(?:format|schema)|json_?schema|additionalProperties", text)
+    return next((name for name in [*quoted, *named, *(["response_format"] if schema else [])] if name in sent), None)
 
 
 def _read_usage(counted: object) -> Usage | None:
@@ -223,13 +282,17 @@ class ReplyStore:
             return {key for key, _ in self.store.items()}
 
     def get(self, key: str) -> Reply | None:
-        """Return the kept reply, or None."""
+        """Return the kept reply, or None; one without words or a reason, as earlier versions kept them, is none."""
         value = self.store.get(key)
-        return None if value is None else _reply_of(json.loads(value))
+        try:
+            return None if value is None else _reply_of(json.loads(value))
+        except ValueError:
+            return None
 
     def add(self, key: str, question: Mapping[str, object], reply: Reply) -> None:
         """Keep a reply, on disk before this returns. `question`: what was asked, for who reads the store."""
-        self.store.put(key, to_json({**question, "attempts": reply.attempts, "body": reply.body}))
+        left_out = {"left_out": list(reply.left_out)} if reply.left_out else {}
+        self.store.put(key, to_json({**question, **left_out, "attempts": reply.attempts, "body": reply.body}))
 
     def add_failure(self, key: str, question: Mapping[str, object], reason: str, attempts: list[str]) -> None:
         """Record that a request got no reply."""
@@ -248,5 +311,4 @@ def _record_of_line(line: dict) -> tuple[str, bytes]:
 
 
 def _reply_of(record: dict) -> Reply:
-    reply = read_reply(record["body"])
-    return Reply(reply.text, reply.finish_reason, reply.usage, reply.body, record["attempts"])
+    return replace(read_reply(record["body"]), attempts=record["attempts"], left_out=tuple(record.get("left_out", ())))

@@ -27,6 +27,7 @@ class EndpointSettings:
         key_variable: name of the environment variable with the key, in capitals; empty sends no key.
         sampling: further fields of the request, sent as they are (`temperature`, `max_tokens`, ...).
         seed: repeat r is sent with the field `seed` = seed + r; None sends no such field.
+        droppable: fields that nobody asked for, left out (`max_tokens` renamed) where the server refuses them.
         concurrency: requests under way at once.
         requests_per_minute: sent evenly spaced, repeated attempts included; None is no limit.
         timeout_s: seconds without a byte, or for the whole reply, after which an attempt is given up.
@@ -45,6 +46,7 @@ class EndpointSettings:
     key_variable: str = ""
     sampling: Mapping[str, object] = field(default_factory=dict)
     seed: int | None = 0
+    droppable: frozenset[str] = frozenset()
     concurrency: int = 4
     requests_per_minute: float | None = None
     timeout_s: float = 120.0

@@ -228,7 +228,7 @@ def _keyframes(table: pd.DataFrame) -> pd.DataFrame:
 
 def _judge_scores(table: pd.DataFrame) -> pd.DataFrame:
     """Criteria of judges that answer in words, their repeats averaged, and `score`, the smaller of B's two."""
-    keys = ["chain", "judge", "paper", "system", "subset", "id", "direction", "reverse_from", "prompt"]
+    keys = ["chain", "judge", "judge_prompt", "paper", "system", "subset", "id", "direction", "reverse_from", "prompt"]
     table = table.rename(columns={"criterion": "metric"})
     both = table[table["metric"].isin(["editing_success", "minimal_editing"])]
     by = [both[key] for key in (*keys, "repeat")]
@@ -266,7 +266,7 @@ def _likelihood_view(table: str) -> View:
 
 
 def _judge_view(table: str) -> View:
-    settings = ("judge", "paper", "system", "metric", "direction", "reverse_from", "prompt")
+    settings = ("judge", "judge_prompt", "paper", "system", "metric", "direction", "reverse_from", "prompt")
     return View(table, settings, ("subset",), _judge_scores, "system", dict.fromkeys(_CRITERIA, "score"))
 
 

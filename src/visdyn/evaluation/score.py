@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+import yaml
 
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.action_classes import load_classes
@@ -96,7 +97,10 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--base-url", default="", help="of the endpoint")
     one.add_argument("--key-variable", default="", help="environment variable with the endpoint's key")
     one.add_argument("--repeats", type=int, default=1)
-    one.add_argument("--temperature", type=float, default=0.0)
+    one.add_argument("--judge-prompt", default="", help="paper, viescore, kit or a file; the paper's where printed")
+    one.add_argument("--prompt-clone", default="", help="your clone of the repository that has the prompt's words")
+    one.add_argument("--sampling", action="append", default=[], metavar="NAME=VALUE",
+                     help="field of each request, such as temperature=1, or seed=null to send none")  # fmt: skip
     one.add_argument("--concurrency", type=int, default=4)
     one.add_argument("--device", default="cpu")
     one.add_argument("--out", help="folder of the tables; <folder>-scores by default")
@@ -183,8 +187,10 @@ def _encoders(options: argparse.Namespace) -> tuple[ImageTextEncoder | None, Ima
 
 def _judges(options: argparse.Namespace) -> list[JudgeEntry]:
     shared = {
-        name: getattr(options, name) for name in ("base_url", "key_variable", "repeats", "temperature", "concurrency")
+        name: getattr(options, name) for name in ("base_url", "key_variable", "repeats", "prompt_clone", "concurrency")
     }
+    fields = [text.partition("=") for text in options.sampling]
+    shared |= {"prompt": options.judge_prompt, "sampling": {name: yaml.safe_load(value) for name, _, value in fields}}
     parts = [text.partition(":") for text in options.judge]
     return [JudgeEntry(kind=kind, model=model, **shared) for kind, _, model in parts]
 

@@ -85,7 +85,15 @@ class ImportedEntry:
 
 @dataclass(frozen=True)
 class JudgeEntry:
-    """A judge: `region` (reference-based), `endpoint` (any OpenAI-compatible server) or `transformers` (local VLM)."""
+    """A judge: `region` (reference-based), `endpoint` (any OpenAI-compatible server) or `transformers` (local VLM).
+
+    Attributes:
+        prompt: what it is asked: `paper`, `viescore`, `kit`, or any file of that form
+            (`evaluation.judges.judge_prompts`); empty is the paper's where one is printed, else the kit's.
+        prompt_clone: your clone of the repository whose words a prompt uses (`viescore`).
+        sampling: further fields of each request, such as {temperature: 1, max_completion_tokens: 4000}; null leaves out
+            one of those that are sent by default (`evaluation.judges.run.SAMPLING`, `response_format`).
+    """
 
     kind: str
     name: str = ""
@@ -99,9 +107,9 @@ class JudgeEntry:
     max_attempts: int = 6
     backoff_s: float = 1.0
     max_side: int = 0
-    max_tokens: int = 400
-    temperature: float = 0.0
-    seeded: bool = True
+    prompt: str = ""
+    prompt_clone: str = ""
+    sampling: dict = field(default_factory=dict)
     allow_http: bool = False
     price_in: float = 0.0
     price_out: float = 0.0

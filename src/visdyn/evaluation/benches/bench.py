@@ -9,9 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from visdyn.evaluation.judges.ask import DOUNDO as DOUNDO_CRITERIA
-from visdyn.evaluation.judges.ask import EDITING as EDITING_CRITERIA
-from visdyn.evaluation.judges.ask import Criteria
 from visdyn.models.editors.protocol import Request
 from visdyn.trajectory import ReversiblePair, Trajectory
 
@@ -25,14 +22,16 @@ class Bench(Protocol):
         name: in params.yaml and in folders.
         paper: B or D.
         label_columns: columns of its scores that belong to a metric's name on the leaderboard.
-        criteria: what judges that answer in words are asked.
+        asks: the criteria of judges that answer in words (`evaluation.judges.judge_criteria.CRITERIA`).
+        default_prompt: what they are asked unless their entry says otherwise: the paper's own, where it is printed.
         lacks_targets: whether targets of some items were never published.
     """
 
     name: str
     paper: str
     label_columns: tuple[str, ...]
-    criteria: Criteria
+    asks: str
+    default_prompt: str
     lacks_targets: bool
 
     def requests(self, prompts: Sequence[str], reverse_from: Sequence[str]) -> list[Request]:
@@ -51,7 +50,8 @@ class Bench(Protocol):
 class AuroraBench:
     """AURORA-Bench: one image of each trajectory, `<subset>/<id>.png`."""
 
-    name, paper, label_columns, criteria, lacks_targets = "aurora", "B", (), EDITING_CRITERIA, True
+    name, paper, label_columns, lacks_targets = "aurora", "B", (), True
+    asks, default_prompt = "editing", "paper"
 
     def requests(self, prompts: Sequence[str] = (), reverse_from: Sequence[str] = ()) -> list[Request]:
         """Return the one request; there is one prompt and one direction."""
@@ -77,7 +77,8 @@ class DoUndoBench:
     `<id>_rev_generated.png` (undone from the generated image, as the paper's prose says).
     """
 
-    name, paper, criteria, lacks_targets = "doundo", "D", DOUNDO_CRITERIA, False
+    name, paper, lacks_targets = "doundo", "D", False
+    asks, default_prompt = "doundo", "kit"
     label_columns = ("direction", "reverse_from", "prompt")
 
     def requests(self, prompts: Sequence[str], reverse_from: Sequence[str]) -> list[Request]:

@@ -1,17 +1,14 @@
 """Judges behind an endpoint, for both papers' criteria: repeats with their spread, and every outcome counted.
 
-Bootstrapping (Figure 10): editing success and minimal editing, their minimum being the score. Do-Undo (section 4,
-Tables 3, 4 and 6): instruction, identity, temporal coherence and object consistency, for the forward and the reverse
-image. Do-Undo prints neither its prompt nor which images are shown: here the judge sees the image before and the image
-after the action, never the target. Prompts are in the kit's own words and marked `reconstructed`.
+A judge sees the image before and the image after the action, never the target. Do-Undo does not say which images are
+shown; Bootstrapping's prompt does. What is asked is a prompt file (`visdyn.evaluation.judges.judge_prompts`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
@@ -22,138 +19,14 @@ from visdyn.endpoint.client import Endpoint, EndpointError, EndpointSettings, En
 from visdyn.endpoint.local_server import LocalSettings
 from visdyn.endpoint.replies import Question, Reply, ReplyStore, reply_key
 from visdyn.endpoint.request_progress import Prices, RequestProgress
-from visdyn.evaluation.judges.judge_answers import MAX_SCORE, read_answer
+from visdyn.evaluation.judges.judge_criteria import Criteria, Scored
+from visdyn.evaluation.judges.judge_prompts import Prompt
 from visdyn.images import ImageError, ImageRef
 
-EDIT_PROMPT_STATUS = "reconstructed"
-# Same role, images, criteria, scales and answer format as Bootstrapping, Figure 10, in the kit's own words: scores
-# obtained with it are not those of the printed prompt. The judge sees source and prediction, never the target.
-EDIT_PROMPT = """\
-You are an experienced digital artist who assesses image edits made by a generative model.
-
-You are shown two images: first the image before the edit, then the edited image. Judge how well the second image
-carries out the editing instruction given below. The two may look the same: then the edit has failed.
-
-Give two scores, each from 0 to 10.
-- score1, editing success. 0: the edited scene does not follow the instruction at all. 10: it follows the instruction
-  perfectly. If what the instruction speaks of is not in the first image, score1 is 0.
-- score2, minimal editing. 0: the edited scene has nothing in common with the first image. 10: the edited image is
-  recognisably the first one, changed as little as the instruction allows, and the change has its effect.
-
-Editing instruction: {instruction}
-
-Answer with a Python dictionary and nothing else; keep the reasoning to one or two sentences:
-{{"score": [score1, score2], "reasoning": "..."}}
-"""
-DOUNDO_PROMPT = """\
-You assess images that a generative model made of a person's hands acting on things in a kitchen.
-
-You are shown two images: first the scene before an action, then the scene after it as the model pictures it.
-{direction}
-The action: {instruction}
-
-Rate the second image on four criteria, each from 0 (not at all) to 10 (fully).
-- instruction: it shows the outcome of this very action, done to the right object and in the way described. Two images
-  that look the same mean that nothing was done.
-- identity: the object that is acted on is the same one, with the colour, material, shape and markings it had.
-- temporal_coherence: the images could be two moments of one recording: one viewpoint, one room, one light, and a
-  change that is physically possible in between.
-- object_consistency: everything else is as it was; nothing has appeared, vanished, moved or changed without cause.
-
-Answer with a JSON object and nothing else; keep the reasoning to one or two sentences:
-{{"instruction": ..., "identity": ..., "temporal_coherence": ..., "object_consistency": ..., "reasoning": "..."}}
-"""
-_DIRECTIONS = {
-    "forward": "The action is carried out on the scene of the first image.",
-    "reverse": "The action takes back an earlier one, so that the scene should again be as it was before that.",
-}
-_DOUNDO_KEYS = {
-    "instruction": r"instruction(?:[ _-]?(?:following|fidelity))?",
-    "identity": r"identity(?:[ _-]?preservation)?",
-    "temporal_coherence": r"temporal(?:[ _-]?coherence)?",
-    "object_consistency": r"object[ _-]?consistency",
-}
-_STRAIGHT = str.maketrans("“”„«»‘’‚`：，", '"""""\'\'\'\'' + ":,")
-_QUOTES = r"[\s\"'*\\]{0,12}"
-# A comma ends a value, unless a digit follows at once: "7,5" must not be read as 7.
-_IS = rf"{_QUOTES}[:=]{_QUOTES}"
-_VALUE = rf"{_IS}(?:[{{\[]{_QUOTES}(?:score|value|rating){_IS})?((?:[^,;}}\n]|,(?=\d))*)"
-_NUMBER = re.compile(r"[\s\"'*\[(]*([0-9]+(?:\.[0-9]+)?)(?:\s*/\s*10(?:\.0+)?)?[\s\"'*\]).]*")
-
-OUTCOMES = ("answered", "unparsable", "failed")
-Scored = tuple[dict[str, float] | None, str | None]  # metric -> value from 0 to 10, or the reason why there is none
-
-
-def read_editing(text: str) -> Scored:
-    """Read editing success, minimal editing and their minimum, `score` (`visdyn.evaluation.judges.judge_answers`)."""
-    scores, reason = read_answer(text)
-    return (None, reason) if scores is None else ({**scores._asdict(), "score": scores.score}, None)
-
-
-def read_doundo(text: str) -> Scored:
-    """Read Do-Undo's four scores, in any order, from JSON or lines `name: value`; refuse what leaves a doubt.
-
-    Values may be quoted, bold, "8/10" or nested ({"identity": {"score": 8}}); a name may come twice with one value.
-    Refused are a missing name, two values for one, words, numbers outside 0 to 10, and a value cut off at the end.
-    """
-    plain = text.translate(_STRAIGHT)
-    scores = {}
-    for metric, key in _DOUNDO_KEYS.items():
-        found = list(re.finditer(rf"(?<![a-z0-9_]){key}{_VALUE}", plain, re.IGNORECASE))
-        # Names also occur in prose and in the template; only what holds a digit can be a score.
-        stated = [match for match in found if re.search(r"\d", match[1])]
-        values = {_value(match[1]) for match in stated}
-        if len(values) != 1 or None in values:
-            return None, f"{metric} is not stated as one number from 0 to 10"
-        if stated[-1].end() == len(plain) and plain.count("{") > plain.count("}"):
-            return None, f"the answer ends within {metric}"
-        scores[metric] = values.pop()
-    return scores, None
-
-
-def _value(text: str) -> float | None:
-    match = _NUMBER.fullmatch(text)
-    return float(match[1]) if match and float(match[1]) <= MAX_SCORE else None
-
-
-@dataclass(frozen=True)
-class Criteria:
-    """What a judge is asked.
-
-    Attributes:
-        name: `editing` or `doundo`.
-        prompts: template with one field `instruction` for each direction.
-        metrics: names of the scores, each from 0 to 10, higher is better.
-        read: reads them from an answer.
-        status: `reconstructed` where the paper's own prompt is not used.
-    """
-
-    name: str
-    prompts: Mapping[str, str]
-    metrics: tuple[str, ...]
-    read: Callable[[str], Scored]
-    status: str = "reconstructed"
-
-    @property
-    def version(self) -> str:
-        """Name, status and a hash of the prompts; scores of different versions do not compare."""
-        digest = hashlib.sha256(repr(sorted(self.prompts.items())).encode()).hexdigest()
-        return f"{self.name}-{self.status}-{digest[:8]}"
-
-
-EDITING = Criteria(
-    "editing",
-    dict.fromkeys(_DIRECTIONS, EDIT_PROMPT),
-    ("editing_success", "minimal_editing", "score"),
-    read_editing,
-    EDIT_PROMPT_STATUS,
-)
-DOUNDO = Criteria(
-    "doundo",
-    {name: DOUNDO_PROMPT.replace("{direction}", words) for name, words in _DIRECTIONS.items()},
-    tuple(_DOUNDO_KEYS),
-    read_doundo,
-)
+DIRECTIONS = ("forward", "reverse")
+# refused: the server or the model gave no words to read, and said so; unparsable: words without readable scores;
+# failed: no reply at all. Only what has failed is asked again.
+OUTCOMES = ("answered", "unparsable", "refused", "failed")
 
 
 @dataclass(frozen=True)
@@ -201,7 +74,8 @@ def ask_all(
     """Ask every question `repeats` times, but nothing whose reply is in the store; keep each reply as it comes.
 
     Equal questions share one reply for each repeat. After a kill the same call goes on: at most `concurrency` requests
-    that were under way are sent again. Failed requests are sent again too, replies that make no sense are not.
+    that were under way are sent again. Failed requests are sent again too; refusals, and replies that make no sense,
+    are not.
 
     Args:
         report: takes a progress line about every `every_s` seconds, and a last one.
@@ -281,67 +155,70 @@ def _ask_one(endpoint: Endpoint, store: ReplyStore, asked: Asked) -> tuple[Reply
 
 
 def judge_items(
-    items: Sequence[JudgedItem], criteria: Criteria, endpoint: Endpoint, store: ReplyStore, repeats: int = 1, **options
+    items: Sequence[JudgedItem], prompt: Prompt, endpoint: Endpoint, store: ReplyStore, repeats: int = 1, **options
 ) -> pd.DataFrame:
     """Judge every item `repeats` times; `options` go to `ask_all`.
 
     Returns:
         a row for each item, repeat and metric: system, subset, id, direction, chain, length, reverse_from, repeat,
-        metric, value (0 to 10; NaN where there is none), outcome (answered, unparsable, failed), reason, judge (model),
-        prompt (`Criteria.version`), key (of the reply in the store).
+        metric, value (0 to 10; NaN where there is none), outcome (`OUTCOMES`), reason, judge (model), judge_prompt and
+        prompt_version (the prompt's name and full version), left_out (parameters that the server refuses), key (of the
+        reply in the store).
 
     Raises:
         ValueError: an empty instruction, an unknown direction, an item given twice; nothing is asked then.
         EndpointStoppedError: as `ask_all`.
     """
-    answers = ask_all(_questions(items, criteria), endpoint, store, repeats, **options)
-    return _table(items, criteria, answers, repeats).assign(judge=endpoint.settings.model)
+    answers = ask_all(_questions(items, prompt), endpoint, store, repeats, **options)
+    return _table(items, prompt, answers, repeats).assign(judge=endpoint.settings.model)
 
 
 def judge_from_store(
     items: Sequence[JudgedItem],
-    criteria: Criteria,
+    prompt: Prompt,
     settings: EndpointSettings | LocalSettings,
     store: ReplyStore,
     repeats: int,
     reason: str,
 ) -> pd.DataFrame:
     """Return what `judge_items` returns, from replies kept before; all else has failed, for `reason`."""
-    answers = kept_replies(_questions(items, criteria), settings, store, repeats, reason)
-    return _table(items, criteria, answers, repeats).assign(judge=settings.model)
+    answers = kept_replies(_questions(items, prompt), settings, store, repeats, reason)
+    return _table(items, prompt, answers, repeats).assign(judge=settings.model)
 
 
-def _questions(items: Sequence[JudgedItem], criteria: Criteria) -> list[Question]:
-    questions = [_question(item, criteria) for item in items]
+def _questions(items: Sequence[JudgedItem], prompt: Prompt) -> list[Question]:
+    questions = [_question(item, prompt) for item in items]
     if len({item.name for item in items}) < len(items):
         raise ValueError("an item is given twice; system, subset, id and direction together must differ")
     return questions
 
 
-def _table(items: Sequence[JudgedItem], criteria: Criteria, answers: Sequence[tuple], repeats: int) -> pd.DataFrame:
+def _table(items: Sequence[JudgedItem], prompt: Prompt, answers: Sequence[tuple], repeats: int) -> pd.DataFrame:
     owners = [item for item in items for _ in range(repeats)]
-    rows = [_rows(item, criteria, *answer) for item, answer in zip(owners, answers, strict=True)]
+    rows = [_rows(item, prompt, *answer) for item, answer in zip(owners, answers, strict=True)]
     return pd.DataFrame([row for many in rows for row in many])
 
 
-def _question(item: JudgedItem, criteria: Criteria) -> Question:
+def _question(item: JudgedItem, prompt: Prompt) -> Question:
     if not item.instruction.strip():
         raise ValueError(f"a judge needs the instruction; that of item {item.name} is empty")
-    if item.direction not in criteria.prompts:
-        raise ValueError(f"the direction of item {item.name} is none of {', '.join(criteria.prompts)}")
-    prompt = criteria.prompts[item.direction].format(instruction=item.instruction)
-    return Question((item.source, item.prediction), prompt)
+    if item.direction not in DIRECTIONS:
+        raise ValueError(f"the direction of item {item.name} is none of {', '.join(DIRECTIONS)}")
+    words = prompt.fill(item.instruction, item.direction)
+    return Question((item.source, item.prediction), words, prompt.text_first)
 
 
-def _rows(item: JudgedItem, criteria: Criteria, asked: Asked, reply: Reply | None, reason: str | None) -> list[dict]:
+def _rows(item: JudgedItem, prompt: Prompt, asked: Asked, reply: Reply | None, reason: str | None) -> list[dict]:
     scores, outcome = None, "failed"
     if reply is not None:
-        scores, reason = read_scores(reply, criteria)
-        outcome = "unparsable" if scores is None else "answered"
+        scores, reason = read_scores(reply, prompt.criteria)
+        outcome = "answered" if scores is not None else "refused" if reply.refusal else "unparsable"
     row = {"system": item.system, "subset": item.subset, "id": item.id, "direction": item.direction}
     row |= {"chain": item.chain, "length": item.length, "reverse_from": item.reverse_from, "repeat": asked.repeat}
-    rest = {"outcome": outcome, "reason": reason or "", "prompt": criteria.version, "key": asked.key}
-    values = dict.fromkeys(criteria.metrics, math.nan) | (scores or {})
+    rest = {"outcome": outcome, "reason": reason or "", "judge_prompt": prompt.name,
+            "prompt_version": prompt.full_version, "left_out": ", ".join(reply.left_out) if reply else "",
+            "key": asked.key}  # fmt: skip
+    values = dict.fromkeys(prompt.criteria.metrics, math.nan) | (scores or {})
     return [{**row, "metric": metric, "value": value, **rest} for metric, value in values.items()]
 
 
@@ -350,8 +227,10 @@ def read_scores(reply: Reply, criteria: Criteria) -> Scored:
     words = reply.text.rpartition("</think>")[2].partition("<think>")[0]
     cut = reply.finish_reason == "length"
     scores, reason = criteria.read(re.sub(r"[\d.]+$", "", words) if cut else words)
+    if scores is None and reply.refusal:
+        return None, reply.refusal
     if scores is None and reply.finish_reason != "stop":
-        reason = f"{reason} (finish_reason {reply.finish_reason}{'; raise max_tokens' if cut else ''})"
+        reason = f"{reason} (finish_reason {reply.finish_reason}{'; allow more tokens in sampling' if cut else ''})"
     return scores, reason
 
 
@@ -359,11 +238,12 @@ def summarise(table: pd.DataFrame, by: Sequence[str] = ("system", "direction")) 
     """Summarise `judge_items` by system and direction (add `subset` for Bootstrapping's tables).
 
     Returns:
-        a row for each group and metric: n_items; n_asked (items times repeats) = n_answered + n_unparsable + n_failed;
-        mean over items of each item's mean over repeats; sd_items, its standard deviation; sd_repeats, the standard
-        deviation of the repeats' own means (NaN for one repeat); judge, prompt. Only answered ones have scores.
+        a row for each group and metric: n_items; n_asked (items times repeats), the sum of n_answered, n_unparsable,
+        n_refused and n_failed; mean over items of each item's mean over repeats; sd_items, its standard deviation;
+        sd_repeats, the standard deviation of the repeats' own means (NaN for one repeat); judge, judge_prompt,
+        prompt_version. Only answered ones have scores.
     """
-    groups = table.groupby([*by, "metric", "judge", "prompt"], sort=False)
+    groups = table.groupby([*by, "metric", "judge", "judge_prompt", "prompt_version"], sort=False)
     return pd.DataFrame([dict(zip(groups.keys, name, strict=True)) | _summary(group) for name, group in groups])
 
 

@@ -1,13 +1,18 @@
 """Reading two scores out of a judge's free text: tolerant of form, strict about content.
 
-Language models wrap the asked-for dictionary in fences, curly quotes and prose, or cut it short. A form that leaves
-no doubt about the two numbers is read; anything else is refused with a reason, so that refusals can be counted.
+Language models wrap the asked-for dictionary in fences, curly quotes and prose, or cut it short. JSON (or a Python
+dictionary) is parsed first, so that what the reasoning says cannot be taken for a score; regular expressions read what
+does not parse. A form that leaves no doubt about the two numbers is read; anything else is refused with a reason, so
+that refusals can be counted.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
+
+from visdyn.evaluation.judges.json_answers import find_dictionaries, plain_value
 
 MAX_SCORE = 10.0
 
@@ -51,12 +56,13 @@ def read_answer(text: str | None) -> Reading:
     Read are lists of exactly two numbers from 0 to 10 after a key `score` (quoted in any way or not at all, nested,
     as strings, as "8/10"), the keys `score1` and `score2` (or `editing_success` and `minimal_editing`), and an answer
     that is nothing but such a list. Refused are other counts, numbers outside the range, cut-off lists, words for
-    numbers, and answers that state two different pairs.
+    numbers, and answers that state two different pairs. Beside a dictionary that parses and holds numbers, what the
+    text says elsewhere counts for nothing.
     """
     if not isinstance(text, str) or not text.strip():
         return Reading(None, "the answer is empty")
     plain = text.translate(_STRAIGHT)
-    readings = _keyed_lists(plain) or _named_pairs(plain) or _bare_list(plain)
+    readings = list(_dictionary_scores(text)) or _keyed_lists(plain) or _named_pairs(plain) or _bare_list(plain)
     if not readings:
         return Reading(None, "the answer has no score field with a list")
     if refused := [reading for reading in readings if reading.scores is None]:
@@ -66,6 +72,23 @@ def read_answer(text: str | None) -> Reading:
             None, "the answer states different scores: " + ", ".join(str(list(r.scores)) for r in readings[:4])
         )
     return readings[0]
+
+
+def _dictionary_scores(text: str) -> Iterator[Reading]:
+    for values in find_dictionaries(text):
+        lists = [
+            values[key] for key in ("score", "scores", "output_score") if isinstance(values.get(key), list | tuple)
+        ]
+        pairs = [[values[name] for name in names] for names in _NAMES if set(names) <= set(values)]
+        for stated in (*lists, *pairs):
+            items = [plain_value(item) for item in _flatten(stated)]
+            if any(re.search(r"\d", item) for item in items):  # else it is the template
+                yield _read_items(items)
+
+
+def _flatten(values: list | tuple) -> Iterator[object]:
+    for value in values:
+        yield from _flatten(value) if isinstance(value, list | tuple) else (value,)
 
 
 def _keyed_lists(text: str) -> list[Reading]:

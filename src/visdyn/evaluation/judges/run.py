@@ -1,8 +1,9 @@
 """Every judge of the parameters over every system's images: judge_scores.csv and judge_runs.csv.
 
 Judges that answer in words see the image before and the image after, never the target. Replies are kept under
-`data/kept/replies/<judge>`: nothing is asked twice, a killed run goes on where it was, and a reply that cannot be read
-stays on disk, is counted, and gives an empty value. The region judge asks nobody; its scores are metrics.
+`data/kept/replies/<judge>`: nothing is asked twice, a killed run goes on where it was, and a refusal or a reply that
+cannot be read stays on disk, is counted, and gives an empty value. The region judge asks nobody: its scores are
+metrics.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ from visdyn.endpoint.local_server import LocalEndpoint, LocalSettings
 from visdyn.endpoint.replies import ReplyStore
 from visdyn.endpoint.request_progress import Prices
 from visdyn.evaluation.benches.bench import Bench
-from visdyn.evaluation.judges.ask import Criteria, JudgedItem, judge_from_store, judge_items
+from visdyn.evaluation.judges.ask import OUTCOMES, JudgedItem, judge_from_store, judge_items
+from visdyn.evaluation.judges.judge_prompts import Prompt, PromptError, load_prompt
 from visdyn.evaluation.systems.outputs import SystemImages, file_name
 from visdyn.params.evaluation import JudgeEntry
 
 KINDS = ("region", "endpoint", "transformers")
-SCORES = ["judge", "paper", "system", "chain", "subset", "id", "direction", "reverse_from", "prompt", "repeat",
+PROMPT = ["judge_prompt", "prompt_version"]
+SCORES = ["judge", *PROMPT, "paper", "system", "chain", "subset", "id", "direction", "reverse_from", "prompt", "repeat",
           "criterion", "value"]  # fmt: skip
-RUNS = ["judge", "paper", "system", "asked", "reused", "invalid", "failed", "cost_usd", "note"]
+RUNS = ["judge", *PROMPT, "paper", "system", "asked", "reused", "invalid", "refused", "failed", "cost_usd", "note"]
+# What is sent unless the entry's `sampling` says otherwise; the seed rises with the repeat.
+SAMPLING = {"max_tokens": 400, "temperature": 0.0, "seed": 0}
 
 
 def judge_all(
@@ -87,13 +92,18 @@ def judge_bench(
     name, store = judge_name(entry), ReplyStore(replies / file_name(judge_name(entry)))
     if not judged:
         return pd.DataFrame(columns=SCORES), pd.DataFrame(columns=RUNS)
-    before, settings, stopped = store.keys(), _settings(entry, device), ""
+    try:
+        prompt = load_prompt(entry.prompt or bench.default_prompt, bench.asks, entry.prompt_clone)
+    except PromptError as error:
+        report(f"{name}, {bench.name}: not run: {error}")
+        return _not_run([name, entry.prompt, "", bench.paper], chosen, f"not run: {error}")
+    before, settings, stopped = store.keys(), _settings(entry, prompt, device), ""
     prices = Prices(entry.price_in, entry.price_out) if entry.price_in or entry.price_out else None
     try:
         with _endpoint(settings) as endpoint:
             table = judge_items(
                 judged,
-                bench.criteria,
+                prompt,
                 endpoint,
                 store,
                 entry.repeats,
@@ -103,15 +113,19 @@ def judge_bench(
     except (EndpointStoppedError, FileNotFoundError, OSError, ImportError) as error:
         stopped = f"not run: {error}"
         report(f"{name}, {bench.name}: {stopped}")
-        table = judge_from_store(judged, bench.criteria, settings, store, entry.repeats, str(error))
+        table = judge_from_store(judged, prompt, settings, store, entry.repeats, str(error))
         if not (table["outcome"] != "failed").any():
-            rows = [[name, bench.paper, one.name, 0, 0, 0, 0, 0.0, stopped] for one in chosen if one.images]
-            return pd.DataFrame(columns=SCORES), pd.DataFrame(rows, columns=RUNS).drop_duplicates("system")
+            return _not_run([name, prompt.name, prompt.full_version, bench.paper], chosen, stopped)
     table = table.assign(judge=name, paper=bench.paper, prompt=table["length"])
-    runs = _runs(table, bench.criteria, store, before, entry)
+    runs = _runs(table, prompt, store, before, entry)
     told = [(stopped, notes.get(system, ""), note) for system, note in zip(runs["system"], runs["note"], strict=True)]
     runs["note"] = ["; ".join(filter(None, parts)) for parts in told]
     return table.rename(columns={"metric": "criterion"})[SCORES], runs
+
+
+def _not_run(judge: list[str], systems: Sequence[SystemImages], note: str) -> tuple[pd.DataFrame, pd.DataFrame]:
+    rows = [[*judge, one.name, 0, 0, 0, 0, 0, 0.0, note] for one in systems if one.images]
+    return pd.DataFrame(columns=SCORES), pd.DataFrame(rows, columns=RUNS).drop_duplicates("system")
 
 
 def judge_name(entry: JudgeEntry) -> str:
@@ -120,13 +134,13 @@ def judge_name(entry: JudgeEntry) -> str:
 
 
 def spread(scores: pd.DataFrame) -> pd.DataFrame:
-    """Summarise judge_scores: a row for each judge, paper, system, direction, reverse_from, prompt and criterion.
+    """Summarise judge_scores: a row for each judge and its prompt, system, direction, length and criterion.
 
     Returns:
         n (items with a score), empty (answers without one), mean over items of each item's mean over chains and
         repeats, and sd_repeats: the standard deviation of the repeats' own means (NaN for one repeat).
     """
-    by = ["judge", "paper", "system", "direction", "reverse_from", "prompt", "criterion"]
+    by = ["judge", *PROMPT, "paper", "system", "direction", "reverse_from", "prompt", "criterion"]
     filled = scores.assign(reverse_from=scores["reverse_from"].fillna(""), prompt=scores["prompt"].fillna(""))
     rows = []
     for key, group in filled.groupby(by, sort=True):
@@ -136,17 +150,25 @@ def spread(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "n", "empty", "mean", "sd_repeats"])
 
 
-def _settings(entry: JudgeEntry, device: str) -> EndpointSettings | LocalSettings:
-    sampling = {"max_tokens": entry.max_tokens, "temperature": entry.temperature}
-    max_side = entry.max_side or None
+def _settings(entry: JudgeEntry, prompt: Prompt, device: str) -> EndpointSettings | LocalSettings:
+    usual = SAMPLING | ({"response_format": prompt.criteria.response_format} if prompt.structured else {})
+    if "max_completion_tokens" in entry.sampling:  # the same limit by its newer name
+        del usual["max_tokens"]
+    sampling = {name: value for name, value in (usual | entry.sampling).items() if value is not None}
+    seed, max_side = sampling.pop("seed", None), entry.max_side or None
     if entry.kind == "transformers":
-        return LocalSettings(entry.model, sampling, 0, max_side, device)
+        sampling.pop("response_format", None)
+        if unknown := sorted(set(entry.sampling) - set(SAMPLING)):
+            raise ValueError(f"sampling of judge {judge_name(entry)}: a model on this machine takes "
+                             f"{', '.join(SAMPLING)}, not {unknown[0]}")  # fmt: skip
+        return LocalSettings(entry.model, sampling, seed, max_side, device)
     return EndpointSettings(
         entry.base_url,
         entry.model,
         entry.key_variable,
         sampling,
-        0 if entry.seeded else None,
+        seed,
+        frozenset(usual) - set(entry.sampling),
         entry.concurrency,
         entry.requests_per_minute or None,
         entry.timeout_s,
@@ -193,19 +215,27 @@ def _items(bench: Bench, items: Sequence, system: SystemImages) -> tuple[list[Ju
     return found, skipped
 
 
-def _runs(
-    table: pd.DataFrame, criteria: Criteria, store: ReplyStore, before: set[str], entry: JudgeEntry
-) -> pd.DataFrame:
+def _runs(table: pd.DataFrame, prompt: Prompt, store: ReplyStore, before: set[str], entry: JudgeEntry) -> pd.DataFrame:
     """Count requests by system; equal questions of one system share a reply, and each is counted."""
-    asked = table[table["metric"] == criteria.metrics[0]]
+    asked = table[table["metric"] == prompt.criteria.metrics[0]]
     rows = []
     for (judge, paper, system), group in asked.groupby(["judge", "paper", "system"], sort=True):
-        counts = {name: int((group["outcome"] == name).sum()) for name in ("unparsable", "failed")}
+        counts = [int((group["outcome"] == name).sum()) for name in OUTCOMES[1:]]
         reused = int(group["key"].isin(before).sum())
         cost = sum(_cost(store, key, entry) for key in group["key"].unique())
-        note = f"no seed reaches {entry.model}" if not entry.seeded else ""
-        rows.append([judge, paper, system, len(group), reused, counts["unparsable"], counts["failed"], cost, note])
+        asked_as = [judge, prompt.name, prompt.full_version, paper, system]
+        rows.append([*asked_as, len(group), reused, *counts, cost, _note(group)])
     return pd.DataFrame(rows, columns=RUNS)
+
+
+def _note(group: pd.DataFrame) -> str:
+    """Say which parameters were left out, and for each bad outcome the first reason."""
+    left_out = sorted(set(group["left_out"]) - {""})
+    notes = [f"the server refuses {names}" for names in left_out]
+    for outcome in OUTCOMES[1:]:
+        reasons = group.loc[group["outcome"] == outcome, "reason"]
+        notes += [f"{outcome}: {reason}" for reason in reasons[:1]]
+    return "; ".join(notes)
 
 
 def _cost(store: ReplyStore, key: str, entry: JudgeEntry) -> float:

@@ -29,7 +29,7 @@ _OF_LABELS = ("actions_per_video", "words_per_action", "selected")  # in annotat
 # Definitions of a next-observation likelihood where there are no image tokens, which the paper does not give.
 _DEFINITIONS = {name: f"{name}, a definition of ours" for name in ("D2", "D2-target", "D3")}
 TABLE3_METRICS = ("editing_success", "minimal_editing")
-PAPERS_ROW = "GPT-4o"  # of Table 6: the paper's judge, and no other's
+PAPERS_ROW = "GPT-4o"  # of Table 6: the paper's judge with the paper's prompt, and no other's
 
 
 def figure2(results: Results, published: pd.DataFrame, status: str) -> pd.DataFrame:

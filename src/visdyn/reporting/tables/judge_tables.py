@@ -1,7 +1,8 @@
 """Scores of judges that answer in words (`judge_scores.csv` of a paper's evaluation), in rows and panels of their own.
 
 They never share a cell with the region judge. A judge that is the paper's own (GPT-4o, Gemini) has the paper's printed
-values beside it. An item's score is the mean over its repeats, which are no draws of the experiment.
+values beside it; where it was not asked the paper's prompt, its name says what it was asked. An item's score is the
+mean over its repeats, which are no draws of the experiment.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import pandas as pd
 from visdyn.evaluation.metrics.registry import REGION
 from visdyn.reporting.results import EVALUATIONS, Results
 
+PAPERS_PROMPT = "paper"  # the name of the prompt that a paper prints (`evaluation/judges/prompts`)
 PAPERS_JUDGE = {"B": "gpt4o", "D": "gemini"}
 PAPERS_JUDGE_PRINTED = {"B": "GPT4o", "D": "Gemini"}
 # How a judge's score differs from the paper's: D's prompt is not published.
@@ -20,7 +22,8 @@ _PROMPT = {"B": "", "D": "the prompt of the paper's judge is not published"}
 def of_paper(results: Results, paper: str) -> pd.DataFrame | None:
     """Return a paper's readable scores as the region judge's files have them: judge, system, chain, id, ...
 
-    `metric` is the criterion, `verb` the subset, which is Do-Undo's verb. None where no such judge was asked.
+    `judge` names the prompt too, unless it is the paper's; `metric` is the criterion, `verb` the subset, which is
+    Do-Undo's verb. None where no such judge was asked.
     """
     scores = results.read_or_none(f"{EVALUATIONS[paper]}/judge_scores.csv")
     if scores is None:
@@ -28,6 +31,8 @@ def of_paper(results: Results, paper: str) -> pd.DataFrame | None:
     scores = scores[scores["value"].notna()]
     if scores.empty:
         return None
+    asked = " (prompt " + scores["judge_prompt"] + " " + scores["prompt_version"] + ")"
+    scores = scores.assign(judge=scores["judge"] + asked.mask(scores["judge_prompt"] == PAPERS_PROMPT, ""))
     keys = [name for name in scores.columns if name not in ("repeat", "value")]
     means = scores.groupby(keys, sort=False)["value"].mean().reset_index()
     return means.assign(metric=means["criterion"], verb=means["subset"])
