@@ -100,7 +100,7 @@ def _judge_all(asked):
                     keys = {"judge": "words", "paper": "B", "system": system.name, "chain": system.chain, "repeat": 0}
                     keys |= {"subset": item.subset, "id": item.id, "direction": "forward", "criterion": "score"}
                     rows.append({**dict.fromkeys(run.SCORES, ""), **keys, "value": value})
-        counts = dict.fromkeys(("asked", "reused", "invalid", "failed"), 2)
+        counts = dict.fromkeys(("asked", "reused", "invalid", "refused", "failed"), 2)
         runs = [{**dict.fromkeys(run.RUNS, ""), **counts, "judge": "words", "paper": "B", "system": system.name,
                  "cost_usd": 0.5} for system in systems]  # fmt: skip
         return pd.DataFrame(rows)[run.SCORES], pd.DataFrame(runs)[run.RUNS]
@@ -235,13 +235,16 @@ def test_a_judge_that_answers_in_words_has_curves_of_its_own_and_lines(tmp_path)
     results = _unknown(tmp_path, lambda table: table.assign(score=np.nan))
     drawn = results.read("verification/candidates.csv")
     judged = pd.concat([drawn.assign(repeat=repeat, value=2.0 + 2 * repeat) for repeat in (0, 1)]).assign(
-        judge="GPT-4o", criterion="score", paper="B", direction="forward", reverse_from="", prompt=""
-    )
+        judge="GPT-4o", criterion="score", paper="B", direction="forward", reverse_from="", prompt="",
+        judge_prompt="paper", prompt_version="1-0a1b2c3d"
+    )  # fmt: skip
     name = "evaluation/candidate_judge_scores.csv"
     judged[list(declared_columns(name))].to_csv(results.path(name), index=False)
     curves = tables_best_of_k.judge_curves(results)
     assert list(curves) == ["GPT-4o"]
     assert curves["GPT-4o"]["value"].unique().tolist() == [3.0]
+    judged[list(declared_columns(name))].assign(judge_prompt="kit").to_csv(results.path(name), index=False)
+    assert list(tables_best_of_k.judge_curves(results)) == ["GPT-4o (prompt kit 1-0a1b2c3d)"]
 
 
 def test_lines_are_of_the_items_that_were_drawn(tmp_path):

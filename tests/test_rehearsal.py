@@ -88,7 +88,7 @@ def test_the_paper_profile_runs_on_tiny_checkpoints_of_the_public_classes(tmp_pa
     for name in ("evaluation", "evaluation_doundo"):
         runs = read(f"{name}/judge_runs")
         assert len(runs)
-        assert (runs[["invalid", "failed"]] == 0).all(axis=None)
+        assert (runs[["invalid", "refused", "failed"]] == 0).all(axis=None)
         assert (runs["asked"] > 0).all()
     assert judge.seen
 

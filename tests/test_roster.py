@@ -40,7 +40,7 @@ def test_every_printed_label_is_a_known_system_with_its_needs(item):
 
 
 def test_longer_spellings_win():
-    wanted = {"C-FT": "supervised", "C-FT +Best-of-3": "supervised_best_of_3", "Weighted ES": "synthetic_weighted"}
+    wanted = {"C-FT": "supervised", "C-FT +Best-of-3": "supervised_best_of_3_by_oracle", "Weighted ES": "synthetic_weighted"}
     assert {label: roster.named(label, "B", roster.load()).kit[0] for label in wanted} == wanted
     assert roster.named("Nothing", "B", roster.load()) is None
 

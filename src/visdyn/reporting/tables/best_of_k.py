@@ -105,4 +105,6 @@ def table(results: Results, published: pd.DataFrame | None, status: str) -> pd.D
 
 
 def _candidates(results: Results) -> dict[str, pd.DataFrame]:
-    return summaries.scored_candidates(results.read(DRAWN), results.read(SCORED), results.read_or_none(JUDGED))
+    judged = results.read_or_none(JUDGED)
+    judged = None if judged is None else judge_tables.name_prompts(judged)
+    return summaries.scored_candidates(results.read(DRAWN), results.read(SCORED), judged)

@@ -31,11 +31,16 @@ def of_paper(results: Results, paper: str) -> pd.DataFrame | None:
     scores = scores[scores["value"].notna()]
     if scores.empty:
         return None
-    asked = " (prompt " + scores["judge_prompt"] + " " + scores["prompt_version"] + ")"
-    scores = scores.assign(judge=scores["judge"] + asked.mask(scores["judge_prompt"] == PAPERS_PROMPT, ""))
+    scores = name_prompts(scores)
     keys = [name for name in scores.columns if name not in ("repeat", "value")]
     means = scores.groupby(keys, sort=False)["value"].mean().reset_index()
     return means.assign(metric=means["criterion"], verb=means["subset"])
+
+
+def name_prompts(scores: pd.DataFrame) -> pd.DataFrame:
+    """Return scores of judges that answer in words with the prompt in the judge's name, unless it is the paper's."""
+    asked = " (prompt " + scores["judge_prompt"] + " " + scores["prompt_version"] + ")"
+    return scores.assign(judge=scores["judge"] + asked.mask(scores["judge_prompt"] == PAPERS_PROMPT, ""))
 
 
 def panel(judge: str) -> str:

@@ -53,10 +53,11 @@ def score_candidates(stage: Stage, evaluation: ForwardEvaluation) -> ScoredCandi
     scores = of_candidates(score_forward(evaluation, systems), drawn)[SCORES]
     judges = judges_of_candidates(stage.params.judges, systems)
     judged, runs = judge_all(judges, AURORA_BENCH, items, systems, stage.root / "data/kept/replies", stage.device)
-    counts = ["asked", "reused", "invalid", "failed", "cost_usd"]
-    by = [column for column in RUNS if column not in counts]
-    runs = runs.assign(system=runs["system"].str.partition("/")[0] + "_candidates") if len(runs) else runs
-    runs = runs.groupby(by, as_index=False, sort=False)[counts].sum()[RUNS]
+    sums = dict.fromkeys(("asked", "reused", "invalid", "refused", "failed", "cost_usd"), "sum")
+    by = [column for column in RUNS if column not in (*sums, "note")]
+    if len(runs):
+        runs = runs.assign(system=runs["system"].str.partition("/")[0] + "_candidates")
+        runs = runs.groupby(by, as_index=False, sort=False).agg({**sums, "note": _join_notes})[RUNS]
     judged = of_candidates(judged, drawn) if len(judged) else judged
     return ScoredCandidates(drawn, scores, judged.reindex(columns=CANDIDATE_JUDGED), runs)
 
@@ -68,6 +69,10 @@ def best_of_scores(stage: Stage, candidates: ScoredCandidates) -> tuple[pd.DataF
         best_of_rows(candidates.drawn, table, ks, oracle) for table in (candidates.scores, candidates.judged)
     )
     return scores, judged.reindex(columns=JUDGED)
+
+
+def _join_notes(notes: pd.Series) -> str:
+    return "; ".join(dict.fromkeys(note for note in notes if note))
 
 
 def _oracle(stage: Stage, candidates: ScoredCandidates) -> pd.DataFrame | None:
