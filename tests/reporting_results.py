@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import reporting_extra
 
-from visdyn.inference.candidates import KEYS
+from visdyn.inference.candidates import KEYS, VERIFIERS
 from visdyn.paths import repository_root
 from visdyn.reporting import published
 
@@ -25,7 +25,7 @@ FDM_LEVEL = {
 DOUNDO_LEVEL = {"copy": 0.1, "oracle": 1.0, "shuffled": 0.2, "base": 0.4, "doundo": 0.7, "doundo_c": 0.72}
 VERBS = ("open", "close", "turn-on", "turn-off", "pick-up", "put-down", "place-in", "remove-from", "stack")
 FAMILIARITY = ("common", "rare", "unseen")
-DRAWN = [*KEYS, "candidate", "idm_log_likelihood", "fdm_log_likelihood"]
+DRAWN = [*KEYS, "candidate", *VERIFIERS.values()]
 CANDIDATE_METRICS = ["editing_success", "minimal_editing", "score", "success", "l1_paper", "clip_i"]
 KINDS = ("random_action", "random_observation", "copy_observation", "inverse_observation")
 
@@ -97,7 +97,7 @@ def candidates(rng: np.random.Generator, count: int = 8, items: int = 4, chains:
                 for place, score in enumerate(rng.uniform(0, 10, count)):
                     idm, own = score / 5 - 3 + rng.normal(0, 0.4), rng.normal(-2, 0.3)
                     values = (score, 9.0, min(score, 9.0), int(score > 7), 0.2 - score / 100, 0.8 + score / 100)
-                    rows.append(("supervised", chain, 0, subset, f"{item:03d}", place, idm, own, *values))
+                    rows.append(("supervised", chain, 0, subset, f"{item:03d}", place, idm, own, own, idm, *values))
     return pd.DataFrame(rows, columns=[*DRAWN, *CANDIDATE_METRICS])
 
 

@@ -129,7 +129,7 @@ def test_the_paper_s_share_is_of_all_triplets(run):
 def test_a_checkpoint_is_drawn_again_with_other_noise_and_the_rest_with_its_chain_s(run, monkeypatch):
     asked = []
 
-    def sampled(items, checkpoints, outputs, device):
+    def sampled(items, checkpoints, *settings):
         asked.append(checkpoints)
         return []
 

@@ -46,12 +46,12 @@ def runs(request, tiny_folder, tmp_path_factory):
     return save_adapted(tmp_path_factory.mktemp("models"), request.param, tiny_folder)
 
 
-def _job(root, tmp_path, **changes):
+def _job(root, tmp_path, rivals=None, **changes):
     settings = replace(load_params().verification, candidates=(1, 2), batch_size=1)
     settings = replace(settings, **changes)
     folders = {"folder": root / "fdm", "idm": root / "idm", "scratch": tmp_path}
     rest = {"seed": 3, "settings": settings, "device": "cpu", "log_seconds": 9.0, "kept": tmp_path / "kept"}
-    return verification_runs._Job("supervised", 1, draw=2, **folders, **rest)
+    return verification_runs._Job("supervised", 1, draw=2, **folders, **rest, rivals=rivals or {})
 
 
 def test_candidates_have_their_sources_geometry_and_are_kept(runs, items, tmp_path):
@@ -75,6 +75,17 @@ def test_candidates_have_their_sources_geometry_and_are_kept(runs, items, tmp_pa
     for row, item in enumerate(items):
         alone = roles[1].log_likelihood([item.source] * 2, list(scored.images[row]), [item.action] * 2)
         np.testing.assert_allclose(scored.inverse[row], alone, atol=1e-4)
+
+
+def test_rivals_score_the_same_images_and_one_that_is_not_there_says_nothing(runs, items, tmp_path):
+    job = _job(runs, tmp_path / "a", rivals={"idm_same_labels": runs / "idm"})
+    table = verification_runs._candidate_table(items, job)
+    np.testing.assert_allclose(table["idm_same_labels_log_likelihood"], table["idm_log_likelihood"], atol=1e-4)
+    assert table["zero_shot_log_likelihood"].isna().all()
+    other = verification_runs._candidate_table(items, _job(runs, tmp_path / "b", rivals={"zero_shot": runs / "fdm"}))
+    assert not np.allclose(other["zero_shot_log_likelihood"], table["idm_log_likelihood"], atol=1e-2)
+    assert other["zero_shot_log_likelihood"].notna().all()
+    assert set(agreement(table, [2])["verifier"]) == {"likelihood", "idm_same_labels", "random"}
 
 
 def test_shared_prefixes_do_not_change_what_is_chosen(runs, items, tmp_path):

@@ -101,7 +101,8 @@ TABLES: dict[str, Columns] = {
     "doundo/training.csv": {"variant": str, "chain": int, "step": int, "loss": float, "consistency": float},
     "verification/candidates.csv": {
         "arm": str, "chain": int, "draw": int, "subset": str, "id": str, "candidate": int,
-        "idm_log_likelihood": float, "fdm_log_likelihood": float,
+        "idm_log_likelihood": float, "fdm_log_likelihood": float, "zero_shot_log_likelihood": float,
+        "idm_same_labels_log_likelihood": float,
     },
     "evaluation/fdm_scores.csv": {
         "system": str, "chain": int, "subset": str, "id": str, "metric": str, "value": float,

@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from visdyn.evaluation.metrics.registry import AURORA, DOUNDO, metrics
-from visdyn.inference.candidates import KEYS, VERIFIERS
+from visdyn.inference.candidates import KEYS, VERIFIERS, verifiers_of
 
 FIXED = ("copy", "oracle", "shuffled", "blend", "blurred")  # systems that answer the same whatever a chain draws
 SELECTORS = (*VERIFIERS, "random", "oracle")
@@ -132,8 +132,15 @@ def best_of_k(candidates: pd.DataFrame, selector: str, ks: Sequence[int], metric
         weights = np.array([chosen[m][r] for m, r in zip(size, rank, strict=True)]) if columns[selector] else 1 / size
         weighted[k] = (ordered[metric] * weights).where(weights > 0, 0.0)  # what cannot be chosen need not be known
     parts = pd.DataFrame(weighted)
+    if selector in VERIFIERS:  # which one it would choose is unknown where it said nothing of a candidate
+        parts = parts.mask(ordered[columns[selector]].isna())
     by = [ordered[key] for key in KEYS]
     return parts.groupby(by).sum().mask(parts.isna().groupby(by).any())
+
+
+def selectors_of(candidates: pd.DataFrame) -> list[str]:
+    """Return those of `SELECTORS` that can choose among the candidates."""
+    return [*verifiers_of(candidates), "random", "oracle"]
 
 
 def with_scores(candidates: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
@@ -204,7 +211,7 @@ def _verification(table: pd.DataFrame, scores: pd.DataFrame) -> pd.DataFrame:
     most = table.groupby(KEYS).size().min()
     parts = []
     for metric in [name for name in _UNITS[AURORA] if name in table]:
-        for selector in SELECTORS:
+        for selector in selectors_of(table):
             chosen = best_of_k(table, selector, [k for k in SAMPLED if k <= most], metric)
             chosen = chosen.groupby([name for name in chosen.index.names if name != "draw"]).mean()
             long = chosen.rename_axis(columns="k").stack(future_stack=True).rename("value").reset_index()

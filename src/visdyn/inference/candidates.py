@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from visdyn.training.runs import run_name
@@ -21,7 +22,19 @@ from visdyn.trajectory import Trajectory
 FOLDER = "data/generated/candidates"  # of a profile
 KEYS = ["arm", "chain", "draw", "subset", "id"]  # of an item's candidates
 # Who chooses among an item's candidates -> the column of `verification/candidates.csv` that it goes by.
-VERIFIERS = {"idm": "idm_log_likelihood", "likelihood": "fdm_log_likelihood"}
+# `zero_shot` (the base as it is) and `idm_same_labels` (the IDM of the FDM's own labels) are controls of `idm`.
+VERIFIERS = {
+    "idm": "idm_log_likelihood",
+    "likelihood": "fdm_log_likelihood",
+    "zero_shot": "zero_shot_log_likelihood",
+    "idm_same_labels": "idm_same_labels_log_likelihood",
+}
+
+
+def verifiers_of(candidates: pd.DataFrame) -> dict[str, str]:
+    """Return those of `VERIFIERS` that said something of the candidates: verifier -> column."""
+    return {name: column for name, column in VERIFIERS.items()
+            if column in candidates and candidates[column].notna().any()}  # fmt: skip
 
 
 def candidate_folder(folder: Path, arm: str, chain: int, draw: int, candidate: int) -> Path:

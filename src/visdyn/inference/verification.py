@@ -12,7 +12,7 @@ import torch
 
 from visdyn.compute.store import Store, from_arrays, to_arrays
 from visdyn.images import ImageRef, stacked
-from visdyn.inference.candidates import KEYS, VERIFIERS
+from visdyn.inference.candidates import KEYS, verifiers_of
 from visdyn.inference.generation import generate, restore_geometry
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
 from visdyn.models.token.unified import TokenForwardDynamics, TokenInverseDynamics
@@ -97,20 +97,38 @@ def score_candidates(
     candidates of an item are one image, which is scored once.
     """
     images, codes = generate(forward_model, trajectories, k, seed)
-    # Item-major, as `generate` orders its images: D distinct rows of (N * K, 1 + h * w), the item's number first
-    rows = np.arange(len(trajectories)).repeat(k)
-    named = np.column_stack([rows, codes.reshape(len(rows), -1)])
-    _, first, copies = np.unique(named, axis=0, return_index=True, return_inverse=True)
-    rows, sources = rows[first], [item.source for item in trajectories]
-    actions = [trajectories[row].action for row in rows]
-    # The candidates are encoded again from their pixels: a verifier sees images, not the FDM's codes.
+    inverse = score_actions(inverse_model, trajectories, images, codes)
+    rows, first, copies = _find_distinct(codes)
+    sources = forward_model.model.encode([item.source for item in trajectories])
+    distinct = codes.reshape(-1, *codes.shape[2:])[first]  # (D, h, w)
+    forward = forward_model.score_codes(sources[rows], [trajectories[row].action for row in rows], distinct).mean
+    return Candidates(images, codes, inverse, forward.numpy()[copies].reshape(codes.shape[:2]))
+
+
+def score_actions(
+    inverse_model: TokenInverseDynamics, trajectories: Sequence[Trajectory], images: np.ndarray, codes: np.ndarray
+) -> np.ndarray:
+    """Return log p(a | o_s, candidate) of every candidate by any model that reads actions, float32 (N, K).
+
+    Args:
+        images: of the candidates, as of `Candidates`; they are encoded again, for a verifier sees images.
+        codes: of the FDM that drew them (N, K, h, w); equal ones of an item are one image, which is scored once.
+    """
+    rows, first, copies = _find_distinct(codes)
+    sources = inverse_model.model.encode([item.source for item in trajectories])
     flat = [image for row in images for image in row]
     seen = inverse_model.model.encode([flat[place] for place in first])  # (D, h, w)
-    inverse = inverse_model.score_codes(inverse_model.model.encode(sources)[rows], seen, actions).mean
-    distinct = codes.reshape(-1, *codes.shape[2:])[first]  # (D, h, w)
-    forward = forward_model.score_codes(forward_model.model.encode(sources)[rows], actions, distinct).mean
-    scores = (part.numpy()[copies].reshape(images.shape[:2]) for part in (inverse, forward))
-    return Candidates(images, codes, *scores)
+    means = inverse_model.score_codes(sources[rows], seen, [trajectories[row].action for row in rows]).mean
+    return means.numpy()[copies].reshape(codes.shape[:2])
+
+
+def _find_distinct(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the D distinct candidates of codes (N, K, h, w): their items, first places, and whose copy each place is."""
+    # Item-major, as `generate` orders its images: distinct rows of (N * K, 1 + h * w), the item's number first
+    rows = np.arange(len(codes)).repeat(codes.shape[1])
+    named = np.column_stack([rows, codes.reshape(len(rows), -1)])
+    _, first, copies = np.unique(named, axis=0, return_index=True, return_inverse=True)
+    return rows[first], first, copies
 
 
 def score_candidates_in_parts(
@@ -166,7 +184,8 @@ def agreement(candidates: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
     """
     parts = []
     for k in ks:
-        chosen = {name: select_best_candidates(candidates, k, column) for name, column in VERIFIERS.items()}
+        told = verifiers_of(candidates)
+        chosen = {name: select_best_candidates(candidates, k, column) for name, column in told.items()}
         own = chosen["idm"][["arm", "chain"]].reset_index(drop=True)
         same = {
             name: (rows["candidate"].to_numpy() == chosen["idm"]["candidate"].to_numpy()).astype(float)

@@ -48,6 +48,8 @@ EXPERIMENTS = {
 SELECTORS = {
     "idm": "IDM",
     "likelihood": "own likelihood",
+    "zero_shot": "zero-shot model",
+    "idm_same_labels": "IDM of the FDM's labels",
     "random": "chance",
     "oracle": "oracle",
 }

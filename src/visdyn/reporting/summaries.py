@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from visdyn.evaluation.measurements import SELECTORS, best_of_k, with_scores
+from visdyn.evaluation.measurements import best_of_k, selectors_of, with_scores
 from visdyn.inference.candidates import KEYS
 
 
@@ -139,7 +139,12 @@ def verification_curves(
         for one), n (items of a draw; the smallest count where they differ), chains, draws (of a chain).
     """
     most = candidates.groupby(["arm", "chain", "draw", "subset", "id"]).size().min()
-    curves = [expected_best_of_k(candidates, selector, k, metric) for selector in SELECTORS for k in ks if k <= most]
+    curves = [
+        expected_best_of_k(candidates, selector, k, metric)
+        for selector in selectors_of(candidates)
+        for k in ks
+        if k <= most
+    ]
     frame = pd.concat(curves, ignore_index=True).dropna(subset=["value"])
     keys = ["arm", "selector", "k", "chain", "draw"]
     mean = frame.groupby(keys).agg(value=("value", "mean"), n=("n", "sum")).reset_index().assign(subset="all")

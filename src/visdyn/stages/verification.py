@@ -4,23 +4,26 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from visdyn.compute.pool import map_processes
 from visdyn.compute.progress import Progress
 from visdyn.compute.seeds import sampling_seed
-from visdyn.inference.candidates import FOLDER, keep_candidates
-from visdyn.inference.verification import score_candidates_in_parts
+from visdyn.inference.candidates import FOLDER, KEYS, VERIFIERS, keep_candidates
+from visdyn.inference.verification import score_actions, score_candidates_in_parts
+from visdyn.models import load_model
 from visdyn.models.dynamics_pair import load_dynamics
+from visdyn.params.prompts import SENTENCES, Prompts
 from visdyn.params.verification import Verification
 from visdyn.pipeline.stage import Stage
 from visdyn.training.runs import run_name
 from visdyn.trajectory import Trajectory
 
-COLUMNS = ["arm", "chain", "draw", "subset", "id", "candidate", "idm_log_likelihood", "fdm_log_likelihood"]
+COLUMNS = [*KEYS, "candidate", *VERIFIERS.values()]
 _BATCHES_IN_A_PART = 4
 
 
@@ -39,10 +42,12 @@ class _Job:
     settings: Verification
     device: str
     log_seconds: float
+    rivals: dict[str, str] = field(default_factory=dict)
+    prompts: Prompts = SENTENCES  # of a rival that brings no words
 
 
 def candidate_tables(stage: Stage, runs: Sequence[tuple[str, int, Path]], items: Sequence[Trajectory]) -> pd.DataFrame:
-    """Sample the candidates of every test item with every FDM, keep them, and score them by both models.
+    """Sample every FDM's candidates of every test item, keep them, and score them by both models and two controls.
 
     The images lie in data/generated/candidates (`inference/candidates.py`), where stage `evaluation` judges them.
     Where the FDM and the IDM are adapters of one base, the base is loaded once.
@@ -53,6 +58,9 @@ def candidate_tables(stage: Stage, runs: Sequence[tuple[str, int, Path]], items:
     Returns:
         verification/candidates.csv.
     """
+    # Controls of the IDM; the column of one that is not trained stays empty.
+    rivals = {"zero_shot": stage.settings.idm.base}
+    rivals |= {"idm_same_labels": "models/idm_same_labels"} if stage.settings.idm.same_labels else {}
     kept = stage.path(FOLDER)
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
@@ -67,6 +75,8 @@ def candidate_tables(stage: Stage, runs: Sequence[tuple[str, int, Path]], items:
             settings=stage.params,
             device=stage.device,
             log_seconds=stage.settings.runtime.log_seconds,
+            prompts=stage.settings.prompts,
+            rivals={name: stage.reference(folder, run[1]) for name, folder in rivals.items()},
         )
         for run in runs
         for draw in range(stage.params.repeats)
@@ -85,9 +95,16 @@ def _candidate_table(items: Sequence[Trajectory], job: _Job) -> pd.DataFrame:
     scored = score_candidates_in_parts(forward, inverse, items, k, job.seed, job.scratch, part, progress.add)
     keep_candidates(job.kept, job.arm, job.chain, job.draw, items, scored.images)
     keys = {"subset": [item.subset for item in items], "id": [item.id for item in items]}
+    said = dict.fromkeys(VERIFIERS, np.full((len(items), k), np.nan))
+    said |= {"idm": scored.inverse, "likelihood": scored.forward}
+    del forward, inverse  # at full size there is no room for a third
+    for name, folder in job.rivals.items():
+        rival = load_model(folder, "idp", job.device, prompts=job.prompts, **options)
+        parts = [slice(start, start + part) for start in range(0, len(items), part)]
+        said[name] = np.concatenate([score_actions(rival, items[p], scored.images[p], scored.codes[p]) for p in parts])
     tables = [
         pd.DataFrame(keys).assign(
-            candidate=index, idm_log_likelihood=scored.inverse[:, index], fdm_log_likelihood=scored.forward[:, index]
+            candidate=index, **{column: said[name][:, index] for name, column in VERIFIERS.items()}
         )
         for index in range(k)
     ]

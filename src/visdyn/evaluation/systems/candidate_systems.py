@@ -15,7 +15,7 @@ import pandas as pd
 
 from visdyn.evaluation.benches.bench import AURORA_BENCH
 from visdyn.evaluation.systems.outputs import FORWARD, SystemImages
-from visdyn.inference.candidates import KEYS, VERIFIERS, candidate_folder
+from visdyn.inference.candidates import KEYS, VERIFIERS, candidate_folder, verifiers_of
 from visdyn.inference.verification import select_best_candidates
 from visdyn.params.evaluation import JudgeEntry
 from visdyn.trajectory import Trajectory
@@ -117,7 +117,7 @@ def best_of_rows(
     parts = [(f"_best_of_{k}", select_best_candidates(candidates, k, VERIFIERS["idm"])) for k in ks if k > 1]
     if COMPARED_K in ks:
         ending = f"_best_of_{COMPARED_K}_by_"
-        others = {name: column for name, column in VERIFIERS.items() if name != "idm"}
+        others = {name: column for name, column in verifiers_of(candidates).items() if name != "idm"}
         parts += [(ending + name, select_best_candidates(candidates, COMPARED_K, others[name])) for name in others]
         parts.append((f"{ending}random", candidates[candidates["candidate"] == 0]))
         if oracle is not None:
