@@ -149,8 +149,9 @@ def _judge_scores(liquid: bool) -> pd.DataFrame:
         for subset, group in _items().groupby("subset", sort=False):
             value = printed("b_table2", panel="Forward", row=names.SUBSETS[subset][0], column=systems[system][0])
             parts += [group.assign(system=system, criterion=criterion, value=value) for criterion in evidence.CRITERIA]
-    frame = pd.concat(parts).assign(judge="GPT-4o", paper="B", chain=0, direction="forward", reverse_from="", prompt="",
-                                    repeat=0)  # fmt: skip
+    asked = {"judge": "GPT-4o", "judge_prompt": "paper", "prompt_version": "1-0a1b2c3d", "paper": "B"}
+    where = {"chain": 0, "direction": "forward", "reverse_from": "", "prompt": "", "repeat": 0}
+    frame = pd.concat(parts).assign(**asked, **where)
     return frame[list(reporting_extra.judge_scores(np.random.default_rng(0)).columns)]
 
 
@@ -211,8 +212,8 @@ def _doundo_judge_scores() -> pd.DataFrame:
                 for criterion, head in criteria.items():
                     value = printed("d_table6", row=label, column=f"{head}-{suffix}")
                     value = 8.0 if np.isnan(value) else value
-                    rows.append(("Gemini", "D", system, 0, verb, f"{verb}-1", direction, origin, "long", 0, criterion,
-                                 value))  # fmt: skip
+                    asked = ("Gemini", "kit", "1-4e5f6a7b", "D", system, 0, verb, f"{verb}-1", direction, origin)
+                    rows.append((*asked, "long", 0, criterion, value))
     return pd.DataFrame(rows, columns=list(reporting_extra.judge_scores(np.random.default_rng(0)).columns))
 
 

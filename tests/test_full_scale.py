@@ -80,7 +80,7 @@ def test_no_printed_column_of_a_system_with_results_is_empty(results, name):
 def test_both_families_stand_in_one_table(results, chameleon):
     frame = built(results, "b_table2")
     papers = frame[(frame["panel"] == PAPERS) & frame["value"].notna()]
-    assert set(published.load("b_table2")["column"]) == set(papers["column"])
+    assert set(published.load("b_table2")["column"]) <= set(papers["column"])
     alone = built(chameleon, "b_table2")
     assert alone.loc[alone["column"].str.startswith("L-"), "value"].isna().all()
     assert np.isfinite(cell(built(results, "b_table1"), row="Liquid IDM", column="BS")["value"])

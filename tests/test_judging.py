@@ -53,7 +53,7 @@ def systems():
 
 def judges(url, **changes):
     entry = {"kind": "endpoint", "name": "tester", "model": "judge-1", "base_url": url, "key_variable": "JUDGE_KEY",
-             "repeats": REPEATS, "concurrency": 3, "backoff_s": 0.01, "max_attempts": 3, "timeout_s": 1.0,
+             "repeats": REPEATS, "concurrency": 3, "backoff_s": 0.01, "max_attempts": 3, "timeout_s": 4.0,
              "price_in": 1.0, "price_out": 2.0}  # fmt: skip
     return (JudgeEntry("region"), JudgeEntry(**(entry | changes)))
 
@@ -90,7 +90,7 @@ def test_the_final_table_is_right_whatever_the_endpoint_does(serve, tmp_path, ca
     troubles = {
         "0": lambda nth: (429, {"Retry-After": "0.05"}, "{}") if nth == 1 else None,
         "1": lambda nth: (500, {}, "") if nth < 3 else None,
-        "2": lambda nth: over.wait(2) and None if nth == 1 else None,  # a time-out
+        "2": lambda nth: over.wait(8) and None if nth == 1 else None,  # a time-out
         "3": lambda nth: completion("I would rather not say."),  # unreadable, every time
         "4": lambda nth: (200, {"x-cut": "1"}, editing("4", 0)[2]) if nth == 1 else None,  # truncated on the wire
         "10": lambda nth: (200, {}, '{"choices": [') if nth == 1 else None,  # malformed

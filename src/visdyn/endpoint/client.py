@@ -12,12 +12,13 @@ import math
 import os
 import random
 import re
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
-from urllib.parse import quote
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -32,7 +33,8 @@ from visdyn.endpoint.replies import (
     read_reply,
     refused_field,
 )
-from visdyn.endpoint.settings import ENDPOINTS, GEMINI_URL, EndpointSettings
+from visdyn.endpoint.secrets import blot_key, host_problem
+from visdyn.endpoint.settings import ENDPOINTS, GEMINI_URL, EndpointSettings, is_loopback
 
 # By these codes endpoints say that no later request will do better, under statuses that usually mean something else:
 # spent credit and limits at OpenAI (429), a wrong key at Gemini (400).
@@ -152,8 +154,11 @@ class Endpoint:
         self._sleep = sleep or self._stopped.wait
         self._pacer = Pacer(settings.requests_per_minute, time.monotonic, self._sleep_unless_stopped)
         logging.getLogger("httpcore").setLevel(logging.INFO)  # its debug lines quote headers, which may echo the key
-        auth, limits = _EnvironmentKey(settings.key_variable), httpx.Limits(max_connections=settings.concurrency)
-        self._client = httpx.Client(auth=auth, timeout=settings.timeout_s, limits=limits)
+        # A connection serves one request, so that the deadline can cut it; what is local needs no proxy.
+        limits = httpx.Limits(max_connections=settings.concurrency, max_keepalive_connections=0)
+        trusted = not is_loopback(urlsplit(settings.base_url).hostname)
+        auth = _EnvironmentKey(settings.key_variable, settings.base_url)
+        self._client = httpx.Client(auth=auth, timeout=settings.timeout_s, limits=limits, trust_env=trusted)
 
     def __enter__(self) -> Endpoint:
         return self
@@ -239,17 +244,18 @@ class Endpoint:
 
     def _send_request(self, path: str, content: bytes, kind: str) -> _Answer:
         self._sleep_unless_stopped(0)
-        deadline = time.monotonic() + self.settings.timeout_s
-        address = f"{self.settings.base_url.rstrip('/')}/{path}"
-        try:
-            with self._client.stream("POST", address, content=content, headers={"Content-Type": kind}) as response:
-                text = _read_body(response, deadline).decode("utf-8", errors="replace")
-                return _Answer(response.status_code, dict(response.headers), self._redact_key(text))
-        except httpx.TimeoutException:
-            problem = f"no complete reply within {self.settings.timeout_s:g} s"
-        except httpx.RequestError as error:
-            problem = f"{type(error).__name__}: {error}"
-        return _Answer(None, {}, self._redact_key(problem))
+        address, headers = f"{self.settings.base_url.rstrip('/')}/{path}", {"Content-Type": kind}
+        with _Deadline(self.settings.timeout_s) as deadline:
+            try:
+                with self._client.stream(
+                    "POST", address, content=content, headers=headers, extensions={"trace": deadline.watch}
+                ) as response:
+                    text = _read_body(response).decode("utf-8", errors="replace")
+                    return _Answer(response.status_code, dict(response.headers), self._redact_key(text))
+            except httpx.RequestError as error:
+                late = deadline.passed or isinstance(error, httpx.TimeoutException)
+                limit = f"no complete reply within {self.settings.timeout_s:g} s"
+                return _Answer(None, {}, self._redact_key(limit if late else f"{type(error).__name__}: {error}"))
 
     def _check_answer(self, answer: _Answer, attempts: list[str]) -> None:
         """Return on success; raise ValueError where another attempt may help, an EndpointError where none does."""
@@ -304,23 +310,20 @@ class Endpoint:
             raise EndpointStoppedError(self._reason)
 
     def _redact_key(self, text: str) -> str:
-        key = _read_key(self.settings.key_variable)
         with contextlib.suppress(ValueError, RecursionError):
             text = json.dumps(json.loads(text))  # one way of escaping, whichever the endpoint's was
-        for form in {key, json.dumps(key)[1:-1], quote(key, safe="")} - {""}:
-            text = text.replace(form, "[key]")
-        return text
+        return blot_key(text, _read_key(self.settings.key_variable))
 
 
 class _EnvironmentKey(httpx.Auth):
     """Adds the key to a request on its way out; also keeps the library from looking for one in ~/.netrc."""
 
-    def __init__(self, variable: str):
-        self.variable = variable
+    def __init__(self, variable: str, base_url: str):
+        self.variable, self.base_url = variable, base_url
 
     def auth_flow(self, request: httpx.Request) -> Iterator[httpx.Request]:
         if self.variable:
-            if problem := _key_problem(self.variable):
+            if problem := host_problem(self.variable, self.base_url) or _key_problem(self.variable):
                 raise EndpointStoppedError(problem)
             request.headers["Authorization"] = "Bearer " + _read_key(self.variable)
         yield request
@@ -335,15 +338,38 @@ def _parse_json(text: str) -> object:
     return body[0] if isinstance(body, list) and body else body
 
 
-def _read_body(response: httpx.Response, deadline: float) -> bytes:
-    # The library's time-out starts anew with each byte; a reply that trickles needs a deadline.
+class _Deadline:
+    """Cuts a request's connection after so many seconds; the library's time-out starts anew with each byte."""
+
+    def __init__(self, seconds: float):
+        self.passed, self._streams, self._timer = False, [], threading.Timer(seconds, self._cut)
+
+    def __enter__(self) -> _Deadline:
+        self._timer.daemon = True
+        self._timer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.cancel()
+
+    def watch(self, event: str, info: Mapping[str, object]) -> None:
+        """Take the connection from the library's trace."""
+        if event.endswith(("connect_tcp.complete", "start_tls.complete")):
+            self._streams.append(info["return_value"])
+
+    def _cut(self) -> None:
+        self.passed = True
+        for stream in self._streams[-1:]:
+            with contextlib.suppress(OSError):  # it is closed already
+                stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
+
+
+def _read_body(response: httpx.Response) -> bytes:
     body = bytearray()
     for part in response.iter_bytes():
         body += part
         if len(body) > MAX_REPLY_BYTES:
             raise httpx.ReadError(f"the reply is longer than {MAX_REPLY_BYTES} bytes")
-        if time.monotonic() > deadline:
-            raise httpx.ReadTimeout("the reply trickles")
     return bytes(body)
 
 

@@ -76,11 +76,15 @@ class EndpointSettings:
         if self.key_variable and not re.fullmatch(r"[A-Z_][A-Z0-9_]{0,63}", self.key_variable):
             raise ValueError("key_variable is not the name of an environment variable in capitals, such as "
                              "OPENAI_API_KEY; export the key under such a name and give the name")  # fmt: skip
+        if re.search(r"[\s\x00-\x1f\x7f]", self.base_url):
+            raise ValueError(
+                "base_url holds a space, a line break or another control character; write the address alone"
+            )
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError("base_url is not an http or https address, such as https://api.openai.com/v1")
         if "@" in address.netloc or address.query or address.fragment:
             raise ValueError("base_url has credentials or a query; name the key's variable in key_variable instead")
-        if self.key_variable and address.scheme == "http" and not (self.allow_http or _is_loopback(address.hostname)):
+        if self.key_variable and address.scheme == "http" and not (self.allow_http or is_loopback(address.hostname)):
             raise ValueError(f"http would send the key to {address.hostname} unencrypted; use https or set allow_http")
 
     def sampling_of(self, repeat: int) -> dict:
@@ -88,7 +92,8 @@ class EndpointSettings:
         return dict(self.sampling) | ({} if self.seed is None else {"seed": self.seed + repeat})
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Tell whether an address stays on this machine."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pandas as pd
 from matplotlib.figure import Figure
 
-from visdyn.reporting import names, summaries
+from visdyn.reporting import names, published, roster, summaries
 from visdyn.reporting.figures import bootstrapping_figures as figures_bootstrapping
 from visdyn.reporting.figures import doundo_figures as figures_doundo
 from visdyn.reporting.figures import figure_parts as figures_shared
@@ -98,6 +98,13 @@ def _draw_verification(results: Results) -> Figure:
     return figures_bootstrapping.verification_curves(curves, lines)
 
 
+def _draw_preferences(results: Results) -> Figure:
+    rates = summaries.preference_rates(results.read("probing/likelihoods.csv"))
+    printed = published.load("b_figure2")["column"]
+    named = [roster.printed(model, "B", printed, model) for model in rates["model"]]
+    return figures_bootstrapping.preference_heatmaps(rates.assign(model=named))
+
+
 def _draw_judges(results: Results) -> Figure:
     judges = {judge.panel or "GPT-4o": judge.scores for judge in tables_bootstrapping.judges(results, "")}
     drawn = {
@@ -137,9 +144,7 @@ def _benchmark_set(results: Results) -> Figure:
 
 
 FIGURES: dict[str, FigureBuilder] = {
-    "b_figure2": lambda results: figures_bootstrapping.preference_heatmaps(
-        summaries.preference_rates(results.read("probing/likelihoods.csv"))
-    ),
+    "b_figure2": _draw_preferences,
     "b_figure3": lambda results: figures_bootstrapping.recognition_weights(
         results.arrays("evaluation/recognition_weights.npz")
     ),

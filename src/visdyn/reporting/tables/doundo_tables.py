@@ -64,7 +64,7 @@ def table4(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
         cells = summaries.over_chains(scores, ["system", "criterion", "column"])
         cells = _in_order(cells, published["panel"]).rename(columns={"row": "panel", "criterion": "row"})
         cells = cells.assign(row=cells["row"] + (f", {judge.panel}" if judge.panel else ""))
-        parts.append(cells.assign(metric="score", instrument=judge.instrument))
+        parts.append(cells.assign(metric="score", instrument=judge.instrument, note=judge.note))
     cells = pd.concat(parts)
     if cells.empty:
         raise ResultError(f"{SCORES} has no instruction or identity scores; run stage evaluation_doundo")
@@ -160,8 +160,13 @@ class _Judged:
     instrument: str
     scores: pd.DataFrame
 
+    @property
+    def note(self) -> str:
+        """What is said of it where it stands under the paper's head: that it was asked by another prompt."""
+        return "" if self.panel else self.instrument
+
     def place(self, cells: pd.DataFrame) -> pd.DataFrame:
-        return cells.assign(panel=self.panel, metric="score", instrument=self.instrument)
+        return cells.assign(panel=self.panel, metric="score", instrument=self.instrument, note=self.note)
 
 
 def _judge_scores(results: Results) -> list[_Judged]:

@@ -54,14 +54,18 @@ def head(judge: str, paper: str, papers: str = "") -> str:
 
 
 def is_papers(judge: str, paper: str) -> bool:
-    """Tell whether a judge is the one that the paper asked, with the paper's prompt."""
+    """Tell whether a judge, by its name in tables, is the paper's, asked the paper's prompt where one is printed."""
     name, other_prompt, _ = judge.partition(" (prompt ")
-    return not other_prompt and PAPERS_JUDGE[paper] in "".join(char for char in name.lower() if char.isalnum())
+    known = PAPERS_JUDGE[paper] in "".join(char for char in name.lower() if char.isalnum())
+    return known and (not other_prompt or bool(_PROMPT[paper]))
 
 
 def instrument(judge: str, paper: str) -> str:
     """Return how a judge differs from the paper's, "" where it does not."""
-    return _PROMPT[paper] if is_papers(judge, paper) else f"judge {judge}"
+    if not is_papers(judge, paper):
+        return f"judge {judge}"
+    asked = judge.partition(" (prompt ")[2].removesuffix(")")
+    return f"{_PROMPT[paper]}; asked by prompt {asked}" if asked else _PROMPT[paper]
 
 
 def name_papers_judge(frame: pd.DataFrame, paper: str) -> pd.DataFrame:
