@@ -53,7 +53,7 @@ def test_everything_with_results_is_built(status):
 def test_page_stands_alone(page):
     assert "<script" not in page
     assert not re.findall(
-        r'(?:src|href)="(?!#|data:|https://arxiv|notebooks/|tables/|figures/|claims\.csv)[^"]+"', page
+        r'(?:src|href)="(?!#|data:|https://arxiv|notebooks/|tables/|figures/|claims\.csv|machine\.json)[^"]+"', page
     )
     assert not re.findall(r"url\(", page)
     assert page.count("data:image/png;base64,") > 10
