@@ -149,6 +149,14 @@ def test_a_system_copied_over_chains_does_not_narrow_the_interval(tmp_path):
     assert "chain 2 is a copy of chain 1" in twice.note
 
 
+def test_a_system_that_is_never_right_is_no_copy_of_itself(tmp_path):
+    (claim,) = claims(tmp_path, **SCORE)
+    table = scores(np.random.default_rng(12), effect=3.0)
+    table.loc[table["system"] == "supervised", "value"] = 0.0  # a model that cannot do the task, in every chain
+    found = measure(claim, "kitchen", results(fdm=table))
+    assert (found.estimate.chains, found.verdict, found.note) == (3, "holds", "")
+
+
 def test_what_no_chain_draws_is_compared_with_every_chain(tmp_path):
     (claim,) = claims(tmp_path, **SCORE | {"of": {"system": "copy"}, "side": "below"})
     table = scores(np.random.default_rng(4))

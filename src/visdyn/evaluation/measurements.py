@@ -70,7 +70,9 @@ class Measurements:
         self.read, self._rows, self._answers = read, {}, {}
 
     def rows(self, table: str) -> pd.DataFrame:
-        """Return a table's rows: chain (int), item, cluster (str), value (float), and its view's columns.
+        """Return a table's rows: chain (int), item, cluster (str), value (float), answer, and its view's columns.
+
+        `answer` is what the system itself gave, where the value is only whether that was right.
 
         Raises:
             NotMeasuredError: there is no such result.
@@ -79,11 +81,14 @@ class Measurements:
             chosen, found = VIEWS[table], self.read(table)
             scores = [self.read(chosen.scores)] if chosen.scores else []
             rows = chosen.build(found if chosen.drawn else found.assign(chain=0), *scores)
-            self._rows[table] = rows[["chain", "item", "cluster", "value", *chosen.columns]]
+            rows = rows if "answer" in rows else rows.assign(answer=rows["value"])
+            self._rows[table] = rows[["chain", "item", "cluster", "value", "answer", *chosen.columns]]
         return self._rows[table]
 
     def answers(self, table: str, system: str) -> dict[int, bytes]:
         """Return everything that a system answered in a table, in one order of rows for all chains: chain -> bytes.
+
+        A chain with one answer throughout is left out: a model that is never right is so in every chain, copied or not.
 
         Raises:
             NotMeasuredError: there is no such result.
@@ -91,8 +96,8 @@ class Measurements:
         if (table, system) not in self._answers:
             rows, chosen = self.rows(table), VIEWS[table]
             rows = rows[rows[chosen.system] == system].sort_values(["item", *chosen.columns], kind="stable")
-            found = {int(chain): part["value"].to_numpy(float).tobytes() for chain, part in rows.groupby("chain")}
-            self._answers[table, system] = found
+            drawn = {int(chain): pd.util.hash_array(part["answer"].to_numpy()) for chain, part in rows.groupby("chain")}
+            self._answers[table, system] = {chain: own.tobytes() for chain, own in drawn.items() if np.ptp(own) > 0}
         return self._answers[table, system]
 
 
@@ -174,13 +179,15 @@ def _preferences(table: pd.DataFrame) -> pd.DataFrame:
     known = negatives["log_likelihood"].notna() & negatives["reference"].notna()
     value = (negatives["reference"] > negatives["log_likelihood"]).astype(float).where(known)
     item = negatives["subset"] + "/" + negatives["id"]
-    return negatives.assign(item=item, cluster=item, value=value, metric="preferred")
+    return negatives.assign(
+        item=item, cluster=item, value=value, metric="preferred", answer=negatives["log_likelihood"]
+    )
 
 
 def _predictions(table: pd.DataFrame) -> pd.DataFrame:
     item = table["subset"] + "/" + table["id"]
     value = (table["reference"].str.lower() == table["prediction"].str.lower()).astype(float)
-    return table.assign(item=item, cluster=item, value=value, metric="exact")
+    return table.assign(item=item, cluster=item, value=value, metric="exact", answer=table["prediction"].fillna(""))
 
 
 def _annotation(table: pd.DataFrame) -> pd.DataFrame:
