@@ -175,7 +175,8 @@ def test_steps_follow_from_epochs_and_the_arm():
     for wrong in ({"epochs": None}, {"steps": 5}):
         with pytest.raises(ValueError, match="write a number for one, null for the other"):
             replace(training, **wrong)
-    params = replace(load_params(".").fdm, training=training)
+    arms = {"arms": ("supervised", "synthetic"), "first_chain_arms": ("synthetic_weighted_true",)}
+    params = replace(load_params(".").fdm, training=training, **arms)
     sizes = {0: {"supervised": 16, "idm": 9, "true": 1}, 1: {"supervised": 16, "idm": 1}}
     inputs = {chain: ChainInputs("base", 0, {}, own) for chain, own in sizes.items()}
     table = arms_table(params, inputs).set_index(["arm", "chain"])["steps"]

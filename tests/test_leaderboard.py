@@ -124,7 +124,7 @@ def test_every_metric_of_the_results_is_registered_and_headed_as_the_papers_prin
     for paper, name in measures[["paper", "metric"]].itertuples(index=False):
         assert metric(name, "aurora" if paper == "B" else DOUNDO).paper == paper
     headings = [metric("dino", DOUNDO).heading("reverse"), metric("epe_norm", DOUNDO).heading("reverse")]
-    assert headings == ["DINO-R", "EPE (OF)"]
+    assert headings == ["DINO-R", "EPE, share of the side"]
     for bench in PAPERS:  # one heading is one column
         printed = [entry.printed_as for entry in metrics(bench) if entry.name not in ("embedding", "bert_score")]
         assert len(set(printed)) == len(printed)

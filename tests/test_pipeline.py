@@ -61,7 +61,7 @@ def test_the_shell_s_arithmetic_does_not_reach_a_stage(toy, capsys, monkeypatch)
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "default")
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     shown = "import os, torch\nprint(torch.backends.cpu.get_cpu_capability(), os.environ['MKL_CBWR'])"
-    make_repository(toy, shown, "print(os.environ.get('ACCELERATE_MIXED_PRECISION'), stage.scratch().parent.name)")
+    make_repository(toy, shown, "print(os.environ.get('ACCELERATE_MIXED_PRECISION'), stage.scratch().name)")
     executed = run_stage("fdm")
     assert outputs(executed).split()[:3] == ["AVX2", "COMPATIBLE", "None"]
     assert outputs(executed).strip().endswith("-portable")  # a native run's unfinished work is not continued
@@ -263,7 +263,7 @@ def test_tables_are_sorted_short_and_free_of_minus_zero(toy):
     table = pd.DataFrame({"arm": ["b", "a"], "chain": [1, 2], "step": 5, "loss": [1 / 3, -0.0]})
     path = stage.write_table(table, "training.csv")
     assert path == toy / "reports/results/fdm/training.csv"
-    assert path.read_bytes() == b"arm,seed,step,loss\na,2,5,0\nb,1,5,0.333333\n"
+    assert path.read_bytes() == b"arm,chain,step,loss\na,2,5,0\nb,1,5,0.333333\n"
     assert list(stage.read_table("fdm/training.csv").columns) == ["arm", "chain", "step", "loss"]
     with pytest.raises(ResultTableError, match=r"fdm/training\.csv has the columns value"):
         stage.write_table(table.assign(value=1.0), "training.csv")

@@ -134,7 +134,7 @@ def test_a_model_that_is_absent_is_listed_and_the_others_are_probed(profile):
 def test_finished_models_are_kept_until_the_stage_is_done(profile):
     kept = sorted(path.name for path in profile.glob(".visdyn/scratch/probing/test/likelihoods/*"))
     assert len(kept) == 10
-    assert "Qwen2.5-VL-7B-Instruct.csv" in kept
+    assert "Qwen2.5-VL-7B-Instruct-s0.csv" in kept
 
 
 @pytest.mark.parametrize("name", [*(probed.checkpoint.split("/")[1] for probed in PROBED_MODELS), "Liquid_V1_7B"])

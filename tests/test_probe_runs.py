@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from visdyn.inference.probing import COLUMNS, preferences, probe
+from visdyn.params.prompts import SENTENCES
 from visdyn.stages import probing as probe_runs
 from visdyn.stages.probing import labels, probe_models, read_rows, write_rows
 from visdyn.trajectory import Trajectory
@@ -26,7 +27,7 @@ def stage(tiny_folder, tmp_path):
     settings = {"definitions": ("auto",), "draws": 1, "shared_prefixes": False, "batch_size": 64}
     return SimpleNamespace(
         params=SimpleNamespace(models=(str(tiny_folder),), **settings),
-        settings=SimpleNamespace(runtime=SimpleNamespace(log_seconds=9.0)),
+        settings=SimpleNamespace(runtime=SimpleNamespace(log_seconds=9.0), prompts=SENTENCES),
         seed=0,
         device="cpu",
         in_chains=lambda name: [(0, name)],

@@ -18,7 +18,7 @@ from visdyn.paths import shared_data
 from visdyn.quarantine import Quarantine
 from visdyn.trajectory import Trajectory, negatives
 
-COLUMNS = ["model", "definition", "task", "subset", "id", "kind", "log_likelihood", "num_tokens"]
+COLUMNS = ["model", "chain", "definition", "task", "subset", "id", "kind", "log_likelihood", "num_tokens"]
 ACTIONS = ["open the cup", "close the red cup", "take lamp", "put the cup on the blue drawer"]
 
 
@@ -126,7 +126,7 @@ def test_definitions_are_those_that_a_model_has(tiny):
 
 
 def _likelihoods(kind, values):
-    constants = {"model": "m", "definition": "D1", "task": "fdp", "subset": "ag", "kind": kind}
+    constants = {"model": "m", "chain": 0, "definition": "D1", "task": "fdp", "subset": "ag", "kind": kind}
     return pd.DataFrame({**constants, "id": [str(row) for row in range(len(values))], "log_likelihood": values})
 
 
@@ -135,7 +135,7 @@ def test_preferences_count_strictly_likelier_references_and_ties():
     copy = _likelihoods("copy_observation", [-1.0, -2.5, -2.0, -1.0])
     inverse = _likelihoods("inverse_observation", [-9.0, -9.0, -9.0, -4.0])
     rates = preferences(pd.concat([copy, reference, inverse])).set_index("kind")
-    assert list(rates) == ["model", "definition", "task", "preferred", "ties", "n"]
+    assert list(rates) == ["model", "chain", "definition", "task", "preferred", "ties", "n"]
     assert rates.loc["copy_observation", ["preferred", "ties", "n"]].tolist() == [25, 25, 4]
     assert rates.loc["inverse_observation", ["preferred", "ties", "n"]].tolist() == [75, 25, 4]
 

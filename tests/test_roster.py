@@ -57,7 +57,7 @@ def test_a_roster_says_measured_imported_or_what_is_needed(results, tmp_path):
     assert rows.loc["PixInst", "status"] == "not run"
     assert "no GPU here" in rows.loc["PixInst", "how"]
     assert "instruct-pix2pix" in rows.loc["PixInst", "needs"]
-    assert rows.loc["L-FDM", ["status", "cells"]].tolist() == ["not run", "0 of 14"]
+    assert rows.loc["L-FDM", ["status", "cells"]].tolist() == ["not run", "0 of 8"]
     text = (results.profile / "reports/tables/b_table2.md").read_text()
     assert "| GoT | not run |" in text
     frame = pd.read_csv(results.profile / "reports/tables/b_table2.csv")

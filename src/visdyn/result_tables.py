@@ -47,6 +47,10 @@ _SYSTEMS: Columns = {
 _MEASURES: Columns = {
     "paper": str, "metric": str, "measured_with": str, "status": str, "n": int, "empty": int, "note": str,
 }  # fmt: skip
+_DOUNDO_SCORES: Columns = {
+    "system": str, "chain": int, "direction": str, "reverse_from": str, "prompt": str, "verb": str, "familiarity": str,
+    "id": str, "metric": str, "value": float,
+}  # fmt: skip
 _LEADERBOARD: Columns = {
     "paper": str, "metric": str, "system": str, "mean": float, "n": int, "low": float, "high": float,
     "interval_over": str, "num_chains": int, "reference": str, "difference": float, "difference_low": float,
@@ -121,10 +125,7 @@ TABLES: dict[str, Columns] = {
     "evaluation/measures.csv": _MEASURES,
     "evaluation/leaderboard.csv": _LEADERBOARD,
     "evaluation/quarantine.csv": _QUARANTINE,
-    "evaluation_doundo/doundo_scores.csv": {
-        "system": str, "chain": int, "direction": str, "reverse_from": str, "prompt": str, "verb": str,
-        "familiarity": str, "id": str, "metric": str, "value": float,
-    },
+    "evaluation_doundo/doundo_scores.csv": _DOUNDO_SCORES,
     "evaluation_doundo/judge_scores.csv": _JUDGE_SCORES,
     "evaluation_doundo/judge_runs.csv": _JUDGE_RUNS,
     "evaluation_doundo/systems.csv": _SYSTEMS,
@@ -204,10 +205,7 @@ TABLES: dict[str, Columns] = {
     "robust/fdm_scores.csv": {
         "system": str, "chain": int, "draw": int, "subset": str, "id": str, "metric": str, "value": float,
     },
-    "robust/doundo_scores.csv": {
-        "system": str, "chain": int, "direction": str, "reverse_from": str, "prompt": str, "verb": str,
-        "familiarity": str, "id": str, "metric": str, "value": float,
-    },
+    "robust/doundo_scores.csv": _DOUNDO_SCORES,
     "external/crop_cost.csv": {"subset": str, "n": int, "copy": float, "crop": float, "crop_both": float},
     "external/aurora_copy.csv": {"subset": str, "geometry": str, "n": int, "l1": float, "published": float},
     "external/segments.csv": _SEGMENTS,

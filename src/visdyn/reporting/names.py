@@ -133,7 +133,8 @@ def split_family(name: str) -> tuple[str, str]:
 def _spell_family(printed: str, family: str) -> str:
     if family == CHAMELEON:
         return printed
-    return re.sub("^C-", f"{family[0].upper()}-", printed).replace("Chameleon", family.capitalize())
+    spelled = re.sub("^C-", f"{family[0].upper()}-", printed).replace("Chameleon", family.capitalize())
+    return spelled if spelled != printed else f"{printed} ({family.capitalize()})"
 
 
 def spatial_model(name: str) -> str:

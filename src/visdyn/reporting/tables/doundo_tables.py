@@ -122,7 +122,7 @@ def _similarity_table(
             columns[f"{direction} {entry.name}"] = entry.heading(direction)
     columns |= renamed_columns
     if not _in_papers_pixels(results):
-        columns["forward of_f"] = "OF-F, px of our size"
+        columns["any of_f"] = "OF-F, px of our size"
     undirected = scores["metric"].isin([key.removeprefix("any ") for key in columns if key.startswith("any ")])
     column = (scores["direction"].mask(undirected, "any") + " " + scores["metric"]).map(columns)
     chained = scores["reverse_from"] == "generated"
