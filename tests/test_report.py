@@ -43,7 +43,7 @@ def test_everything_with_results_is_built(status):
         "d_figure13",
         "d_figure14",
         "k_robust",
-    }  # what they are made of is not in the made-up results
+    }  # not in the made-up results
     for item in items.load():
         found = status.loc[item.id, "status"]
         assert (found == "not run") == (item.id in missing or item.status == "not run"), item.id
