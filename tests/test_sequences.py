@@ -56,17 +56,18 @@ def test_loss_weights_stand_on_the_codes_only(tiny, grids):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), min_size=1, max_size=5))
-def test_collated_targets_are_the_last_inputs(shapes):
-    """Left padding: every completion ends at the last position, whatever the lengths."""
+def test_every_target_follows_the_place_that_predicts_it(shapes):
+    """Right padding: each completion stands where its own lengths put it."""
     sequences = [_sequence(*shape) for shape in shapes]
     batch = collate(sequences, pad=1)
-    width = batch["targets"].shape[1]
-    tail = batch["input_ids"][:, -width:]
     scored = batch["targets"] != -100
-    assert torch.equal(tail[scored], batch["targets"][scored])
+    following = batch["input_ids"].gather(1, batch["places"] + 1)
+    assert torch.equal(following[scored], batch["targets"][scored])
+    assert batch["places"][:, 0].tolist() == [prompt - 1 for prompt, _ in shapes]
     assert scored.sum(1).tolist() == [completion for _, completion in shapes]
-    assert batch["attention_mask"].sum(1).tolist() == [sum(shape) for shape in shapes]
-    assert torch.equal(batch["attention_mask"] == 0, batch["input_ids"] == 1)
+    for row, item in zip(batch["input_ids"].tolist(), sequences, strict=True):
+        tokens = [*item.prompt, *item.completion]
+        assert row == tokens + [1] * (len(row) - len(tokens))
     assert torch.equal(batch["weights"] > 0, scored)
 
 
@@ -74,10 +75,11 @@ def test_collated_dtypes():
     batch = collate([_sequence(2, 3), _sequence(4, 1)], pad=1)
     assert {name: value.dtype for name, value in batch.items()} == {
         "input_ids": torch.int64,
-        "attention_mask": torch.int64,
+        "places": torch.int64,
         "targets": torch.int64,
         "weights": torch.float32,
     }
     assert batch["input_ids"].tolist() == [[10, 11, 12, 13, 14], [10, 11, 12, 13, 14]]
-    assert batch["targets"].tolist() == [[12, 13, 14], [-100, -100, 14]]
-    assert batch["weights"][1].tolist() == pytest.approx([0, 0, 1])
+    assert batch["targets"].tolist() == [[12, 13, 14], [14, -100, -100]]
+    assert batch["places"].tolist() == [[1, 2, 3], [3, 0, 0]]
+    assert batch["weights"][1].tolist() == pytest.approx([1, 0, 0])

@@ -37,11 +37,11 @@ class CompletionLoss(nn.Module):
         super().__init__()
         self.lm = lm
 
-    def forward(self, input_ids, attention_mask, targets, weights) -> dict[str, torch.Tensor]:
+    def forward(self, input_ids, places, targets, weights) -> dict[str, torch.Tensor]:
         """Return `loss`: sum(w * nll) / sum(w) over the completions."""
         lm = self.lm.get_base_model() if hasattr(self.lm, "get_base_model") else self.lm
-        hidden = lm.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
-        hidden = hidden[:, -targets.shape[1] - 1 : -1]
+        states = lm.model(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, D)
+        hidden = states[torch.arange(len(places), device=places.device)[:, None], places]  # (B, K, D)
         return {"loss": weighted_cross_entropy(hidden, lm.lm_head.weight, targets, weights)}
 
     def activation_checkpointing_enable(self, **options) -> None:

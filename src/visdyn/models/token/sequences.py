@@ -92,22 +92,37 @@ class SequenceBuilder:
 
 
 def collate(sequences: Sequence[TokenSequence], pad: int) -> dict[str, torch.Tensor]:
-    """Left-pad sequences to one length, so that all completions end at the last position.
+    """Right-pad sequences to one length.
+
+    Under causal attention no token sees what comes after it, so no padding reaches a real token's state and no mask is
+    needed: attention takes its causal path, which has the fast kernels.
 
     Returns:
-        input_ids, attention_mask: int64 (B, T); targets: int64 (B, K), -100 where a completion is shorter than K;
-        weights: float32 (B, K), 0 there. Position T - K - 1 + k predicts targets[:, k].
+        input_ids: int64 (B, T); targets: int64 (B, K), -100 where a completion is shorter than K; places: int64
+        (B, K), the position whose state predicts each target, 0 where there is none; weights: float32 (B, K), 0 there.
     """
-    lengths = [len(item.prompt) + len(item.completion) for item in sequences]
-    longest, width = max(lengths), max(len(item.completion) for item in sequences)  # T, K
-    ids = np.full((len(sequences), longest), pad)
-    mask = np.zeros_like(ids)
-    targets = np.full((len(sequences), width), -100)
-    weights = np.zeros((len(sequences), width), np.float32)
-    for row, (item, length) in enumerate(zip(sequences, lengths, strict=True)):
-        ids[row, longest - length :] = np.concatenate([item.prompt, item.completion])
-        mask[row, longest - length :] = 1
-        targets[row, width - len(item.completion) :] = item.completion
-        weights[row, width - len(item.completion) :] = item.weights
-    tensors = {"input_ids": ids, "attention_mask": mask, "targets": targets, "weights": weights}
+    width = max(len(item.completion) for item in sequences)  # K
+    places = np.zeros((len(sequences), width), np.int64)
+    targets = np.full_like(places, -100)
+    weights = np.zeros(places.shape, np.float32)
+    for row, item in enumerate(sequences):
+        size = len(item.completion)
+        places[row, :size] = np.arange(size) + len(item.prompt) - 1
+        targets[row, :size], weights[row, :size] = item.completion, item.weights
+    tensors = {"input_ids": pad_right(sequences, pad), "places": places, "targets": targets, "weights": weights}
     return {name: torch.from_numpy(values) for name, values in tensors.items()}
+
+
+def pad_right(sequences: Sequence[TokenSequence], pad: int) -> np.ndarray:
+    """Return int64 (B, T): every prompt with its completion, then padding.
+
+    Raises:
+        ValueError: an empty prompt.
+    """
+    if not all(len(item.prompt) for item in sequences):
+        raise ValueError("a sequence has an empty prompt, so that nothing predicts the first token of its completion")
+    rows = [np.concatenate([item.prompt, item.completion]) for item in sequences]
+    ids = np.full((len(rows), max(map(len, rows))), pad, np.int64)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = tokens
+    return ids

@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 
-from visdyn.models.token.scoring import Scores, check_inside_block
+from visdyn.models.token.scoring import POSITIONS_AT_ONCE, Scores, check_inside_block
 from visdyn.models.token.sequences import TokenSequence
 
 MIN_SHARED = 16  # a shorter common stretch costs a pass of its own and saves next to nothing
-_POSITIONS_AT_ONCE = 1024  # fp32 logits of 1,024 positions over 65,536 tokens take 256 MiB
 _PADDING_SLACK = 8  # segments in one pass differ in length by this much, or by an eighth
 
 
@@ -93,23 +92,24 @@ class _TreeScorer:
 
     def _run_nodes(self, nodes: list[_Node], past: _Past | None, rows: torch.Tensor) -> _Past | None:
         ids, filled, positions = (values.to(self.device) for values in self._pad_tokens(nodes))
+        mask = None  # a root attends causally, and its padding comes after all that counts
         if past is not None:
-            filled = torch.cat([past.filled[rows], filled], 1)  # (B, S + W)
+            filled = mask = torch.cat([past.filled[rows], filled], 1)  # (B, S + W)
         keep = bool(nodes[0].children)
         cache = _BranchCache(past, rows, keep)
         output = self.lm.model(
-            input_ids=ids, attention_mask=filled, position_ids=positions, past_key_values=cache, use_cache=True
+            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
         self._add_log_probabilities(nodes, output.last_hidden_state)
         return _Past(cache.kept, filled) if keep else None
 
     def _pad_tokens(self, nodes: list[_Node]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Left-pad the nodes' tokens: ids, mask and positions, int64 (B, W)."""
+        """Right-pad the nodes' tokens: ids, which slots are filled, and positions, int64 (B, W)."""
         width = max(map(len, nodes))  # W
         ids = np.full((len(nodes), width), self.pad)
         mask, positions = np.zeros_like(ids), np.zeros_like(ids)
         for row, node in enumerate(nodes):
-            inside = slice(width - len(node), None)
+            inside = slice(0, len(node))
             ids[row, inside] = self.ids[node.rows[0]][node.start : node.stop]
             mask[row, inside], positions[row, inside] = 1, np.arange(node.start, node.stop)
         return torch.from_numpy(ids), torch.from_numpy(mask), torch.from_numpy(positions)
@@ -119,10 +119,10 @@ class _TreeScorer:
         flat, head = hidden.flatten(0, 1), self.lm.lm_head.weight[self.block]  # (B * W, D), (V, D)
         # Sequences that part after a place want different tokens of the same logits.
         unique, inverse = np.unique(places, return_inverse=True)
-        for start in range(0, len(unique), _POSITIONS_AT_ONCE):
-            part = torch.from_numpy(unique[start : start + _POSITIONS_AT_ONCE]).to(self.device)
+        for start in range(0, len(unique), POSITIONS_AT_ONCE):
+            part = torch.from_numpy(unique[start : start + POSITIONS_AT_ONCE]).to(self.device)
             logits = F.linear(flat[part], head).float()  # (part, V)
-            inside = (inverse >= start) & (inverse < start + _POSITIONS_AT_ONCE)
+            inside = (inverse >= start) & (inverse < start + POSITIONS_AT_ONCE)
             local = torch.from_numpy(inverse[inside] - start).to(self.device)
             picked = logits[local, torch.from_numpy(targets[inside] - self.block.start).to(self.device)]
             log_probabilities = (picked - logits.logsumexp(-1)[local]).double().cpu()
@@ -136,8 +136,8 @@ class _TreeScorer:
                 tokens = self.scored[row]
                 # The state at position i predicts the token at i + 1: this node predicts start + 1 to stop.
                 tokens = tokens[(tokens > node.start) & (tokens <= node.stop)]
-                # Nodes are right-aligned: position `stop` - 1 stands in the last column.
-                places.append(index * width + width - node.stop + tokens - 1)
+                # Nodes are left-aligned: position `start` stands in the first column.
+                places.append(index * width + tokens - 1 - node.start)
                 targets.append(self.ids[row][tokens])
                 rows.append(np.full(len(tokens), row))
         return np.concatenate(places), np.concatenate(targets), np.concatenate(rows)
