@@ -16,10 +16,13 @@ import reporting_extra
 import reporting_results
 import yaml
 
+from visdyn.evaluation.metrics import registry
 from visdyn.evaluation.recorded import evidence
+from visdyn.inference.candidates import VERIFIERS
 from visdyn.paths import repository_root
 from visdyn.reporting import names, published
 from visdyn.reporting.tables.comparison import items_of
+from visdyn.result_tables import TABLES
 from visdyn.stages.human_study import COLUMNS as STUDY
 from visdyn.stages.probing import labels
 from visdyn.stages.spatial import ACCURACY
@@ -39,7 +42,9 @@ LIQUID = {"zero_shot": ("L-ZS", "L-ZS"), "supervised": ("L-FT", "L-FT"), "synthe
 EDITORS = {"InstructPix2Pix": ("PixInst", "PixInstruct"), "GoT": ("GoT", "GoT"), "SmartEdit": ("SE", "SE")}
 RECORDED = {"C-FDM": "synthetic_weighted", "C-FDM w/o LW": "synthetic", "C-FT": "supervised", "SE": "SmartEdit",
             "GoT": "GoT", "PixInstruct": "InstructPix2Pix"}  # fmt: skip
+PAGE = {"base": "BAGEL", "doundo": "BAGEL-DoUndo (Ours)", "Qwen-Image": "Qwen-Image", "FLUX Kontext": "Flux Kontext"}
 METRICS = {"l1_paper": "L1", "clip_i": "CLIP-I", "clip_t": "CLIP-T", "clip_t_edited": "CLIP-T", "dino": "DINO"}
+NEWER = ("dino", "clip_prompt", "action_accuracy", "noun_accuracy", "epe_f", "epe_r")  # of D's newer version
 DOUNDO = {
     "base": ("Bagel", "BAGEL"), "doundo": ("Do-Undo", "Do-Undo"), "doundo_c": ("Do-Undo(c)", "Do-Undo(c)"),
     "Qwen-Image": ("Qwen-Image", "Qwen Image"), "FLUX Kontext": ("Flux Kontext", "Flux Kontext"),
@@ -58,13 +63,15 @@ def write(profile: Path, name: str = "paper") -> Path:
         "idm_evaluation/text_metrics.csv": _text_metrics(liquid),
         "evaluation/fdm_scores.csv": _fdm_scores(liquid),
         "evaluation/judge_scores.csv": _judge_scores(liquid),
+        **_candidates(),
         "evaluation/measures.csv": _measures("B", [*METRICS, "l1_matched"]),
         "evaluation/systems.csv": _systems(liquid),
         "annotation/summary.csv": _summary(),
         "evaluation_doundo/doundo_scores.csv": _doundo_scores(),
         "evaluation_doundo/judge_scores.csv": _doundo_judge_scores(),
-        "evaluation_doundo/measures.csv": _measures("D", ["dino", "clip_t", "epe", "epe_norm", "of_f"]),
+        "evaluation_doundo/measures.csv": _measures("D", [*NEWER, "clip_t", "epe", "epe_norm", "of_f"]),
         "spatial/accuracy.csv": _spatial(liquid),
+        "spatial/missing.csv": pd.DataFrame([("idm", "no folder models/idm")], columns=["model", "reason"]),
         "human_study/table5.csv": _people(),
     }
     for name, frame in tables.items():
@@ -155,10 +162,32 @@ def _judge_scores(liquid: bool) -> pd.DataFrame:
     return frame[list(reporting_extra.judge_scores(np.random.default_rng(0)).columns)]
 
 
+def _candidates() -> dict[str, pd.DataFrame]:
+    """Eight candidates of each of 248 items, drawn twice by C-FT and C-FDM; GPT-4o gives whole scores, and one none."""
+    rng, items = np.random.default_rng(0), _items()
+    keys = pd.MultiIndex.from_product([("supervised", "synthetic_weighted"), (0, 1), items.index, range(8)],
+                                      names=["arm", "draw", "item", "candidate"]).to_frame(index=False)  # fmt: skip
+    drawn = keys.join(items, on="item").drop(columns="item").assign(chain=0)
+    score = rng.integers(0, 11, len(drawn)) * rng.integers(0, 2, len(drawn)).astype(float)
+    own, where = score / 5 + rng.normal(-3, 1, len(drawn)), ["arm", "chain", "draw", "subset", "id", "candidate"]
+    verified = drawn[where].assign(**dict.fromkeys(VERIFIERS.values(), own), fdm_log_likelihood=-2.0)
+    verified = verified.assign(zero_shot_log_likelihood=np.nan, idm_same_labels_log_likelihood=np.nan)
+    values = {"l1_paper": 0.2 - score / 100, "clip_i": 0.8 + score / 100, "clip_t": 0.25, "dino": 0.7 + score / 50}
+    metrics = drawn[where].assign(**values).melt(where, var_name="metric")
+    asked = {"judge": "GPT-4o", "judge_prompt": "paper", "prompt_version": "1-0a1b2c3d", "paper": "B"}
+    asked |= {"direction": "forward", "reverse_from": "", "prompt": "", "repeat": 0, "criterion": "score"}
+    score[0] = np.nan  # refused
+    judged = drawn.assign(**asked, value=score)[list(TABLES["evaluation/candidate_judge_scores.csv"])]
+    return {"verification/candidates.csv": verified, "evaluation/candidate_scores.csv": metrics,
+            "evaluation/candidate_judge_scores.csv": judged}  # fmt: skip
+
+
 def _measures(paper: str, metrics: list[str]) -> pd.DataFrame:
     def facts(metric: str) -> tuple[str, str, str]:
         if metric in ("epe", "epe_norm", "of_f"):
             return "raft", "interpretation", "flow by raft at 512 pixels"
+        if metric in ("epe_f", "epe_r"):
+            return "raft", "full scale", ""
         if metric.startswith("clip_t"):
             return "clip", "interpretation", "caption of the target or of the edited image"
         return metric, "full scale", ""
@@ -197,8 +226,13 @@ def _doundo_scores() -> pd.DataFrame:
                     values = [printed(table, row=row, column=column) for column in columns]
                     value = next((value for value in values if not np.isnan(value)), 0.5)
                     where = {"system": system, "chain": 0, "direction": direction, "reverse_from": origin}
-                    where["familiarity"] = "trained"
+                    where["familiarity"] = "common"
                     parts.append(pairs.assign(**where, prompt=prompt, metric=metric, value=value))
+                for (metric, on), head in registry.NEWER_COLUMNS.items():
+                    if metric != "dino" and (on, prompt) == (direction, "long"):
+                        value = printed("d_page", row=PAGE.get(system, ""), column=head)
+                        value = 0.5 if np.isnan(value) else value / (100 if head[:2] in ("A-", "N-") else 1)
+                        parts.append(pairs.assign(**where, prompt=prompt, metric=metric, value=value))
     order = ["system", "chain", "direction", "reverse_from", "prompt", "verb", "familiarity", "id", "metric", "value"]
     return pd.concat(parts)[order]
 
@@ -219,7 +253,8 @@ def _doundo_judge_scores() -> pd.DataFrame:
 
 def _spatial(liquid: bool) -> pd.DataFrame:
     rows = []
-    for model, (column, _) in (LIQUID if liquid else UNIFIED).items():
+    # profiles/paper asks Liquid too, by the name of its folder; so does profiles/paper_liquid, as its zero-shot model.
+    for model, (column, _) in (LIQUID if liquid else UNIFIED | {"liquid": LIQUID["zero_shot"]}).items():
         for benchmark, row in (("spatialmqa", "SpatialMQA"), ("embspatial", "EmbodiedSpatial-Bench")):
             value = printed("b_table2", panel="Spatial", row=row, column=column) / 100
             counts = (items_of(benchmark), value, value, 0.26, 0.0, value - 0.02, value + 0.02, 0.5, 0.27)

@@ -14,6 +14,8 @@ from PIL import Image
 
 from visdyn.evaluation.benches.aurora_copy import PUBLISHED_COPY_L1
 from visdyn.paths import repository_root, shared_data
+from visdyn.reporting import published
+from visdyn.reporting.provenance import sha256
 from visdyn.stages import external
 
 COMMITTED = repository_root() / external.FOLDER
@@ -122,6 +124,8 @@ def test_committed_results_are_of_the_pinned_data():
         assert record[name]["pinned"] is True
         assert record[name]["sha256"] in {file["sha256"] for file in entry["files"]}
         assert record[name]["revision"] == entry["revision"]
+    hashes = {name: digest for entry in record.values() for name, digest in entry["results"].items()}
+    assert hashes == {path.name: sha256(path) for path in COMMITTED.glob("*.csv")}  # every result has its source
     text = (COMMITTED / "provenance.json").read_text()
     assert not re.search(r'"/|20\d\d-\d\d', text)  # no path of a machine, no date
     assert len(record["aurora_bench"]["quarantined"]) == 2
@@ -133,6 +137,16 @@ def test_committed_copy_row_is_the_papers():
     assert paper["l1"].round(3).to_dict() == PUBLISHED_COPY_L1 == paper["published"].to_dict()
     assert paper["n"].sum() == 248
     assert set(copy["geometry"]) == {"paper", "matched"}
+
+
+def test_committed_cost_of_a_centre_crop_is_nearly_what_the_paper_prints_of_a_model():
+    crop = pd.read_csv(COMMITTED / "crop_cost.csv").set_index("subset")
+    assert crop["n"].sum() == 248
+    assert crop["copy"].round(3).to_dict() == PUBLISHED_COPY_L1
+    assert crop.loc[["ag", "something", "whatsup"], "crop"].round(3).tolist() == [0.162, 0.173, 0.064]
+    printed = published.load("b_table6")
+    printed = printed[(printed["row"] == "L1") & (printed["column"] == "C-FT")].set_index("panel")["value"]
+    assert printed[["AG", "Something", "WhatsUp"]].tolist() == [0.170, 0.184, 0.066]
 
 
 def test_committed_segments_are_what_the_annotations_give(tmp_path):

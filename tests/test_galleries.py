@@ -14,15 +14,16 @@ from visdyn.stages.evaluation.galleries_doundo import _SHOWN, _draw_flows, _writ
 
 def test_no_flow_is_white_and_colours_are_directions():
     flow = np.zeros((10, 10, 2), np.float32)
-    flow[0, 0], flow[0, 1], flow[0, 2] = (2, 0), (-2, 0), (1, 0)  # 2 is a fifth of the side
-    drawn = draw_flow(flow)
+    flow[0, 0], flow[0, 1], flow[0, 2] = (2, 0), (-2, 0), (1, 0)
+    drawn = draw_flow(flow, 2.0)
     assert drawn.dtype == np.uint8
     assert drawn[5, 5].tolist() == [255, 255, 255]
     assert drawn[0, 0].tolist() == [255, 0, 0]
     assert drawn[0, 1, 0] == 0
     assert drawn[0, 1].tolist() != drawn[0, 0].tolist()
     assert 0 < drawn[0, 2, 1] < 255  # half the length, half the colour
-    assert np.array_equal(draw_flow(20 * flow)[0, 0], drawn[0, 0])
+    assert np.array_equal(draw_flow(20 * flow, 2.0)[0, 0], drawn[0, 0])
+    assert (draw_flow(0 * flow, 0.0) == 255).all()
 
 
 def test_six_numbers_of_a_sample_and_none_that_is_unknown():
@@ -40,12 +41,15 @@ def test_flow_maps_are_of_what_the_metrics_compare():
 
     evaluation = SimpleNamespace(starts=["a"], ends=["b"], flow_between=flow)
     maps = _draw_flows(evaluation, "doundo", np.array([0]), ["b"], ["a"])  # done and undone without a fault
-    assert set(maps) == {"doundo_of_f", "doundo_of_r", "doundo_epe"}
-    assert all((one == 255).all() for one in maps.values())
+    names = ["doundo_of_f", "doundo_of_r", "doundo_epe"]
+    assert list(maps) == [*names, *(f"{name}_text" for name in names)]
+    assert all((maps[name] == 255).all() for name in names)
     maps = _draw_flows(evaluation, "doundo", np.array([0]), ["b"], ["c"])  # not undone
     assert (maps["doundo_of_f"] == 255).all()
-    assert (maps["doundo_of_r"] < 255).any()
-    assert (maps["doundo_epe"] < 255).any()
+    assert (maps["doundo_of_r"].min(-1) == 0).all()  # the longest there is: its whole colour
+    assert (maps["doundo_epe"].min(-1) == 0).all()
+    length = np.hypot(0.5, 0.5)
+    assert [maps[f"{name}_text"].item() for name in names] == ["mean 0 px", *[f"mean {length:.3g} px"] * 2]
 
 
 def test_a_photograph_of_one_s_own_is_led_through_its_actions(tmp_path, monkeypatch):

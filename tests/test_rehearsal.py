@@ -62,7 +62,7 @@ def test_the_paper_profile_runs_on_tiny_checkpoints_of_the_public_classes(tmp_pa
     assert adapter.stat().st_size < 2**20  # an adapter, not the base again
     texts = read("idm_evaluation/text_metrics")
     assert texts.loc[texts["metric"] == "bert_score", "value"].notna().all()
-    assert set(read("mining/prompts")["words"]) >= {len(rehearsal.PROMPT.split())}  # the curator's own words
+    assert set(read("mining/prompts")["num_words"]) >= {len(rehearsal.PROMPT.split())}  # the curator's own words
 
     scores, doundo = read("evaluation/fdm_scores"), read("evaluation_doundo/doundo_scores")
     assert {"copy", "oracle", "shuffled", "zero_shot", "supervised", "synthetic_weighted", "InstructPix2Pix"} <= set(

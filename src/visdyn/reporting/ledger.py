@@ -29,7 +29,7 @@ SYSTEMS = {
     "evaluation/fdm_scores.csv": _FDM,
     "evaluation_doundo/doundo_scores.csv": list(names.DOUNDO_SYSTEMS),
     "robust/fdm_scores.csv": [*names.FDM_SYSTEMS, *names.EXPERIMENTS],
-    "robust/doundo_scores.csv": list(names.EXPERIMENTS),
+    "robust/doundo_scores.csv": [f"doundo_c_{weight}" for weight in (0.4, 0.6, 0.8, 1)],  # D, appendix A
     "idm_evaluation/likelihoods.csv": list(names.IDM_MODELS),
     "idm_evaluation/predictions.csv": list(names.IDM_MODELS),
     "verification/candidates.csv": list(names.FDM_SYSTEMS),

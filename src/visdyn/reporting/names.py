@@ -39,10 +39,6 @@ EXPERIMENTS = {
     "synthetic_same_epochs": "C-FDM w/o LW, as many epochs as C-FT",
     "synthetic_weighted_same_epochs": "C-FDM, as many epochs as C-FT",
     "synthetic_weighted_paper_share": "C-FDM, 12 % of the triplets synthetic",
-    "doundo_c_0.4": "Do-Undo(c), weight 0.4",
-    "doundo_c_0.6": "Do-Undo(c), weight 0.6",
-    "doundo_c_0.8": "Do-Undo(c), weight 0.8",
-    "doundo_c_1": "Do-Undo(c), weight 1",
 }
 
 SELECTORS = {
@@ -108,6 +104,13 @@ def fdm_system(name: str) -> str:
         return f"{fdm_system(match[1])}, drawn again ({match[2]})"
     family, plain = split_family(name)
     return _spell_family({**FDM_SYSTEMS, **EXPERIMENTS}.get(plain, plain), family)
+
+
+def doundo_system(name: str) -> str:
+    """Return the printed name of a Do-Undo system; `doundo_c_0.6` becomes `Do-Undo(c), weight 0.6`."""
+    if match := re.fullmatch(r"doundo_c_([\d.e-]+)", name):
+        return f"{DOUNDO_SYSTEMS['doundo_c']}, weight {match[1]}"
+    return DOUNDO_SYSTEMS.get(name, name)
 
 
 def idm_model(name: str) -> str:

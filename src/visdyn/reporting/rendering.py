@@ -13,7 +13,7 @@ from visdyn.reporting.builders import FIGURES, SCHEMATICS, TABLES
 from visdyn.reporting.figures import style
 from visdyn.reporting.items import RECORDED, Item, ItemMap
 from visdyn.reporting.results import EVALUATIONS, ResultError, Results
-from visdyn.reporting.tables import segments
+from visdyn.reporting.tables import judge_tables, segments
 from visdyn.reporting.tables.comparison import COMPARED, CONTRADICTS, FULL, INTERPRETATION, REPRODUCED, SMALLER
 
 
@@ -33,6 +33,7 @@ class Outcome:
         n, chains: range of items a cell and of chains, as text, "" where unknown.
         cells: status -> number of cells of a run of this kit, in all tables of the item.
         recorded: status -> number of cells that were recomputed from the authors' recorded replies; counted apart.
+        left_out: models that could not be loaded, each with its reason.
     """
 
     item: Item
@@ -46,6 +47,7 @@ class Outcome:
     chains: str = ""
     cells: dict[str, int] = field(default_factory=dict)
     recorded: dict[str, int] = field(default_factory=dict)
+    left_out: list[str] = field(default_factory=list)
 
     @property
     def whose(self) -> str:
@@ -74,7 +76,9 @@ def build_item(item: Item, results: Results, reports: Path, repository: Path, st
     if problem := item.problem(view):
         return _not_run(item, problem, numbers, reports, view, repository)
     try:
-        outcome = Outcome(item, _figure_status(item, results), **_figure_sizes(item, view))
+        outcome = Outcome(
+            item, _figure_status(item, view), **_figure_sizes(item, view), left_out=_list_left_out(item, view)
+        )
         _write_table(outcome, view, numbers, reports, repository)
         _write_figure(outcome, view, reports, repository)
     except Exception as error:
@@ -197,13 +201,26 @@ def _table_status(frame: pd.DataFrame, planned: str) -> str:
     return next((status for status in order if status in statuses), planned)
 
 
+# Figure -> scores of judges that answer in words, of which the paper's must be one.
+_JUDGED_FIGURES = {"b_figure4": "evaluation/candidate_judge_scores.csv", "b_figure11": "evaluation/judge_scores.csv"}
+
+
 def _figure_status(item: Item, results: Results) -> str:
-    """Return what a figure without a table is worth: what its map says, or full scale where data and models are so."""
-    if item.status != SMALLER or results.setting.data:
+    """Return what a figure without a table is worth: what its map says, or full scale where data and models are so.
+
+    One of a judge's scores is an interpretation until the paper's judge was asked the paper's prompt.
+    """
+    if file := _JUDGED_FIGURES.get(item.id):
+        judged = results.read_or_none(file)
+        if judged is None or not judge_tables.has_papers(judged, results, item.paper):
+            return item.status
+    elif item.status != SMALLER:
         return item.status
+    if results.setting.data:
+        return SMALLER
     made_by = {"probing": (), "mining": (), "base_models": ("base",), "doundo": ("doundo",), "idm_evaluation": ("idm",),
                "annotation": ("idm",), "evaluation_doundo": ("doundo",)}  # fmt: skip
-    return item.status if results.setting.differs_in_model(*made_by.get(item.stage, ("fdm",))) else FULL
+    return SMALLER if results.setting.differs_in_model(*made_by.get(item.stage, ("fdm",))) else FULL
 
 
 def _count_in_words(counts: dict[str, int]) -> str:
@@ -234,7 +251,7 @@ def _not_run(
     item: Item, reason: str, numbers: pd.DataFrame | None, reports: Path, view: Results, repository: Path
 ) -> Outcome:
     """A table of the published values alone, so that the report still shows what is to be reached; or a schematic."""
-    outcome = Outcome(item, "not run", reason)
+    outcome = Outcome(item, "not run", reason, left_out=_list_left_out(item, view))
     if item.id in SCHEMATICS:
         outcome.files += style.save(SCHEMATICS[item.id](), item.figure, reports / "figures")
     if item.table and numbers is not None:
@@ -245,6 +262,12 @@ def _not_run(
         hashes = provenance.input_hashes([path], repository)
         outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.table}.json", hashes))
     return outcome
+
+
+def _list_left_out(item: Item, view: Results) -> list[str]:
+    tables = [view.read_or_none(name) for name in item.files if name.endswith("/missing.csv")]
+    return [f"{names.spatial_model(row.model)}: {row.reason}"
+            for table in tables if table is not None for row in table.itertuples()]  # fmt: skip
 
 
 def _remove_stale(outcomes: list[Outcome], item_map: ItemMap, reports: Path) -> None:

@@ -136,6 +136,7 @@ def _page(
         profile=_profile_name(profile, repository),
         commit=commit,
         text_numbers=_text_numbers(item_map, repository),
+        needed="At full scale it needs" if roster.read_setting(profile, repository).data else "It needs",
     )
     return re.sub(r"\n\s*\n+", "\n", page)
 

@@ -6,6 +6,7 @@ repository's root, and every profile reads them there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ _EMBEDDED = Setting()
 # Result -> its column of models that a family's name tells apart.
 FAMILY_COLUMNS = {
     "probing/likelihoods.csv": "model",
+    "probing/missing.csv": "model",
     "idm_evaluation/likelihoods.csv": "model",
     "idm_evaluation/text_metrics.csv": "model",
     "fdm/training.csv": "arm",
@@ -47,6 +49,7 @@ FAMILY_COLUMNS = {
     "evaluation/systems.csv": "system",
     "evaluation/leaderboard.csv": "system",
     "spatial/accuracy.csv": "model",
+    "spatial/missing.csv": "model",
     "human_study/table5.csv": "system",
 }
 
@@ -161,7 +164,10 @@ class Results:
         return next((one.setting for one in self.beside if one.setting.family == family), self.setting)
 
     def _read_families(self, name: str) -> pd.DataFrame:
-        """Return a result with the models of the profiles beside, each called by its family."""
+        """Return a result with the models of the profiles beside, each called by its family.
+
+        Where a profile beside has measured its own base, it stands for the one of that name that was measured here.
+        """
         own = self._read_typed(name)
         if (column := FAMILY_COLUMNS.get(name)) is None:
             return own
@@ -169,8 +175,10 @@ class Results:
         for other in self.beside:
             if other.path(name).is_file():
                 part = other._read_typed(name)
-                bound = part[column].map(is_of_family)
-                parts.append(_name_family(part[bound], column, other.setting.family))
+                part = part[part[column].map(is_of_family)]
+                parts.append(_name_family(part, column, other.setting.family))
+                if (part[column] == "zero_shot").any():
+                    parts[0] = parts[0][parts[0][column] != other.setting.base]
         return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
 
     def _read_typed(self, name: str) -> pd.DataFrame:
@@ -202,7 +210,7 @@ def _name_family(frame: pd.DataFrame, column: str, family: str) -> pd.DataFrame:
 def _stages_of(paper: str, name: str) -> tuple[str, ...]:
     """Return the stages whose models a system is made with; none where it is no model of the kit's."""
     if paper == "D":
-        return {"base": ("generator",), "doundo": ("doundo",), "doundo_c": ("doundo",)}.get(name, ())
+        return ("generator",) if name == "base" else ("doundo",) if re.match("doundo(_c|$)", name) else ()
     if name in ("zero_shot", "tokenizer_ceiling"):
         return ("base",)
     if not is_of_family(name):

@@ -6,7 +6,7 @@
                       what a centre crop alone costs in L1 -> crop_cost.csv
     EPIC-KITCHENS-100 the reversible segments of Do-Undo's section 3.1, validation annotations -> segments.csv;
                       how many of each verb its two test sets could take of them -> test_split.csv
-    both              where they come from, their hashes, what was set aside -> provenance.json
+    both              where they come from, their hashes and the results', what was set aside -> provenance.json
 
 The data themselves stay outside the repository; `data/external/*.yaml` says how to fetch and which bytes are meant.
 The results are in git, so that the report holds them where the data are absent. A second run writes the same bytes.
@@ -165,17 +165,23 @@ def _measure(found: dict[str, Path | None], repository: Path) -> None:
     for name, path in found.items():
         if path is None:
             continue
-        file, description, measure = MEASURES[name]
+        file, description, measure, results = MEASURES[name]
         facts = origin(path / file if path.is_dir() else path, file, description, repository)
         print(deviation(facts) or f"{name}: the local copy is the pinned one.", flush=True)
-        provenance[name] = facts | measure(path, folder)
+        used = measure(path, folder)
+        provenance[name] = facts | used | {"results": {result: sha256(folder / result) for result in results}}
         print(f"{name}: {provenance[name]['num_usable']} usable, {len(provenance[name]['quarantined'])} set aside")
     record.write_text(json.dumps(provenance, indent=2, sort_keys=True) + "\n")
 
 
 MEASURES = {
-    "aurora_bench": ("test.json", "aurora.yaml", measure_aurora),
-    "epic_validation": ("EPIC_100_validation.csv", "epic_kitchens_100.yaml", measure_epic),
+    "aurora_bench": ("test.json", "aurora.yaml", measure_aurora, ("aurora_copy.csv", "crop_cost.csv")),
+    "epic_validation": (
+        "EPIC_100_validation.csv",
+        "epic_kitchens_100.yaml",
+        measure_epic,
+        ("segments.csv", "test_split.csv"),
+    ),
 }
 
 

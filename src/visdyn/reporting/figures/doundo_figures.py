@@ -69,7 +69,7 @@ def action_bars(scores: pd.DataFrame) -> Figure:
     """
     scores = scores[scores["prompt"].isin(["long", ""]) & (scores["reverse_from"] != "generated")]
     shown = names.system_order(set(scores["system"]) - {*FIXED} | {"copy"}, names.DOUNDO_SYSTEMS)
-    systems = {name: names.DOUNDO_SYSTEMS.get(name, name) for name in shown} | {"base": "Bagel (base)"}
+    systems = {name: names.doundo_system(name) for name in shown} | {"base": "Bagel (base)"}
     verbs = sorted(scores["verb"].unique())
     figure = Figure(figsize=(max(6.4, 0.62 * len(verbs) + 1.2), 4.6))
     grid = figure.subplots(2, 2, sharex=True)

@@ -23,6 +23,7 @@ STRIP_ORDER = (
     "doundo",
     "doundo_c",
 )
+LONGEST_TEXT = 20  # characters below an image; more would run into the next column
 # How an array's name ends -> what it shows of its system.
 _SUFFIXES = {"_forward": "forward", "_reverse": "reverse", "_of_f": "flow OF-F", "_of_r": "flow OF-R",
              "_epe": "flow error EPE"}  # fmt: skip
@@ -47,17 +48,17 @@ def image_strips(arrays: Mapping[str, np.ndarray], max_rows: int = 6, title: str
         raise ValueError(
             f"a strip needs images of equal number in every column, got {[(k, len(a)) for k, a in columns.items()]}"
         )
-    keys = sorted(columns, key=lambda key: (_strip_rank(key), key))
+    keys = sorted(columns, key=_strip_rank)
     count = len(columns[keys[0]])
     chosen = np.unique(np.linspace(0, count - 1, min(count, max_rows)).round().astype(int))
     captions = arrays.get("captions", np.full(count, "", dtype=str))
-    figure = Figure(figsize=(1.25 * len(keys) + 0.2, 1.62 * len(chosen) + 0.4))
+    texts = {key: [_break_lines(str(text)) for text in arrays.get(f"{key}_text", [""] * count)] for key in keys}
+    lines = max(text.count("\n") for own in texts.values() for text in own)
+    figure = Figure(figsize=(1.25 * len(keys) + 0.2, (1.62 + 0.12 * lines) * len(chosen) + 0.4))
     grid = figure.subplots(len(chosen), len(keys), squeeze=False)
     for place, index in enumerate(chosen):
         for axes, key in zip(grid[place], keys, strict=True):
-            _show_image(
-                axes, columns[key][index], str(arrays.get(f"{key}_text", captions[:0].tolist() or [""] * count)[index])
-            )
+            _show_image(axes, columns[key][index], texts[key][index])
         grid[place][0].set_ylabel("")
         _write_caption(grid[place][0], str(captions[index]))
     for axes, key in zip(grid[-1], keys, strict=True):
@@ -129,25 +130,24 @@ def keyframe_modes(keyframes: pd.DataFrame) -> Figure:
     return figure
 
 
-def _strip_rank(key: str) -> tuple[int, int]:
+def _strip_rank(key: str) -> tuple[int, str, int]:
     """Order columns: source, target, then each system's plain, forward and reverse image, and its flow maps."""
-    for part, suffix in enumerate(("", *_SUFFIXES)):
-        stem = key.removesuffix(suffix) if suffix else key
-        if stem in STRIP_ORDER and key == stem + suffix:
-            return STRIP_ORDER.index(stem), part
-    return len(STRIP_ORDER), 0
+    suffix = next((end for end in _SUFFIXES if key.endswith(end)), "")
+    stem = key.removesuffix(suffix)
+    place = STRIP_ORDER.index(stem) if stem in STRIP_ORDER else len(STRIP_ORDER)
+    return place, stem, ["", *_SUFFIXES].index(suffix)
 
 
 def _strip_head(key: str) -> str:
     for suffix, label in _SUFFIXES.items():
         if key.endswith(suffix):
             stem = key.removesuffix(suffix)
-            return f"{HEADS.get(stem, stem)}\n{label}"
+            return f"{textwrap.fill(HEADS.get(stem, names.doundo_system(stem)), 18)}\n{label}"
     return textwrap.fill(HEADS.get(key, names.fdm_system(key)).replace("_", " "), 14)
 
 
-def _system_label(name: object) -> str:
-    return names.FDM_SYSTEMS.get(str(name), names.DOUNDO_SYSTEMS.get(str(name), str(name).replace("_", " ")))
+def _system_label(name: str) -> str:
+    return names.FDM_SYSTEMS.get(name, names.doundo_system(name)).replace("_", " ")
 
 
 def _write_caption(axes, text: str) -> None:
@@ -156,12 +156,17 @@ def _write_caption(axes, text: str) -> None:
     axes.annotate(text, (0, 1), **above, fontsize=8, annotation_clip=False).set_in_layout(False)
 
 
+def _break_lines(text: str) -> str:
+    return text.replace(", ", "\n") if len(text) > LONGEST_TEXT else text
+
+
 def _show_image(axes, image: np.ndarray, text: str) -> None:
     axes.imshow(image, interpolation="nearest")
     axes.set_xticks([])
     axes.set_yticks([])
     axes.grid(visible=False)
+    bright = np.median(image[[0, -1]]) > 245  # a flow map, or an image on white: without a frame it has no edge
     for spine in axes.spines.values():
-        spine.set_visible(False)
+        spine.set(visible=bright, linewidth=0.4)
     if text:
         axes.set_xlabel(text, fontsize=6.5, color=MUTED)

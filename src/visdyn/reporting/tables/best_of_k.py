@@ -106,5 +106,5 @@ def table(results: Results, published: pd.DataFrame | None, status: str) -> pd.D
 
 def _candidates(results: Results) -> dict[str, pd.DataFrame]:
     judged = results.read_or_none(JUDGED)
-    judged = None if judged is None else judge_tables.name_prompts(judged)
+    judged = None if judged is None else judge_tables.name_judges(judged, results, "B")
     return summaries.scored_candidates(results.read(DRAWN), results.read(SCORED), judged)

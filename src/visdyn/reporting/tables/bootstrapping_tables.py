@@ -19,6 +19,7 @@ from visdyn.reporting.tables.comparison import Setting, fewer_items, items_of
 from visdyn.reporting.tables.instruments import differing_instruments, measured_with, name_instruments
 
 SCORES = "evaluation/fdm_scores.csv"
+CANDIDATES = "evaluation/candidate_judge_scores.csv"
 COPY = "external/aurora_copy.csv"
 ALL = "All"  # the panel of Table 6 that averages over subsets
 FACTS = ["metric", "instrument", "scale", "drawn", "average"]  # what `tables.compare` earns a status from
@@ -186,13 +187,14 @@ def table6(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     CLIP-T has two readings, of a caption of the target and of one of the edited image: the printed values stand beside
     both.
     """
-    parts = [_copy_cells(results), _metric_cells(results, published["column"])]
+    oracle = _describe_oracle(results)
+    parts = [_copy_cells(results), _metric_cells(results, published["column"], oracle)]
     asked = judge_tables.of_paper(results, "B")
     if asked is not None:
         for judge, scores in asked[asked["metric"] == "score"].groupby("judge", sort=True):
             facts = {"score": (judge_tables.instrument(judge, "B"), "")}
             heads = {"score": judge_tables.head(judge, "B", PAPERS_ROW)}
-            parts.append(_laid_out(results, scores, heads, published["column"], facts))
+            parts.append(_laid_out(results, scores, heads, published["column"], facts, oracle))
     ours = _concat_parts(
         [part for part in parts if part is not None], SCORES, f"neither it nor {COPY} holds a metric of Table 6"
     )
@@ -402,11 +404,18 @@ def _copy_note(paper: bool, n: float) -> str:
     return text if paper else f"{text}; the matched crop, which the paper does not report"
 
 
-def _metric_cells(results: Results, labels: pd.Series) -> pd.DataFrame | None:
+def _describe_oracle(results: Results) -> str:
+    """Return how the best of 3's oracle differs from the paper's, which knows GPT-4o's score; "" where it does not."""
+    judged = results.read_or_none(CANDIDATES)
+    known = judged is not None and judge_tables.has_papers(judged, results, "B")
+    return "" if known else "the oracle knows another judge's score than GPT-4o's"
+
+
+def _metric_cells(results: Results, labels: pd.Series, oracle: str) -> pd.DataFrame | None:
     scores = results.read_or_none(SCORES)
     if scores is None:
         return None
-    return _laid_out(results, scores, _table6_heads(), labels, differing_instruments(results, "B"))
+    return _laid_out(results, scores, _table6_heads(), labels, differing_instruments(results, "B"), oracle)
 
 
 def _laid_out(
@@ -415,12 +424,14 @@ def _laid_out(
     metrics: dict[str, str],
     labels: pd.Series,
     facts: dict[str, tuple[str, str]],
+    oracle: str,
 ) -> pd.DataFrame:
     """Return Table 6's cells of some metrics.
 
     Args:
         metrics: metric -> head of its row.
         facts: metric -> how what measured it differs from the paper's (`differing_instruments`).
+        oracle: how who chose the best of 3 differs (`_describe_oracle`).
     """
     scores = scores[scores["metric"].isin(metrics)]
     each = summaries.over_chains(scores, ["system", "subset", "metric"])
@@ -445,6 +456,8 @@ def _laid_out(
              for (system, metric), group in cells.groupby(["system", "metric"], sort=False)]  # fmt: skip
     if parts:
         cells = pd.concat(parts).loc[cells.index]
+        chosen = cells["system"].str.endswith("_by_oracle") & (cells["instrument"] == "")
+        cells["instrument"] = cells["instrument"].mask(chosen, oracle)
     return cells.drop(columns=["_subset", "_metric"])
 
 

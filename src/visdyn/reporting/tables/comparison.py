@@ -41,11 +41,15 @@ class Setting:
         family: of its unified model, `chameleon` or `liquid`; decides its arms' printed names.
         models: stage (`base`, `generator`, `idm`, `fdm`, `doundo`) -> how its model differs from the papers', "" where
             it does not.
+        base: what results of another profile call its base model: the last part of its path or hub id.
+        judges: stage of an evaluation -> name of a judge that answers in words -> its model.
     """
 
     data: str = _KITCHEN
     family: str = CHAMELEON
     models: Mapping[str, str] = field(default_factory=dict)
+    base: str = ""
+    judges: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     def differs_in_model(self, *stages: str) -> str:
         """Return how the first of these stages' models that is not the papers' differs, "" where all are."""
@@ -75,7 +79,12 @@ def read_setting(profile: str | Path, bases: Mapping[str, str]) -> Setting:
         base = models["generator" if stage == DOUNDO else "base"]
         models[stage] = base or (f"{stage} trained with {', '.join(other)}" if other else "")
     data = "" if content.get("world", {}).get("kind") == "external" else _KITCHEN
-    return Setting(data, family, models)
+    judges = {
+        stage: {entry.get("name") or Path(entry["model"]).name: entry["model"]
+                for entry in section.get("judges") or () if entry.get("model")}
+        for stage, section in content.items() if isinstance(section, dict) and "judges" in section
+    }  # fmt: skip
+    return Setting(data, family, models, names["base"], judges)
 
 
 def fewer_items(n: float, wanted: int) -> str:

@@ -228,8 +228,8 @@ def _mean_cells(
 
 
 def _in_order(cells: pd.DataFrame, labels: pd.Series) -> pd.DataFrame:
-    known = names.DOUNDO_SYSTEMS
-    rank = {name: position for position, name in enumerate(names.system_order(cells["system"], known))}
+    order = names.system_order(cells["system"], names.DOUNDO_SYSTEMS)
+    rank = {name: position for position, name in enumerate(order)}
     cells = cells.assign(_rank=cells["system"].map(rank)).sort_values("_rank", kind="stable")
-    rows = [roster.printed(system, "D", labels, known.get(system, system)) for system in cells["system"]]
+    rows = [roster.printed(system, "D", labels, names.doundo_system(system)) for system in cells["system"]]
     return cells.assign(row=rows).drop(columns=["_rank", "system"])

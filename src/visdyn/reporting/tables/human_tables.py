@@ -32,7 +32,7 @@ def table7(results: Results, published: pd.DataFrame, status: str) -> pd.DataFra
     """Table 7: share of its comparisons that a system won; ties count for neither, or half for each (a column more)."""
     shares = _of_one_study(results.read(PREFERENCE))
     shares = shares.assign(
-        row=[roster.printed(name, "D", published["row"], names.DOUNDO_SYSTEMS.get(name, name))
+        row=[roster.printed(name, "D", published["row"], names.doundo_system(name))
              for name in shares["system"]],
         note=[_format_interval(entry, "%") for entry in shares.to_dict("records")],
     )  # fmt: skip

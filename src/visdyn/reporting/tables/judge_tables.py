@@ -1,11 +1,14 @@
 """Scores of judges that answer in words (`judge_scores.csv` of a paper's evaluation), in rows and panels of their own.
 
-They never share a cell with the region judge. A judge that is the paper's own (GPT-4o, Gemini) has the paper's printed
-values beside it; where it was not asked the paper's prompt, its name says what it was asked. An item's score is the
-mean over its repeats, which are no draws of the experiment.
+They never share a cell with the region judge. A judge that is the paper's own (GPT-4o, Gemini), by its name and by the
+model that the parameters give it, has the paper's printed values beside it; where it was not asked the paper's prompt,
+its name says what it was asked. An item's score is the mean over its repeats, which are no draws of the experiment.
 """
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import pandas as pd
 
@@ -13,17 +16,19 @@ from visdyn.evaluation.metrics.registry import REGION
 from visdyn.reporting.results import EVALUATIONS, Results
 
 PAPERS_PROMPT = "paper"  # the name of the prompt that a paper prints (`evaluation/judges/prompts`)
-PAPERS_JUDGE = {"B": "gpt4o", "D": "gemini"}
+# The papers' judges, as a name or a model spells them, letters and digits alone. D names no model: any Gemini.
+PAPERS_JUDGE = {"B": re.compile("gpt4o(20241120)?"), "D": re.compile("gemini.*")}
 PAPERS_JUDGE_PRINTED = {"B": "GPT4o", "D": "Gemini"}
 # How a judge's score differs from the paper's: D's prompt is not published.
 _PROMPT = {"B": "", "D": "the prompt of the paper's judge is not published"}
+_OTHER_MODEL, _SECOND = " (model ", " (a second "  # in the name of a judge that is not the paper's, although called so
 
 
 def of_paper(results: Results, paper: str) -> pd.DataFrame | None:
     """Return a paper's readable scores as the region judge's files have them: judge, system, chain, id, ...
 
-    `judge` names the prompt too, unless it is the paper's; `metric` is the criterion, `verb` the subset, which is
-    Do-Undo's verb. None where no such judge was asked.
+    `judge` is as `name_judges` makes it, one of them at most the paper's; `metric` is the criterion, `verb` the subset,
+    which is Do-Undo's verb. None where no such judge was asked.
     """
     scores = results.read_or_none(f"{EVALUATIONS[paper]}/judge_scores.csv")
     if scores is None:
@@ -31,16 +36,38 @@ def of_paper(results: Results, paper: str) -> pd.DataFrame | None:
     scores = scores[scores["value"].notna()]
     if scores.empty:
         return None
-    scores = name_prompts(scores)
+    scores = name_judges(scores, results, paper)
     keys = [name for name in scores.columns if name not in ("repeat", "value")]
     means = scores.groupby(keys, sort=False)["value"].mean().reset_index()
     return means.assign(metric=means["criterion"], verb=means["subset"])
 
 
-def name_prompts(scores: pd.DataFrame) -> pd.DataFrame:
-    """Return scores of judges that answer in words with the prompt in the judge's name, unless it is the paper's."""
+def name_judges(scores: pd.DataFrame, results: Results, paper: str) -> pd.DataFrame:
+    """Return scores of judges that answer in words with the prompt in the judge's name, unless it is the paper's.
+
+    The name of one that is called like the paper's also says its model where that is another, and that it is a second
+    one where several are the paper's.
+    """
+    section, settings = EVALUATIONS[paper], [results.setting, *(other.setting for other in results.beside)]
     asked = " (prompt " + scores["judge_prompt"] + " " + scores["prompt_version"] + ")"
-    return scores.assign(judge=scores["judge"] + asked.mask(scores["judge_prompt"] == PAPERS_PROMPT, ""))
+    models = {
+        name: f"{_OTHER_MODEL}{model})"
+        for setting in settings
+        for name, model in setting.judges.get(section, {}).items()
+        if _matches(name, paper) and not _matches(Path(model).name, paper)
+    }
+    judges = scores["judge"] + scores["judge"].map(models).fillna("") + asked.where(
+        scores["judge_prompt"] != PAPERS_PROMPT, ""
+    )  # fmt: skip
+    second = [judge for judge in sorted(judges.unique()) if is_papers(judge, paper)][1:]
+    suffix = f"{_SECOND}{PAPERS_JUDGE_PRINTED[paper]})"
+    return scores.assign(judge=judges.mask(judges.isin(second), judges + suffix))
+
+
+def has_papers(scores: pd.DataFrame, results: Results, paper: str) -> bool:
+    """Tell whether the paper's own judge has given any of these scores."""
+    judges = name_judges(scores[scores["value"].notna()], results, paper)["judge"].unique()
+    return any(is_papers(judge, paper) for judge in judges)
 
 
 def panel(judge: str) -> str:
@@ -56,8 +83,13 @@ def head(judge: str, paper: str, papers: str = "") -> str:
 def is_papers(judge: str, paper: str) -> bool:
     """Tell whether a judge, by its name in tables, is the paper's, asked the paper's prompt where one is printed."""
     name, other_prompt, _ = judge.partition(" (prompt ")
-    known = PAPERS_JUDGE[paper] in "".join(char for char in name.lower() if char.isalnum())
-    return known and (not other_prompt or bool(_PROMPT[paper]))
+    if _OTHER_MODEL in judge or _SECOND in judge or not _matches(name, paper):
+        return False
+    return not other_prompt or bool(_PROMPT[paper])
+
+
+def _matches(name: str, paper: str) -> bool:
+    return bool(PAPERS_JUDGE[paper].fullmatch("".join(char for char in name.lower() if char.isalnum())))
 
 
 def instrument(judge: str, paper: str) -> str:

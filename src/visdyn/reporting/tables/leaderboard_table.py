@@ -93,4 +93,4 @@ def _add_arrow(paper: str, name: str) -> str:
 
 
 def _system_name(paper: str, name: str) -> str:
-    return names.fdm_system(name) if paper == "B" else {**names.DOUNDO_SYSTEMS, **names.EXPERIMENTS}.get(name, name)
+    return names.fdm_system(name) if paper == "B" else names.doundo_system(name)

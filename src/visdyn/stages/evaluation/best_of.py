@@ -76,8 +76,11 @@ def _join_notes(notes: pd.Series) -> str:
 
 
 def _oracle(stage: Stage, candidates: ScoredCandidates) -> pd.DataFrame | None:
-    """Return the score that the oracle chooses by: of the first judge in `judges` that scored a candidate."""
-    for entry in stage.params.judges:
+    """Return the score that the oracle chooses by: of the first judge that scored a candidate, the region judge last.
+
+    The region judge stands for judges that answer in words, which the paper's own is one of.
+    """
+    for entry in sorted(stage.params.judges, key=lambda entry: entry.kind == "region"):
         if entry.kind == "region":
             table = candidates.scores[candidates.scores["metric"] == "score"]
         else:

@@ -87,7 +87,6 @@ _SHOWN = {
         "reverse": {"dino": "DINO-R", "clip_t": "CLIP-T-R", "epe": "EPE"},
     },
 }  # fmt: skip
-FULL_COLOUR = 0.2  # of the longer side: a flow of this length has its whole colour
 
 
 def _keep_reference(shown: dict, reference: str) -> dict:
@@ -116,7 +115,8 @@ def _draw_flows(evaluation: EditingEvaluation, system: str, rows: np.ndarray, do
     """Return what the flow metrics measure, as pictures: OF-F and OF-R, and the difference whose length is EPE.
 
     OF-F is the flow from the true end to the image done, OF-R that from the start to the image undone; both are
-    interpretations, as the metrics are (`visdyn.evaluation.metrics.optical_flow`).
+    interpretations, as the metrics are (`visdyn.evaluation.metrics.optical_flow`). All maps share one scale, and each
+    has its mean length below it, which for OF-F and EPE is the metric.
     """
     starts, ends = ([images[row] for row in rows] for images in (evaluation.starts, evaluation.ends))
     flow = evaluation.flow_between
@@ -126,13 +126,22 @@ def _draw_flows(evaluation: EditingEvaluation, system: str, rows: np.ndarray, do
         "epe": [flow(start, image) - flow(back, image)
                 for start, image, back in zip(starts, done, undone, strict=True)],
     }  # fmt: skip
-    return {f"{system}_{name}": pictures([draw_flow(one) for one in flows]) for name, flows in drawn.items()}
+    lengths = {name: [np.linalg.norm(one, axis=-1) for one in flows] for name, flows in drawn.items()}  # (H, W) each
+    # The longest hundredth of some map has its whole colour: a few stray vectors do not pale the rest.
+    longest = max(float(np.quantile(length, 0.99)) for each in lengths.values() for length in each)
+    maps = {f"{system}_{name}": pictures([draw_flow(one, longest) for one in flows]) for name, flows in drawn.items()}
+    return maps | {f"{system}_{name}_text": np.array([f"mean {length.mean():.3g} px" for length in each])
+                   for name, each in lengths.items()}  # fmt: skip
 
 
-def draw_flow(flow: np.ndarray) -> np.ndarray:
-    """Return a flow (H, W, 2) as colours, uint8 (H, W, 3): hue is direction, saturation length, no flow is white."""
+def draw_flow(flow: np.ndarray, longest: float) -> np.ndarray:
+    """Return a flow (H, W, 2) as colours, uint8 (H, W, 3): hue is direction, saturation length, no flow is white.
+
+    Args:
+        longest: length in pixels from which on a vector has its whole colour.
+    """
     angle = np.arctan2(flow[..., 1], flow[..., 0])  # (H, W)
-    length = np.linalg.norm(flow, axis=-1) / (FULL_COLOUR * max(flow.shape[:2]))
+    length = np.linalg.norm(flow, axis=-1) / max(longest, 1e-6)
     hue, saturation = (angle / (2 * np.pi) % 1) * 255, np.minimum(length, 1) * 255
     parts = np.stack([hue, saturation, np.full_like(hue, 255)], axis=-1).round().astype(np.uint8)
     return np.asarray(Image.fromarray(parts, "HSV").convert("RGB"))
