@@ -199,7 +199,7 @@ def start_runner(toy):
     return runner, int(pid_file.read_text())
 
 
-def wait_until(condition, otherwise, seconds=60.0):
+def wait_until(condition, otherwise, seconds=240.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, otherwise
