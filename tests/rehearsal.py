@@ -361,3 +361,8 @@ def judged(text: str) -> tuple:
         scores = {"instruction": 5, "identity": 6, "temporal_coherence": 7, "object_consistency": 8}
         return completion(json.dumps(scores), prompt_tokens=10, completion_tokens=5)
     return completion('{"score": [7, 9]}', prompt_tokens=10, completion_tokens=5)
+
+
+if __name__ == "__main__":  # what it leaves out, without running it
+    profile = yaml.safe_load((Path(__file__).parents[1] / "profiles/paper/params.yaml").read_text())
+    print(report(profile, change(profile, "http://127.0.0.1/v1", "<random weights, where torchvision is installed>")))

@@ -92,6 +92,20 @@ def test_strips_order_columns_and_limit_rows():
     assert heads == ["Input", "Ground truth", "Bagel (base)\nforward", "Bagel (base)\nreverse", "Do-Undo\nforward"]
 
 
+def test_flow_maps_stand_behind_the_images_and_long_texts_have_a_line_each():
+    image = np.zeros((2, 8, 8, 3), np.uint8)
+    white, name = np.full_like(image, 255), "doundo_c_0.6"
+    arrays = {"source": image, f"{name}_epe": white, f"{name}_of_f": white, f"{name}_reverse": image}
+    arrays[f"{name}_forward"] = image
+    arrays[f"{name}_forward_text"] = np.array(["DINO-F 0.9, CLIP-T-F 0.5, OF-F 0.2", "ES 9, ME 8"])
+    axes = figure_parts.image_strips(arrays).axes
+    heads = [one.get_xlabel().splitlines()[-1] for one in axes[-5:]]
+    assert heads == ["Input", "forward", "reverse", "flow OF-F", "flow error EPE"]
+    assert axes[1].get_xlabel() == "DINO-F 0.9\nCLIP-T-F 0.5\nOF-F 0.2"
+    assert axes[6].get_xlabel().startswith("ES 9, ME 8\nDo-Undo(c), weight\n0.6")
+    assert [one.spines["left"].get_visible() for one in axes[:5]] == [False, False, False, True, True]
+
+
 def test_other_plots_draw(results):
     segments = results.read("mining/segments.csv")
     figures_doundo.action_counts(segments, "kitchen-train")

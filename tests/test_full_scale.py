@@ -31,7 +31,9 @@ def results(chameleon, tmp_path_factory):
 
 
 def test_the_setting_is_the_papers(results):
-    assert results.setting == comparison.Setting("", "chameleon", dict.fromkeys(results.setting.models, ""))
+    judges = {"evaluation": {"GPT-4o": "gpt-4o-2024-11-20"}, "evaluation_doundo": {"Gemini": "gemini-2.5-pro"}}
+    models = dict.fromkeys(results.setting.models, "")
+    assert results.setting == comparison.Setting("", "chameleon", models, "Anole-7b-v0.1-hf", judges)
     assert results.beside[0].setting.family == "liquid"
     assert not any(results.differs("B", name) for name in ("supervised", "liquid_synthetic_weighted", "idm", "copy"))
     assert not any(results.differs("D", name) for name in ("base", "doundo_c"))
@@ -81,9 +83,32 @@ def test_both_families_stand_in_one_table(results, chameleon):
     frame = built(results, "b_table2")
     papers = frame[(frame["panel"] == PAPERS) & frame["value"].notna()]
     assert set(published.load("b_table2")["column"]) <= set(papers["column"])
+    # profiles/paper asked Liquid where things are, and so did profiles/paper_liquid: it stands once.
+    assert cell(frame, row="SpatialMQA", column="L-ZS")["status"] == "reproduced"
     alone = built(chameleon, "b_table2")
-    assert alone.loc[alone["column"].str.startswith("L-"), "value"].isna().all()
+    alone = alone[(alone["panel"] == PAPERS) & alone["column"].str.startswith("L-")]
+    assert alone["value"].isna().all()
     assert np.isfinite(cell(built(results, "b_table1"), row="Liquid IDM", column="BS")["value"])
+
+
+def test_a_judge_is_the_papers_by_its_model_too(chameleon, tmp_path):
+    text = (chameleon.profile / "params.yaml").read_text()
+    (tmp_path / "params.yaml").write_text(text.replace("gpt-4o-2024-11-20", "gpt-4o-mini"))
+    frame = built(replace(chameleon, setting=roster.read_setting(tmp_path)), "b_table2")
+    assert frame.loc[frame["panel"] == PAPERS, "value"].isna().all()
+    assert "judge GPT-4o (model gpt-4o-mini)" in set(frame["panel"])
+
+
+def test_an_oracle_that_knows_another_judges_score_is_an_interpretation(chameleon, tmp_path):
+    where = {"panel": "AG", "row": "DINO", "column": "C-FT +Best-of-3"}
+    assert cell(built(chameleon, "b_table6"), **where)["status"] == "reproduced"
+    path = tmp_path / "reports/results/evaluation"
+    path.mkdir(parents=True)
+    for name in ("fdm_scores.csv", "measures.csv"):  # no judge in words has seen a candidate
+        (path / name).write_text(chameleon.path(f"evaluation/{name}").read_text())
+    frame = built(replace(chameleon, profile=tmp_path), "b_table6")
+    assert cell(frame, **where)["status"] == "interpretation"
+    assert cell(frame, **(where | {"column": "C-FT"}))["status"] == "reproduced"
 
 
 def test_the_recorded_judge_meets_and_contradicts_table_2_as_it_does(results):
@@ -171,7 +196,9 @@ def test_every_table_and_figure_of_a_full_run_is_built_and_counted(results, tmp_
         beside=[other.profile for other in results.beside], reports=tmp_path,
     )  # fmt: skip
     status = outputs.status_frame(outcomes).set_index("id")
-    assert status.loc[["b_figure3", "b_figure6", "d_figure6"], "status"].tolist() == ["full scale"] * 3
+    assert (
+        status.loc[["b_figure3", "b_figure4", "b_figure6", "b_figure11", "d_figure6"], "status"].eq("full scale").all()
+    )
     assert status.loc["b_table2", "contradicts"] >= 1
     assert status["reproduced"].sum() > 300
     run = [one for one in outcomes if one.item.paper in "BD" and one.item.table and one.status != "not run"]

@@ -59,6 +59,12 @@ def test_items_with_a_judge_or_encoder_name_it(item_map):
     assert all(item.instrument for item in item_map if scored & set(item.files))
 
 
+def test_every_source_file_that_the_map_names_is_there():
+    named = re.findall(r"\bsrc/[\w./-]*\w", (published.folder() / "items.yaml").read_text())
+    assert named
+    assert [name for name in named if not (repository_root() / name).exists()] == []
+
+
 def test_what_is_not_run_says_what_it_would_take(item_map):
     assert all(item.needs for item in item_map if item.status == "not run")
 

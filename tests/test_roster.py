@@ -11,7 +11,7 @@ import pytest
 import reporting_results
 from test_tables import PANEL, PAPERS, built, cell
 
-from visdyn.reporting import items, published, roster, tables
+from visdyn.reporting import items, names, published, roster, tables
 from visdyn.reporting import rendering as outputs
 from visdyn.reporting.results import ResultError, Results
 from visdyn.result_tables import TABLES
@@ -116,6 +116,29 @@ def test_a_prompt_that_is_not_the_papers_is_named_beside_the_judge(results, tmp_
         assert "judge GPT-4o (prompt viescore 1-99999999)" in heads, name
         assert "judge GPT-4o" not in heads, name
     assert not frame.loc[frame["row"] == "GPT-4o", "value"].notna().any()  # of Table 6: the paper's question alone
+
+
+@pytest.mark.parametrize(
+    ("judge", "shown"),
+    [("gpt-4o-mini", "gpt-4o-mini"), ("GPT4o 2024-11-20", "GPT4o 2024-11-20 (a second GPT4o)")],
+)
+def test_of_judges_that_are_called_alike_one_is_the_papers(results, tmp_path, judge, shown):
+    copy, scores = _copied(results, tmp_path), results.read("evaluation/judge_scores.csv")
+    both = pd.concat([scores, scores.assign(judge=judge, value=1.0)])
+    both.to_csv(copy.path("evaluation/judge_scores.csv"), index=False)
+    frame, where = built(copy, "b_table2"), {"row": "AG", "column": "C-FT"}
+    assert (
+        cell(frame, panel=PAPERS, **where)["value"] == cell(built(results, "b_table2"), panel=PAPERS, **where)["value"]
+    )
+    mine = cell(frame, panel=f"judge {shown}", **where)
+    assert (mine["value"], mine["status"]) == (1.0, "interpretation")
+
+
+def test_each_weight_of_the_consistency_loss_has_its_name(results):
+    assert names.doundo_system("doundo_c_0.6") == "Do-Undo(c), weight 0.6"
+    assert (names.doundo_system("doundo_c"), names.doundo_system("Gemini")) == ("Do-Undo(c)", "Gemini")
+    assert results.differs_in_model("D", "doundo_c_0.6") == results.differs_in_model("D", "doundo_c") == "no doundo"
+    assert results.differs_in_model("D", "Gemini") == ""
 
 
 def _copied(results, folder) -> Results:

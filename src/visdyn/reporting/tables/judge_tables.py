@@ -15,9 +15,11 @@ import pandas as pd
 from visdyn.evaluation.metrics.registry import REGION
 from visdyn.reporting.results import EVALUATIONS, Results
 
+PROMPT = ("judge_prompt", "prompt_version")
 PAPERS_PROMPT = "paper"  # the name of the prompt that a paper prints (`evaluation/judges/prompts`)
-# The papers' judges, as a name or a model spells them, letters and digits alone. D names no model: any Gemini.
+# The papers' judges and their models, as a name spells them, letters and digits alone. D says which Gemini in two ways.
 PAPERS_JUDGE = {"B": re.compile("gpt4o(20241120)?"), "D": re.compile("gemini.*")}
+PAPERS_MODEL = {"B": re.compile("gpt4o20241120"), "D": re.compile("gemini.*")}
 PAPERS_JUDGE_PRINTED = {"B": "GPT4o", "D": "Gemini"}
 # How a judge's score differs from the paper's: D's prompt is not published.
 _PROMPT = {"B": "", "D": "the prompt of the paper's judge is not published"}
@@ -49,16 +51,16 @@ def name_judges(scores: pd.DataFrame, results: Results, paper: str) -> pd.DataFr
     one where several are the paper's.
     """
     section, settings = EVALUATIONS[paper], [results.setting, *(other.setting for other in results.beside)]
-    asked = " (prompt " + scores["judge_prompt"] + " " + scores["prompt_version"] + ")"
     models = {
         name: f"{_OTHER_MODEL}{model})"
         for setting in settings
         for name, model in setting.judges.get(section, {}).items()
-        if _matches(name, paper) and not _matches(Path(model).name, paper)
+        if _matches(name, PAPERS_JUDGE[paper]) and not _matches(Path(model).name, PAPERS_MODEL[paper])
     }
-    judges = scores["judge"] + scores["judge"].map(models).fillna("") + asked.where(
-        scores["judge_prompt"] != PAPERS_PROMPT, ""
-    )  # fmt: skip
+    asked = zip(*(scores[column] for column in ("judge", *PROMPT)), strict=True)
+    named = [name + models.get(name, "") + (f" (prompt {prompt} {version})" if prompt != PAPERS_PROMPT else "")
+             for name, prompt, version in asked]  # fmt: skip
+    judges = pd.Series(named, scores.index, dtype=object)
     second = [judge for judge in sorted(judges.unique()) if is_papers(judge, paper)][1:]
     suffix = f"{_SECOND}{PAPERS_JUDGE_PRINTED[paper]})"
     return scores.assign(judge=judges.mask(judges.isin(second), judges + suffix))
@@ -83,13 +85,13 @@ def head(judge: str, paper: str, papers: str = "") -> str:
 def is_papers(judge: str, paper: str) -> bool:
     """Tell whether a judge, by its name in tables, is the paper's, asked the paper's prompt where one is printed."""
     name, other_prompt, _ = judge.partition(" (prompt ")
-    if _OTHER_MODEL in judge or _SECOND in judge or not _matches(name, paper):
+    if _OTHER_MODEL in judge or _SECOND in judge or not _matches(name, PAPERS_JUDGE[paper]):
         return False
     return not other_prompt or bool(_PROMPT[paper])
 
 
-def _matches(name: str, paper: str) -> bool:
-    return bool(PAPERS_JUDGE[paper].fullmatch("".join(char for char in name.lower() if char.isalnum())))
+def _matches(name: str, wanted: re.Pattern) -> bool:
+    return bool(wanted.fullmatch("".join(char for char in name.lower() if char.isalnum())))
 
 
 def instrument(judge: str, paper: str) -> str:
