@@ -42,7 +42,9 @@ def copy_checkout(folder: Path) -> Path:
     )
     for name in filter(None, listed.stdout.decode().split("\0")):
         generated = name.startswith(("reports/", "profiles/smoke/reports/"))
-        if (root / name).is_file() and (not generated or name.startswith("reports/results/external/")):
+        # What no stage of DVC's writes is there before the first run.
+        written = name.startswith(("reports/results/external/", "reports/results/robust/"))
+        if (root / name).is_file() and (written or not generated):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(root / name, folder / name, follow_symlinks=False)
     (folder / "profiles/smoke/dvc.lock").unlink(missing_ok=True)

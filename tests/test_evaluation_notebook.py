@@ -20,6 +20,7 @@ from tiny_classifier import save_classifier
 from tiny_pipelines import SMALL_AREAS, SMALL_KONTEXT, SMALL_PIX2PIX, save_pipelines
 
 from visdyn.datasets.aurora import load_bench
+from visdyn.evaluation.systems.baselines import BASELINES
 from visdyn.models.editors.diffusers_editors import KONTEXT, PIX2PIX, QWEN, QWEN_PLUS
 from visdyn.paths import repository_root
 
@@ -167,7 +168,7 @@ def test_every_system_is_scored_by_parameters_alone(profile, serve, monkeypatch,
     assert scores["B"].to_dict() == {"editing_success": 7, "minimal_editing": 9, "score": 7}
     assert scores["D"]["object_consistency"] == 8
     board = tables["leaderboard.csv"]
-    others = {"Gemini", "SmartEdit", "zero_shot", "tokenizer_ceiling", "copy", "oracle", "shuffled"}
+    others = {"Gemini", "SmartEdit", "zero_shot", "tokenizer_ceiling", *BASELINES}
     assert set(board.loc[board["metric"] == "l1_paper", "system"]) == {*EDITORS, *others}
     kept = [path.relative_to(profile / "data/generated/outputs").as_posix()
             for path in (profile / "data/generated/outputs").rglob("*.png")]  # fmt: skip
