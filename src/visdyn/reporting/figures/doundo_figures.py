@@ -57,6 +57,7 @@ def benchmark_set(
         axes.set_title(_source_name(source), loc="left")
     in_split = prompts[prompts["split"] == split] if (prompts["split"] == split).any() else prompts
     _prompt_lengths(right, in_split.groupby(["length", "num_words"])["count"].sum())
+    right.set_title(f"{_source_name(in_split['source'].iloc[0])}: prompts", loc="left")
     return figure
 
 
@@ -140,7 +141,6 @@ def _prompt_lengths(axes, lengths: pd.Series) -> None:
         axes.bar(words.index, words, 0.9, label=f"{length} (mean {mean:.1f} words)", alpha=0.85, **bar_style(place))
     axes.set(xlabel="words in the prompt", ylabel="prompts")
     axes.set_ylim(0, 1.3 * lengths.max())  # room for the legend
-    axes.set_title("kitchen, prompts", loc="left")
     axes.legend(loc="upper right")
 
 
