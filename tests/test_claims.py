@@ -155,6 +155,7 @@ def test_a_system_that_is_never_right_is_no_copy_of_itself(tmp_path):
     table.loc[table["system"] == "supervised", "value"] = 0.0  # a model that cannot do the task, in every chain
     found = measure(claim, "kitchen", results(fdm=table))
     assert (found.estimate.chains, found.verdict, found.note) == (3, "holds", "")
+    assert not any("given" in columns for columns in TABLES.values())  # a view's own word for what was answered
 
 
 def test_what_no_chain_draws_is_compared_with_every_chain(tmp_path):

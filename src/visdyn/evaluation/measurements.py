@@ -70,9 +70,9 @@ class Measurements:
         self.read, self._rows, self._answers = read, {}, {}
 
     def rows(self, table: str) -> pd.DataFrame:
-        """Return a table's rows: chain (int), item, cluster (str), value (float), answer, and its view's columns.
+        """Return a table's rows: chain (int), item, cluster (str), value (float), given, and its view's columns.
 
-        `answer` is what the system itself gave, where the value is only whether that was right.
+        `given` is what the system itself answered, where the value is only whether that was right.
 
         Raises:
             NotMeasuredError: there is no such result.
@@ -81,8 +81,8 @@ class Measurements:
             chosen, found = VIEWS[table], self.read(table)
             scores = [self.read(chosen.scores)] if chosen.scores else []
             rows = chosen.build(found if chosen.drawn else found.assign(chain=0), *scores)
-            rows = rows if "answer" in rows else rows.assign(answer=rows["value"])
-            self._rows[table] = rows[["chain", "item", "cluster", "value", "answer", *chosen.columns]]
+            rows = rows if "given" in rows else rows.assign(given=rows["value"])
+            self._rows[table] = rows[["chain", "item", "cluster", "value", "given", *chosen.columns]]
         return self._rows[table]
 
     def answers(self, table: str, system: str) -> dict[int, bytes]:
@@ -96,7 +96,7 @@ class Measurements:
         if (table, system) not in self._answers:
             rows, chosen = self.rows(table), VIEWS[table]
             rows = rows[rows[chosen.system] == system].sort_values(["item", *chosen.columns], kind="stable")
-            drawn = {int(chain): pd.util.hash_array(part["answer"].to_numpy()) for chain, part in rows.groupby("chain")}
+            drawn = {int(chain): pd.util.hash_array(part["given"].to_numpy()) for chain, part in rows.groupby("chain")}
             self._answers[table, system] = {chain: own.tobytes() for chain, own in drawn.items() if np.ptp(own) > 0}
         return self._answers[table, system]
 
@@ -179,15 +179,13 @@ def _preferences(table: pd.DataFrame) -> pd.DataFrame:
     known = negatives["log_likelihood"].notna() & negatives["reference"].notna()
     value = (negatives["reference"] > negatives["log_likelihood"]).astype(float).where(known)
     item = negatives["subset"] + "/" + negatives["id"]
-    return negatives.assign(
-        item=item, cluster=item, value=value, metric="preferred", answer=negatives["log_likelihood"]
-    )
+    return negatives.assign(item=item, cluster=item, value=value, metric="preferred", given=negatives["log_likelihood"])
 
 
 def _predictions(table: pd.DataFrame) -> pd.DataFrame:
     item = table["subset"] + "/" + table["id"]
     value = (table["reference"].str.lower() == table["prediction"].str.lower()).astype(float)
-    return table.assign(item=item, cluster=item, value=value, metric="exact", answer=table["prediction"].fillna(""))
+    return table.assign(item=item, cluster=item, value=value, metric="exact", given=table["prediction"].fillna(""))
 
 
 def _annotation(table: pd.DataFrame) -> pd.DataFrame:
