@@ -81,7 +81,7 @@ def run(profile):
     for name in ("08_evaluation", "08d_doundo_evaluation"):
         papermill.execute_notebook(
             str(ROOT / f"notebooks/{name}.ipynb"), str(profile / f"{name}.ipynb"), {"profile": str(profile)},
-            cwd=str(ROOT), progress_bar=False, kernel_name="python3",
+            cwd=str(ROOT), progress_bar=False, kernel_name="python3", start_timeout=300,
         )  # fmt: skip
 
 
