@@ -157,7 +157,8 @@ def _write_caption(axes, text: str) -> None:
 
 
 def _break_lines(text: str) -> str:
-    return text.replace(", ", "\n") if len(text) > LONGEST_TEXT else text
+    parts = text.split(", ") if len(text) > LONGEST_TEXT else [text]
+    return "\n".join(textwrap.fill(part, LONGEST_TEXT + 4) for part in parts)
 
 
 def _show_image(axes, image: np.ndarray, text: str) -> None:
