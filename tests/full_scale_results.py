@@ -156,9 +156,13 @@ def _judge_scores(liquid: bool) -> pd.DataFrame:
     if liquid:
         replies = replies[replies["system"].isin(EDITORS)]
     parts = [replies.melt(["system", "subset", "id"], list(evidence.CRITERIA), "criterion", "value")]
-    for system in set(systems) - set(replies["system"]) - {"copy", *BEST}:
+    for system in set(systems) - set(replies["system"]):
+        in_table2, in_table6 = systems[system]
         for subset, group in _items().groupby("subset", sort=False):
-            value = printed("b_table2", panel="Forward", row=names.SUBSETS[subset][0], column=systems[system][0])
+            name = names.SUBSETS[subset][0]
+            value = printed("b_table6", panel=name, row="GPT-4o", column=in_table6)
+            if in_table2:
+                value = printed("b_table2", panel="Forward", row=name, column=in_table2)
             parts += [group.assign(system=system, criterion=criterion, value=value) for criterion in evidence.CRITERIA]
     asked = {"judge": "GPT-4o", "judge_prompt": "paper", "prompt_version": "1-0a1b2c3d", "paper": "B"}
     where = {"chain": 0, "direction": "forward", "reverse_from": "", "prompt": "", "repeat": 0}
@@ -174,8 +178,8 @@ def _candidates() -> dict[str, pd.DataFrame]:
     drawn = keys.join(items, on="item").drop(columns="item").assign(chain=0)
     score = rng.integers(0, 11, len(drawn)) * rng.integers(0, 2, len(drawn)).astype(float)
     own, where = score / 5 + rng.normal(-3, 1, len(drawn)), ["arm", "chain", "draw", "subset", "id", "candidate"]
-    verified = drawn[where].assign(**dict.fromkeys(VERIFIERS.values(), own), fdm_log_likelihood=-2.0)
-    verified = verified.assign(zero_shot_log_likelihood=np.nan, idm_same_labels_log_likelihood=np.nan)
+    said = dict.fromkeys(VERIFIERS.values(), np.nan) | {"idm_log_likelihood": own, "fdm_log_likelihood": -2.0}
+    verified = drawn[where].assign(**said)
     values = {"l1_paper": 0.2 - score / 100, "clip_i": 0.8 + score / 100, "clip_t": 0.25, "dino": 0.7 + score / 50}
     metrics = drawn[where].assign(**values).melt(where, var_name="metric")
     asked = {"judge": "GPT-4o", "judge_prompt": "paper", "prompt_version": "1-0a1b2c3d", "paper": "B"}

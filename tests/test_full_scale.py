@@ -153,8 +153,11 @@ def test_fewer_items_than_the_papers_are_smaller_scale(chameleon, tmp_path):
 
 
 def test_copy_has_the_tolerance_of_what_is_not_drawn(results):
-    mine = cell(built(results, "b_table6"), panel="AG", row="L1", column="Copy")
+    frame = built(results, "b_table6")
+    mine = cell(frame, panel="AG", row="L1", column="Copy")
     assert (mine["status"], mine["tolerance"]) == ("reproduced", 0.0005)
+    judged = cell(frame, panel="AG", row="GPT-4o", column="Copy")  # a judge is drawn anew
+    assert (judged["value"], judged["status"], judged["tolerance"]) == (0, "reproduced", 0.5)
 
 
 def test_both_readings_of_clip_t_stand_beside_the_printed_values(results):
@@ -200,6 +203,19 @@ def test_the_test_set_that_a_run_drew_stands_beside_the_papers(chameleon, tmp_pa
     table.to_csv(path / "test_split.csv", index=False)
     newer = built(replace(chameleon, profile=tmp_path), "d_figure4")
     assert cell(newer, row="samples", column="paper: test set")["status"] == "interpretation"
+
+
+def test_the_newer_versions_page_is_compared_on_as_many_pairs(chameleon, tmp_path):
+    where = {"panel": "Fine-tuning", "row": "BAGEL-DoUndo (Ours)"}
+    assert cell(built(chameleon, "d_page"), **where, column="A-F")["status"] == "smaller scale"  # 662 are not its 451
+    scores = chameleon.read("evaluation_doundo/doundo_scores.csv")
+    path = tmp_path / "reports/results/evaluation_doundo"
+    path.mkdir(parents=True)
+    scores[scores["id"] < "P451"].to_csv(path / "doundo_scores.csv", index=False)
+    (path / "measures.csv").write_text(chameleon.path("evaluation_doundo/measures.csv").read_text())
+    frame = built(replace(chameleon, profile=tmp_path), "d_page")
+    for column in ("CLIP", "A-F", "A-R", "N-F", "N-R", "EPE-F", "EPE-R"):
+        assert cell(frame, **where, column=column)["status"] == "reproduced", column
 
 
 def test_a_comparison_without_a_tolerance_is_refused():

@@ -239,7 +239,7 @@ def judge_distributions(judges: Mapping[str, pd.DataFrame]) -> Figure:
         for axes, (metric, label) in zip(row, metrics.items(), strict=True):
             _draw_distribution(axes, scores[scores["metric"] == metric])
             axes.set(xlabel=label, xticks=range(0, 11, 2))
-        row[0].set_ylabel("share of images (%)" + (f"\n{judge}" if len(judges) > 1 else ""))
+        row[0].set_ylabel(f"share of images (%)\n{judge}")
     return figure
 
 

@@ -104,12 +104,12 @@ def tolerance_of(metric: str, value: float, drawn: bool = True, average: bool = 
     """Return the largest distance at which a printed value is met.
 
     Raises:
-        KeyError: comparison.yaml has no such metric, or none for what is not drawn.
+        KeyError: comparison.yaml has no such metric.
     """
     entry = _content()["tolerances"][metric]
     if "share" in entry:
         return entry["share"] * abs(value)
-    if not drawn:
+    if not drawn and "fixed" in entry:  # a judge is drawn anew, whatever it looks at
         return entry["fixed"]
     return entry.get("average", entry["drawn"]) if average else entry["drawn"]
 

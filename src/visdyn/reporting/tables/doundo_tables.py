@@ -26,7 +26,12 @@ PAPERS_SIZE = 512  # pixels: images are scaled so by the authors' code before op
 TOLERANCES = {
     "dino": "cosine",
     "clip_t": "cosine",
+    "clip_prompt": "cosine",
     "of_f": "optical_flow",
+    "epe_f": "optical_flow",
+    "epe_r": "optical_flow",
+    "action_accuracy": "accuracy",
+    "noun_accuracy": "accuracy",
 }  # metric -> its tolerance in comparison.yaml
 
 
