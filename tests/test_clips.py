@@ -67,6 +67,20 @@ def test_no_clips_is_an_error(tmp_path):
         clips.find_clips(tmp_path / "nowhere")
 
 
+def test_grey_and_bgr_streams_are_the_same_frames(tmp_path):
+    """Of a video and of a folder of frames, bit for bit what the RGB frames give."""
+    video = write_video(tmp_path / "v.avi", _frames(12))
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for index, frame in enumerate(_read_frames(video)):
+        Image.fromarray(frame).save(folder / f"{index}.png")
+    for path in (video, folder):
+        rgb = _read_frames(path)
+        assert np.array_equal(np.stack(list(clips.stream_bgr(path))), rgb[..., ::-1])
+        greys = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in rgb]
+        assert np.array_equal(np.stack(list(clips.stream_grey(path))), greys)
+
+
 def test_frames_are_rgb_and_in_order(tmp_path):
     path = write_video(tmp_path / "v.avi", _frames(12))
     frames = _read_frames(path)

@@ -9,16 +9,19 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from test_clips import write_video
 
-from visdyn.datasets.clips import Clip, ClipError
+from visdyn.datasets.clips import Clip, ClipError, stream_grey
+from visdyn.mining import clip_motion
 from visdyn.mining.clip_mining import ClipSettings, mine_clips
+from visdyn.mining.clip_motion import FLOWS, FirstPass, flow_profiles, measure_motion
 from visdyn.mining.keyframes import (
-    FLOWS,
     MODES,
+    SLACK,
     KeyframePair,
     clean_pair,
-    flow_profiles,
+    select_after_first_pass,
     select_from_profile,
     select_keyframes,
 )
@@ -32,6 +35,7 @@ def flow_profile(frames, flow="farneback", statistic="mean"):
     return flow_profiles(frames, flow, (statistic,))[statistic]
 
 
+PAPER_MODES = ("top_then_space", "greedy_spaced")
 PROFILES = st.lists(st.floats(0, 10) | st.sampled_from([0.0, 1.0]), max_size=60)
 
 
@@ -90,6 +94,43 @@ def test_of_a_rest_the_quietest_frame_is_taken():
     assert select_from_profile(profile, mode="quiet_around_peak") == [10, 52]
 
 
+@given(st.data(), st.integers(1, 8), st.integers(1, 25), st.sampled_from(PAPER_MODES))
+@settings(max_examples=150, deadline=None)
+def test_after_a_first_pass_the_choice_is_that_of_the_whole_motion(data, top_k, min_interval, mode):
+    """Whatever the rough motion is, as long as no frame moves more than SLACK times as much."""
+    profile = np.array([0.0, *data.draw(PROFILES)])
+    shares = st.lists(st.floats(0.05, SLACK), min_size=len(profile), max_size=len(profile))
+    rough = profile / np.array(data.draw(shares))
+    chosen = select_after_first_pass(rough, profile.__getitem__, top_k, min_interval, mode)
+    assert chosen == select_from_profile(profile, top_k, min_interval, mode)
+
+
+@pytest.mark.parametrize("mode", PAPER_MODES)
+def test_after_a_first_pass_few_frames_are_measured(mode):
+    """Peaks of 30 a clip, a rough motion that is off by up to a fifth: few of 300 frames decide."""
+    random = np.random.default_rng(0)
+    profile = 0.2 + np.sin(np.arange(300) / 300 * 60) ** 8 * random.uniform(0.5, 2, 300)
+    profile[0], asked = 0, set()
+    chosen = select_after_first_pass(
+        profile * random.uniform(0.9, 1.1, 300), lambda index: asked.add(index) or profile[index], mode=mode
+    )
+    assert chosen == select_from_profile(profile, mode=mode)
+    assert set(chosen) <= asked
+    assert len(asked) < 60
+
+
+def test_a_ratio_that_was_seen_widens_all_bounds():
+    """The rough motion is a tenth of the true one: a frame that ranks low by it is looked at, and chosen."""
+    profile = np.array([0, 10, 10, 10, 10, 30, 10, 10, 10, 10.0])  # frame 5 is none of those measured at first
+    rough = np.array([0, 3, 1, 1, 1, 1, 1, 1, 1, 1.0])
+    assert select_after_first_pass(rough, profile.__getitem__, 1, 1) == [5]
+
+
+def test_quiet_frames_are_not_chosen_after_a_first_pass():
+    with pytest.raises(ValueError, match="needs the motion of every frame"):
+        select_after_first_pass(np.ones(3), lambda index: 1.0, mode="quiet_around_peak")
+
+
 @pytest.mark.parametrize("profile", [[1, np.nan], [-1.0], [[1.0]]])
 def test_a_bad_profile_is_refused(profile):
     with pytest.raises(ValueError, match="flow profile"):
@@ -138,6 +179,36 @@ def test_the_local_statistic_tells_a_small_motion_from_a_shaking_camera():
         flow_profile(frames, statistic="median")
 
 
+def test_the_fast_definition_is_measured_at_its_own_size():
+    """Whatever `short_side` says; a motion of 4 of 256 pixels is one of 2 of 128."""
+    blurred = np.asarray(Image.fromarray(_scene(0, 64)[..., 0]).resize((256, 256), Image.Resampling.BICUBIC))
+    frames = [blurred, np.roll(blurred, 4, axis=1)]
+    assert flow_profile(frames, "dis_fast")[1] == pytest.approx(2, abs=0.4)
+    assert flow_profile(frames, "dis")[1] == pytest.approx(4, abs=0.8)
+    small = flow_profiles(frames, "dis_fast", short_side=64)["mean"][1]
+    assert small == pytest.approx(1, abs=0.3)
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_first_pass_measures_single_frames_as_the_whole_clip_is_measured(flow):
+    frames = [_scene(shift, 64)[..., 0] for shift in (0, 0, 2, 5, 6)]
+    whole = flow_profile(frames, flow)
+    motion = measure_motion(iter(frames), flow, first_pass=16)
+    assert isinstance(motion, FirstPass)
+    assert len(motion) == len(motion.rough) == 5
+    assert [motion.measure(index) for index in (3, 0, 4, 1, 2)] == whole[[3, 0, 4, 1, 2]].tolist()
+
+
+def test_a_first_pass_that_would_save_nothing_is_left_out(monkeypatch):
+    frames = [_scene(shift, 64)[..., 0] for shift in (0, 2, 5)]
+    whole = flow_profiles(frames, statistics=("local", "mean"))
+    for options in ({"first_pass": 64}, {"first_pass": None}, {"first_pass": 16, "statistics": ("local", "mean")}):
+        motion = measure_motion(iter(frames), **options)
+        assert motion["mean"].tolist() == whole["mean"].tolist()
+    monkeypatch.setattr(clip_motion, "KEPT_BYTES", 5000)  # the second of the frames does not fit
+    assert measure_motion(iter(frames), first_pass=16)["mean"].tolist() == whole["mean"].tolist()
+
+
 def test_large_frames_are_shrunk_and_sizes_must_agree():
     big = [np.zeros((600, 800, 3), np.uint8)] * 2
     assert flow_profile(big).tolist() == [0, 0]
@@ -157,6 +228,15 @@ def test_key_frames_of_a_clip_lie_in_its_motion(clip):
     before, after = select_keyframes(clip, mode="quiet_around_peak")
     assert before <= 15
     assert after >= 35
+
+
+def test_a_first_pass_mines_the_same_pairs(clip):
+    plain = ClipSettings(min_interval=5, modes=PAPER_MODES)
+    first = ClipSettings(min_interval=5, modes=PAPER_MODES, first_pass=16)
+    mined, again = mine_clips([clip], plain), mine_clips([clip], first)
+    assert mined.pairs == again.pairs
+    assert len(mined.pairs) > 1
+    assert mined.stats.equals(again.stats)
 
 
 def test_mined_pairs_statistics_and_quarantine(clip, tmp_path):
@@ -211,3 +291,12 @@ def test_public_clips():
     assert 2 <= len(chosen) <= 6
     with pytest.raises(ClipError, match="50 frames, 28 decode"):
         select_keyframes(PUBLIC / "corrupted.mp4")
+
+
+@pytest.mark.skipif(PUBLIC is None or not PUBLIC.is_dir(), reason="the public clips are not at hand")
+@pytest.mark.parametrize(("mode", "most"), [("top_then_space", 0.2), ("greedy_spaced", 0.35)])
+def test_of_a_public_clip_few_frames_need_their_exact_flow(mode, most):
+    motion = measure_motion(stream_grey(PUBLIC / "ucf_clip.avi"), first_pass=64)
+    chosen = select_keyframes(PUBLIC / "ucf_clip.avi", mode=mode, motion=motion)
+    assert len(motion.exact) <= most * len(motion)
+    assert chosen == select_keyframes(PUBLIC / "ucf_clip.avi", mode=mode)

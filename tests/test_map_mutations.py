@@ -28,7 +28,7 @@ from visdyn.evaluation.systems.candidate_systems import best_of_rows
 from visdyn.evaluation.systems.doundo_systems import images_of
 from visdyn.inference import do_undo, verification
 from visdyn.inference.candidates import KEYS
-from visdyn.mining import keyframes, stratified
+from visdyn.mining import clip_motion, keyframes, stratified
 from visdyn.mining.clip_mining import ClipSettings, mine_clips
 from visdyn.models.editors.protocol import Request
 from visdyn.models.token.sequences import collate
@@ -219,11 +219,11 @@ def clip(tmp_path_factory):
     ("function", "old", "new"),
     [
         (None, "", ""),
-        (keyframes.select_keyframes, "profiles[statistic], top_k", "profiles[statistic], top_k - 1"),
-        (keyframes.select_keyframes, "profiles[statistic], top_k", "-profiles[statistic] + 9, top_k"),
-        (keyframes.select_from_profile, "np.argsort(-profile", "np.argsort(profile"),
+        (keyframes.select_keyframes, "motion[statistic], top_k", "motion[statistic], top_k - 1"),
+        (keyframes.select_keyframes, "motion[statistic], top_k", "-motion[statistic] + 9, top_k"),
+        (keyframes._rank_frames, "np.argsort(-profile", "np.argsort(profile"),
         (keyframes._keep_spaced, ">= min_interval", "> min_interval"),
-        (keyframes._flow_fields, "estimate(previous, frame)", "estimate(frame, frame)"),
+        (clip_motion._flow_fields, "estimate(previous, frame)", "estimate(frame, frame)"),
     ],
 )
 def test_clips_are_mined_by_the_key_frames_of_the_map(clip, mutate, function, old, new):

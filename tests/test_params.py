@@ -13,7 +13,8 @@ import yaml
 from visdyn.compute.rows import EXECUTORS
 from visdyn.inference.probing import AUTO, IMAGE_CODES
 from visdyn.mining.balanced_test import SPLITS
-from visdyn.mining.keyframes import FLOWS, MODES
+from visdyn.mining.clip_motion import FLOWS
+from visdyn.mining.keyframes import MODES
 from visdyn.mining.reversible import VOCABULARIES
 from visdyn.models.token.unified import DECODINGS
 from visdyn.models.understanding.understanding_model import DEFINITIONS

@@ -147,7 +147,28 @@ def stream_frames(path: str | Path | Clip) -> Iterator[np.ndarray]:
             container states were decoded (a truncated file), so that nobody takes the part for the whole.
     """
     path = _path_of(path)
-    return _stream_folder(path) if path.is_dir() else _stream_video(path)
+    return _stream_folder(path) if path.is_dir() else map(_swap_channels, _stream_video(path))
+
+
+def stream_bgr(path: str | Path | Clip) -> Iterator[np.ndarray]:
+    """Yield the frames as `stream_frames` does, but BGR, as OpenCV decodes a video: nothing is converted.
+
+    Raises:
+        ClipError: as of `stream_frames`.
+    """
+    path = _path_of(path)
+    return map(_swap_channels, _stream_folder(path)) if path.is_dir() else _stream_video(path)
+
+
+def stream_grey(path: str | Path | Clip) -> Iterator[np.ndarray]:
+    """Yield a clip's frames one by one in grey, uint8 (H, W): OpenCV's weights of R, G and B.
+
+    Raises:
+        ClipError: as of `stream_frames`.
+    """
+    import cv2
+
+    return (cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in stream_bgr(path))
 
 
 def frames_at(path: str | Path | Clip, indices: Sequence[int]) -> np.ndarray:
@@ -169,6 +190,12 @@ def _path_of(path: str | Path | Clip) -> Path:
     return path.path if isinstance(path, Clip) else Path(path)
 
 
+def _swap_channels(frame: np.ndarray) -> np.ndarray:
+    import cv2
+
+    return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)  # and RGB to BGR
+
+
 def _stream_video(path: Path) -> Iterator[np.ndarray]:
     import cv2
 
@@ -179,7 +206,7 @@ def _stream_video(path: Path) -> Iterator[np.ndarray]:
         stated, decoded = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
         while (read := capture.read())[0]:
             decoded += 1
-            yield cv2.cvtColor(read[1], cv2.COLOR_BGR2RGB)
+            yield read[1]
     finally:
         capture.release()
     if decoded == 0 or decoded < stated - COUNT_SLACK:

@@ -19,15 +19,14 @@ from PIL import Image
 
 from visdyn.compute.rows import Execution, compute_rows, file_identity
 from visdyn.compute.workers import Task
-from visdyn.datasets.clips import Clip, ClipError, frame_rate, frames_at, stream_frames
+from visdyn.datasets.clips import Clip, ClipError, frame_rate, frames_at, stream_bgr
+from visdyn.mining.clip_motion import SHORT_SIDE, FirstPass, measure_motion
 from visdyn.mining.keyframes import (
-    SHORT_SIDE,
     STATISTIC_OF,
     KeyframePair,
     SettledRange,
     check_selection,
     clean_pair,
-    flow_profiles,
     select_keyframes,
 )
 from visdyn.quarantine import Quarantine
@@ -47,6 +46,7 @@ class ClipSettings:
         frame_rate: frames per second of clips that do not say (folders of frames).
         write_mode: the mode whose key-frames are written as images, where it gives at least one pair; "" writes none.
         short_side: pixels to which frames are shrunk before the flow; the images keep their size.
+        first_pass: as of `visdyn.mining.clip_motion.measure_motion`.
     """
 
     top_k: int = 6
@@ -56,6 +56,7 @@ class ClipSettings:
     frame_rate: float = 25.0
     write_mode: str = ""
     short_side: int = SHORT_SIDE
+    first_pass: int | None = None
 
     def __post_init__(self) -> None:
         if not self.modes:
@@ -138,14 +139,13 @@ def mine_clip(shared: tuple[ClipSettings, Path | None], clip: Clip) -> dict:
     settings, folder = shared
     try:
         kept = _FrameBuffer()
-        profiles = flow_profiles(
-            kept.passing(stream_frames(clip)), settings.flow, settings.statistics, settings.short_side
-        )
-        count = len(next(iter(profiles.values())))
+        greys = (cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in kept.passing(stream_bgr(clip)))
+        motion = measure_motion(greys, settings.flow, settings.statistics, settings.short_side, settings.first_pass)
+        count = len(motion if isinstance(motion, FirstPass) else next(iter(motion.values())))
         if count < 2:
             return {"error": f"clip {clip.path} has {count} frame; motion needs two"}
         options = (settings.top_k, settings.min_interval)
-        chosen = {mode: select_keyframes(clip, *options, mode, settings.flow, profiles) for mode in settings.modes}
+        chosen = {mode: select_keyframes(clip, *options, mode, settings.flow, motion) for mode in settings.modes}
         wanted = chosen.get(settings.write_mode, [])
         if folder is not None and len(wanted) > 1:
             _write_images(clip, wanted, kept, folder)
@@ -155,7 +155,7 @@ def mine_clip(shared: tuple[ClipSettings, Path | None], clip: Clip) -> dict:
 
 
 class _FrameBuffer:
-    """Remembers the frames that pass, as long as they fit in memory."""
+    """Remembers the frames (BGR) that pass, as long as they fit in memory."""
 
     def __init__(self) -> None:
         self.frames: list[np.ndarray] | None = []
@@ -174,7 +174,10 @@ class _FrameBuffer:
 def _write_images(clip: Clip, wanted: Sequence[int], kept: _FrameBuffer, folder: Path) -> None:
     place = folder / Path(*clip.key)
     place.mkdir(parents=True, exist_ok=True)
-    frames = frames_at(clip, wanted) if kept.frames is None else [kept.frames[index] for index in wanted]
+    if kept.frames is None:
+        frames: Sequence[np.ndarray] = frames_at(clip, wanted)
+    else:
+        frames = [cv2.cvtColor(kept.frames[index], cv2.COLOR_BGR2RGB) for index in wanted]
     for index, frame in zip(wanted, frames, strict=True):
         draft = place / f".{index}.draft"
         Image.fromarray(frame).save(draft, format="PNG")

@@ -8,19 +8,20 @@ I_f = 20). That can be read in two ways; its Table 7 (2 to 3 key-frames a video,
 
 Both choose frames in mid-motion. The third reading is the kit's own: `quiet_around_peak` uses flow peaks only to find
 the actions, and keeps the quietest frame before, between and after them: states rather than movements. It goes by
-another statistic of the optical flow (`flow_profiles`), which tells a hand from noise and a moving camera.
+another statistic of the optical flow (`clip_motion.py: flow_profiles`), which tells a hand from noise and a moving
+camera, and it needs every frame's; the paper's two readings need that of few frames (`select_after_first_pass`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from visdyn.datasets.clips import Clip, stream_frames
+from visdyn.datasets.clips import Clip, stream_grey
+from visdyn.mining.clip_motion import FirstPass, flow_profiles
 
 # Mode -> the statistic of the flow that it goes by.
 STATISTIC_OF = {"top_then_space": "mean", "greedy_spaced": "mean", "quiet_around_peak": "local"}
@@ -32,12 +33,11 @@ PEAK_SHARE = 0.3
 # Frames between two peaks are a rest, and not part of one action, below this share.
 QUIET_SHARE = 0.1
 SMOOTHING = 5
-FLOWS = ("farneback", "dis")
-SHORT_SIDE = 256
-# From this short side down, Farneback refines once per pyramid level instead of three times: at 64x64 pixels that
-# takes 0.5 ms a frame instead of 0.9 and ranks frames alike.
-SMALL = 128
-FASTEST_SHARE = 0.1
+# After a first pass, a frame may move this many times as much as the largest ratio of measured to rough motion allows.
+SLACK = 1.2
+# Frames without rough motion can move: each counts with at least this share of the clip's highest rough motion.
+ROUGH_FLOOR = 0.01
+SPREAD = 6  # frames measured at once, spread evenly over the ranks of the rough motion
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def select_keyframes(
     min_interval: int = 20,
     mode: str = "top_then_space",
     flow: str = "farneback",
-    profiles: Mapping[str, np.ndarray] | None = None,
+    motion: Mapping[str, np.ndarray] | FirstPass | None = None,
 ) -> list[int]:
     """Return the sorted indices (from 0) of a clip's key-frames, at least `min_interval` frames apart.
 
@@ -71,17 +71,20 @@ def select_keyframes(
         top_k, min_interval: K_f and I_f of the paper, in frames.
         mode: one of MODES; the module's text says what each takes for a key-frame.
         flow: as of `flow_profiles`.
-        profiles: what `flow_profiles` measured of this clip, so that several modes share one reading; None reads it.
+        motion: of this clip, as `clip_motion.py: measure_motion` gives it, so that several modes share one reading;
+            None reads the clip and measures every frame.
 
     Raises:
         ClipError: the clip cannot be read in full.
-        ValueError: unknown mode or flow, top_k or min_interval below 1.
+        ValueError: unknown mode or flow, top_k or min_interval below 1; `quiet_around_peak` after a first pass.
     """
     check_selection(top_k, min_interval, mode)
     statistic = STATISTIC_OF[mode]
-    if profiles is None:
-        profiles = flow_profiles(stream_frames(video_path), flow, (statistic,))
-    return select_from_profile(profiles[statistic], top_k, min_interval, mode)
+    if isinstance(motion, FirstPass):
+        return select_after_first_pass(motion.rough, motion.measure, top_k, min_interval, mode)
+    if motion is None:
+        motion = flow_profiles(stream_grey(video_path), flow, (statistic,))
+    return select_from_profile(motion[statistic], top_k, min_interval, mode)
 
 
 def select_from_profile(
@@ -106,10 +109,62 @@ def select_from_profile(
         raise ValueError("a flow profile is one finite, non-negative number per frame")
     if mode == "quiet_around_peak":
         return _select_quiet_frames(profile, top_k, min_interval)
-    ranked = [int(index) for index in np.argsort(-profile, kind="stable") if profile[index] > 0]
+    ranked = _rank_frames(profile)
     if mode == "top_then_space":
         ranked = ranked[:top_k]
     return sorted(_keep_spaced(ranked, min_interval)[:top_k])
+
+
+def select_after_first_pass(
+    rough: np.ndarray,
+    measure: Callable[[int], float],
+    top_k: int = 6,
+    min_interval: int = 20,
+    mode: str = "top_then_space",
+) -> list[int]:
+    """Choose as `select_from_profile` does from the motion of all frames, while measuring that of few.
+
+    A frame that is not measured counts with an upper bound. What the bounds would choose is measured, and they choose
+    again, until all that they choose is measured: no other frame, however much it moves within its bound, could then
+    displace one of those (a tie goes to the earlier frame either way). The bound is the rough motion times SLACK times
+    the largest ratio of measured to rough motion in this clip, at least 1. No cheap flow bounds an exact one, so this
+    is a bound by experience: the choice is that of the exact motion wherever no unmeasured frame breaks it. It is
+    learned from the frames of highest rough motion and from others spread over all ranks; `benchmarks/keyframes.py`
+    compares both choices on a folder of clips.
+
+    Args:
+        rough: cheap estimate of the motion of each frame (N,), finite and >= 0, in the unit of `measure`.
+        measure: gives the motion of a frame by its index; asked for few frames, for some of them more than once.
+        mode: `top_then_space` or `greedy_spaced`.
+
+    Returns:
+        As `select_from_profile`.
+    """
+    check_selection(top_k, min_interval, mode)
+    if mode == "quiet_around_peak":
+        raise ValueError("mode 'quiet_around_peak' needs the motion of every frame; measure it without a first pass")
+    if len(rough) == 0:
+        return []
+    raised = rough + max(ROUGH_FLOOR * float(rough.max()), 1e-9)  # (N,), > 0
+    ranks = np.argsort(-raised, kind="stable")
+    spread = np.linspace(0, len(ranks) - 1, SPREAD).astype(int)
+    wanted = {0, *ranks[:top_k].tolist(), *ranks[spread].tolist()}  # frame 0 has no frame before it: it moves by 0
+    known: dict[int, float] = {}
+    while wanted:
+        known |= {index: measure(index) for index in sorted(wanted)}
+        bound = raised * SLACK * max(1, *(motion / raised[index] for index, motion in known.items()))
+        bound[list(known)] = list(known.values())
+        if mode == "top_then_space":  # which of its top_k are kept depends on all of them
+            decisive = _rank_frames(bound)[:top_k]
+        else:
+            decisive = select_from_profile(bound, top_k, min_interval, mode)
+        wanted = set(decisive) - known.keys()
+    return select_from_profile(bound, top_k, min_interval, mode)
+
+
+def _rank_frames(profile: np.ndarray) -> list[int]:
+    """Return the frames that move, the fastest first, of equal ones the earlier first."""
+    return [int(index) for index in np.argsort(-profile, kind="stable") if profile[index] > 0]
 
 
 def check_selection(top_k: int, min_interval: int, mode: str) -> None:
@@ -169,86 +224,3 @@ def clean_pair(frame_a: int, frame_b: int, settled_ranges: Iterable[SettledRange
     ranges = list(settled_ranges)
     states = [next((state for start, stop, state in ranges if start <= f <= stop), None) for f in (frame_a, frame_b)]
     return None not in states and states[0] != states[1]
-
-
-def flow_profiles(
-    frames: Iterable[np.ndarray],
-    flow: str = "farneback",
-    statistics: Sequence[str] = ("mean",),
-    short_side: int = SHORT_SIDE,
-) -> dict[str, np.ndarray]:
-    """Return the motion of each frame, in pixels per frame at the size at which it is measured.
-
-    The paper gives neither algorithm, resolution nor statistic ("optical flow to quantify the dynamics per frame",
-    section 3.2). Here: grey frames, shrunk to a short side of 256 pixels (`short_side`) where larger, frame t scored
-    by the flow from t-1 to t; frame 0 scores 0. The statistics of a flow field:
-
-    - "mean": mean magnitude, the plain reading of the paper;
-    - "local": the camera's motion (the median flow) is taken away, then the mean magnitude of the fastest tenth of the
-      pixels. It tells a small moving hand from sensor noise and a shaking camera, which drown it in the mean.
-
-    Args:
-        frames: uint8 arrays (H, W, 3) RGB or (H, W) grey, all of one size; an iterator is consumed frame by frame.
-        flow: "farneback" (Farneback 2003) or "dis" (dense inverse search, Kroeger 2016).
-        short_side: larger frames are shrunk to it, in pixels.
-
-    Returns:
-        For each statistic a float64 array (number of frames,), values >= 0.
-
-    Raises:
-        ValueError: unknown flow or statistic, or frames of different sizes.
-    """
-    if flow not in FLOWS:
-        raise ValueError(f"unknown flow {flow!r}; one of {', '.join(FLOWS)}")
-    if unknown := [name for name in statistics if name not in STATISTICS]:
-        raise ValueError(f"unknown statistic {unknown[0]!r}; one of {', '.join(STATISTICS)}")
-    measured = [[STATISTICS[name](field) for name in statistics] for field in _flow_fields(frames, flow, short_side)]
-    columns = np.asarray(measured, dtype=np.float64).reshape(-1, len(statistics))
-    return {name: columns[:, index] for index, name in enumerate(statistics)}
-
-
-def _flow_fields(frames: Iterable[np.ndarray], flow: str, short_side: int) -> Iterator[np.ndarray]:
-    """Yield the flow field (H, W, 2) that leads to each frame; zeros for the first."""
-    previous, estimate = None, None
-    for index, frame in enumerate(_to_grey(frames, short_side)):
-        if previous is None:
-            estimate = _make_estimator(flow, min(frame.shape))
-            yield np.zeros((*frame.shape, 2), np.float32)
-        elif previous.shape != frame.shape:
-            raise ValueError(f"frame {index} has another size than those before it")
-        else:
-            yield estimate(previous, frame)
-        previous = frame
-
-
-def _to_grey(frames: Iterable[np.ndarray], short_side: int) -> Iterator[np.ndarray]:
-    for frame in frames:
-        grey = cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) if frame.ndim == 3 else frame
-        scale = short_side / min(grey.shape)
-        if scale < 1:
-            size = (round(grey.shape[1] * scale), round(grey.shape[0] * scale))
-            grey = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-        yield grey
-
-
-def _make_estimator(flow: str, short_side: int) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
-    if flow == "dis":
-        search = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
-        return lambda before, after: search.calc(before, after, None)
-    iterations = 1 if short_side <= SMALL else 3
-    # Pyramid scale, levels, window, iterations, polynomial size and sigma, flags: OpenCV's usual values.
-    return lambda before, after: cv2.calcOpticalFlowFarneback(before, after, None, 0.5, 3, 15, iterations, 5, 1.2, 0)
-
-
-def _mean_magnitude(field: np.ndarray) -> float:
-    return float(cv2.magnitude(field[..., 0], field[..., 1]).mean())
-
-
-def _local_magnitude(field: np.ndarray) -> float:
-    moved = field - np.median(field, axis=(0, 1))  # (H, W, 2), less the camera's motion
-    speeds = cv2.magnitude(moved[..., 0], moved[..., 1]).ravel()
-    count = max(1, round(FASTEST_SHARE * speeds.size))
-    return float(np.partition(speeds, speeds.size - count)[-count:].mean())
-
-
-STATISTICS = {"mean": _mean_magnitude, "local": _local_magnitude}

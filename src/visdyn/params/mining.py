@@ -18,8 +18,9 @@ class Mining:
     min_interval: Count  # I_f, frames between two key-frames
     modes: OneOrMore[Mode]  # key-frame selections compared
     mode: Mode  # the one whose pairs are annotated
-    flow: Literal["farneback", "dis"]
+    flow: Literal["farneback", "dis", "dis_fast"]
     flow_size: Count  # short side in pixels at which flow is measured
+    first_pass: Count | None  # short side of a rough flow that tells which frames need theirs; None: all do
     vocabulary: Literal["v1", "v2"]  # reversible verbs
     executor: Literal["local", "ray"]
     clip_timeout: Positive  # seconds of work on one clip

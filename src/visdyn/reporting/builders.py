@@ -26,8 +26,12 @@ TableBuilder = Callable[[Results, pd.DataFrame | None, str], pd.DataFrame]
 FigureBuilder = Callable[[Results], Figure]
 
 
-def keyframe_table(keyframes: pd.DataFrame) -> pd.DataFrame:
-    """Return dataset, mode, videos, key-frames and pairs per video, clean pairs (%) for each reading of the rule."""
+def keyframe_table(keyframes: pd.DataFrame, motion: str = "") -> pd.DataFrame:
+    """Return dataset, mode, videos, key-frames and pairs per video, clean pairs (%) for each reading of the rule.
+
+    Args:
+        motion: the optical flow that the rules went by, named in the head of the modes where it is not the kit's own.
+    """
     frame = keyframes.assign(dataset=keyframes["dataset"].map(names.dataset))
     grouped = frame.groupby(["dataset", "mode"], sort=False)
     sums = grouped[["num_keyframes", "num_pairs", "num_clean_pairs"]].sum()
@@ -39,7 +43,7 @@ def keyframe_table(keyframes: pd.DataFrame) -> pd.DataFrame:
             "pairs per video": sums["num_pairs"] / videos,
             "clean pairs (%)": 100 * sums["num_clean_pairs"] / sums["num_pairs"].where(sums["num_pairs"] > 0),
         }
-    ).reset_index()
+    ).reset_index(names=["dataset", f"mode, by {motion}" if motion else "mode"])
 
 
 def _rename_arms(frame: pd.DataFrame | None) -> pd.DataFrame | None:
@@ -87,7 +91,9 @@ TABLES: dict[str, TableBuilder] = {
     "k_measures": lambda results, _, status: leaderboard.measures(results),
     "k_fdm_training": lambda results, _, status: _rename_arms(results.read_or_none("fdm/arms.csv")),
     "k_best_of": best_of_k.table,
-    "k_keyframes": lambda results, _, status: keyframe_table(results.read("mining/keyframes.csv")),
+    "k_keyframes": lambda results, _, status: keyframe_table(
+        results.read("mining/keyframes.csv"), results.setting.motion
+    ),
     "k_encoders": lambda results, _, status: results.read("base_measures/encoders.csv"),
     "k_tokenizer": lambda results, _, status: results.read("base_measures/tokenizer.csv"),
 }

@@ -25,7 +25,7 @@ from visdyn.quarantine import Quarantine
 from visdyn.trajectory import ReversiblePair
 
 # Mined clips depend on these files too: state that other code left is not continued.
-CODE = ("mining/clip_mining.py", "mining/keyframes.py", "datasets/clips.py")
+CODE = ("mining/clip_mining.py", "mining/keyframes.py", "mining/clip_motion.py", "datasets/clips.py")
 ANNOTATIONS = "annotations"
 SOURCE_FILES = {"train": "EPIC_100_train.csv", "test": "EPIC_100_validation.csv"}
 
@@ -39,7 +39,7 @@ def mine_key_frames(stage: Stage, quarantine: Quarantine) -> MinedClips:
     """
     params = stage.params
     selection = (params.top_k, params.min_interval, params.modes, params.flow)
-    settings = ClipSettings(*selection, params.frame_rate, params.mode, params.flow_size)
+    settings = ClipSettings(*selection, params.frame_rate, params.mode, params.flow_size, params.first_pass)
     clips = find_clips(stage.data("clips"), quarantine) if stage.settings.data.clips else []
     package = Path(__file__).resolve().parents[1]
     code = hashlib.sha256(b"".join((package / name).read_bytes() for name in CODE)).hexdigest()[:8]

@@ -324,7 +324,7 @@ def _measure_mining(trials: Sequence[Trial], models: Sequence[str], first_chain:
     for trial, model in zip(trials, models, strict=True):
         mining, own = trial.settings.mining, trial.scratch(f"mined/{trial.run}")
         selection = (mining.top_k, mining.min_interval, (mining.mode,), mining.flow)
-        settings = ClipSettings(*selection, mining.frame_rate, mining.mode, mining.flow_size)
+        settings = ClipSettings(*selection, mining.frame_rate, mining.mode, mining.flow_size, mining.first_pass)
         mined = mine_clips(find_clips(trial.data("clips")), settings, settled, images=own / "images")
         write_pairs(mined, mining.mode, own / "images", own)
         pairs, counts = read_pairs(own), mined.stats[["num_pairs", "num_clean_pairs"]].sum()

@@ -43,6 +43,7 @@ class Setting:
             it does not.
         base: what results of another profile call its base model: the last part of its path or hub id.
         judges: stage of an evaluation -> name of a judge that answers in words -> its model.
+        motion: the optical flow that key-frames were chosen by, "" where it is the kit's `farneback`.
     """
 
     data: str = _KITCHEN
@@ -50,6 +51,7 @@ class Setting:
     models: Mapping[str, str] = field(default_factory=dict)
     base: str = ""
     judges: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    motion: str = ""
 
     def differs_in_model(self, *stages: str) -> str:
         """Return how the first of these stages' models that is not the papers' differs, "" where all are."""
@@ -84,7 +86,9 @@ def read_setting(profile: str | Path, bases: Mapping[str, str]) -> Setting:
                 for entry in section.get("judges") or () if entry.get("model")}
         for stage, section in content.items() if isinstance(section, dict) and "judges" in section
     }  # fmt: skip
-    return Setting(data, family, models, names["base"], judges)
+    flow = content.get("mining", {}).get("flow", "")
+    motion = "" if flow == "farneback" else flow
+    return Setting(data, family, models, names["base"], judges, motion)
 
 
 def fewer_items(n: float, wanted: int) -> str:
