@@ -4,6 +4,9 @@ A column is declared here once, in the file's order. Stages check what they writ
 tables, figures and the report read by it (`read_columns`); `docs/architecture.md` explains the columns, and a test
 compares the two.
 
+`KEYS` names the columns that tell rows apart. A reader refuses a file whose rows are doubled, cut or torn: its numbers
+would be means over other rows than its stage wrote.
+
 Types: `str` is text ("" where empty); `float` is a number, NaN where the cell is empty; `int` is a count and `bool`
 a 0 or 1, both read as int64, or as float64 with NaN where a cell is empty. An unknown number is an empty cell,
 never a 0.
@@ -11,7 +14,11 @@ never a 0.
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -225,6 +232,116 @@ CHOICE: Columns = {
 OF_REAL_DATA: dict[str, Columns] = {"world/counts.csv": {"found": str, "sha256": str}}
 
 
+# Table -> the last of the leading columns that tell its rows apart. A quarantine may name an item twice.
+KEYS: dict[str, str] = {
+    "world/counts.csv": "part",
+    "base_measures/encoders.csv": "measure",
+    "base_measures/tokenizer.csv": "measure",
+    "base_models/training.csv": "step",
+    "probing/likelihoods.csv": "kind",
+    "probing/missing.csv": "model",
+    "mining/keyframes.csv": "mode",
+    "mining/segments.csv": "noun",
+    "mining/test_split.csv": "verb",
+    "mining/prompts.csv": "num_words",
+    "idm_evaluation/likelihoods.csv": "kind",
+    "idm_evaluation/predictions.csv": "id",
+    "idm_evaluation/text_metrics.csv": "metric",
+    "idm/data.csv": "subset",
+    "annotation/pairs.csv": "pair",
+    "annotation/summary.csv": "dataset",
+    "fdm/data.csv": "subset",
+    "fdm/arms.csv": "chain",
+    "fdm/training.csv": "step",
+    "doundo/training.csv": "step",
+    "verification/candidates.csv": "candidate",
+    "evaluation/fdm_scores.csv": "metric",
+    "evaluation/candidate_scores.csv": "metric",
+    "evaluation/candidate_judge_scores.csv": "criterion",
+    **{f"{stage}/{file}.csv": key for stage in ("evaluation", "evaluation_doundo") for file, key in
+       (("judge_scores", "criterion"), ("judge_runs", "system"), ("systems", "system"), ("measures", "metric"),
+        ("leaderboard", "system"))},
+    "evaluation_doundo/doundo_scores.csv": "metric",
+    "spatial/answers.csv": "id",
+    "spatial/missing.csv": "model",
+    "spatial/accuracy.csv": "mode",
+    "human_study/participation.csv": "criterion",
+    "human_study/table5.csv": "system",
+    "human_study/table7.csv": "system",
+    "human_study/comparisons.csv": "second",
+    "recorded/cells.csv": "column",
+    "recorded/replies.csv": "subset",
+    "recorded/averages.csv": "criterion",
+    "recorded/identity.csv": "column",
+    "recorded/paired.csv": "subset",
+    "recorded/gains.csv": "reference",
+    "recorded/passes.csv": "subset",
+    "recorded/histograms.csv": "score",
+    "recorded/repository.csv": "subset",
+    "recorded/pictures.csv": "index",
+    "robust/runs.csv": "chain",
+    "robust/leaderboard.csv": "system",
+    "robust/labels.csv": "chain",
+    "robust/fdm_scores.csv": "metric",
+    "robust/doundo_scores.csv": "metric",
+    "external/crop_cost.csv": "subset",
+    "external/aurora_copy.csv": "geometry",
+    "external/segments.csv": "noun",
+    "external/test_split.csv": "verb",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which rows belong together in a table that is written whole.
+
+    Attributes:
+        given: within each value of these columns,
+        whole: every value of these columns has a row
+        has: for every value of these.
+    """
+
+    whole: tuple[str, ...]
+    has: tuple[str, ...]
+    given: tuple[str, ...] = ()
+
+
+_SCORE_GRID = Grid(("system", "chain", "subset", "id"), ("metric",))
+_DOUNDO_GRID = Grid(("system", "chain", "prompt", "id"), ("metric",), ("direction", "reverse_from"))
+_KIND_GRID = Grid(("model", "chain", "subset", "id"), ("kind",), ("definition", "task"))
+# Every item has all of its rows: so its stage makes them, an unknown number being an empty cell.
+ITEMS: dict[str, Grid] = {
+    "probing/likelihoods.csv": _KIND_GRID,
+    "idm_evaluation/likelihoods.csv": _KIND_GRID,
+    "verification/candidates.csv": Grid(("arm", "chain", "draw", "subset", "id"), ("candidate",)),
+    "evaluation/fdm_scores.csv": _SCORE_GRID,
+    "evaluation/candidate_scores.csv": Grid(("arm", "chain", "draw", "subset", "id"), ("candidate", "metric")),
+    "evaluation_doundo/doundo_scores.csv": _DOUNDO_GRID,
+    "robust/fdm_scores.csv": Grid(("system", "chain", "draw", "subset", "id"), ("metric",)),
+    "robust/doundo_scores.csv": _DOUNDO_GRID,
+}
+# Every model, or every chain of it, has all items. Where some failed it may lack them: only an edited file is held to
+# it.
+MODELS: dict[str, Grid] = {
+    "probing/likelihoods.csv": Grid(("model", "chain"), ("subset", "id", "kind"), ("definition", "task")),
+    "mining/keyframes.csv": Grid(("mode",), ("dataset", "class", "video")),
+    "idm_evaluation/likelihoods.csv": Grid(("model", "chain"), ("subset", "id", "kind"), ("definition", "task")),
+    "idm_evaluation/predictions.csv": Grid(("model", "chain"), ("subset", "id", "reference")),
+    "idm_evaluation/text_metrics.csv": Grid(("model", "chain"), ("metric",)),
+    "annotation/pairs.csv": Grid(("chain",), ("dataset", "class", "video", "pair")),
+    "annotation/summary.csv": Grid(("chain",), ("dataset",)),
+    "fdm/training.csv": Grid(("arm", "chain"), ("step",)),
+    "doundo/training.csv": Grid(("variant", "chain"), ("step",)),
+    "verification/candidates.csv": Grid(("arm", "chain", "draw"), ("subset", "id", "candidate")),
+    "evaluation/candidate_scores.csv": Grid(("arm", "chain", "draw"), ("subset", "id", "candidate", "metric")),
+    "evaluation/fdm_scores.csv": Grid(("chain",), ("subset", "id", "metric"), ("system",)),
+    "evaluation_doundo/doundo_scores.csv": Grid(
+        ("chain",), ("direction", "reverse_from", "prompt", "verb", "familiarity", "id", "metric"), ("system",)
+    ),
+    "spatial/answers.csv": Grid(("model", "chain"), ("benchmark", "mode", "rule", "prompt", "group", "relation", "id")),
+}
+
+
 def declared_columns(name: str, found: Sequence[str] = ()) -> Columns:
     """Return the columns of a result table and their types, in the file's order.
 
@@ -243,6 +360,17 @@ def declared_columns(name: str, found: Sequence[str] = ()) -> Columns:
     return {**TABLES[name], **further} if set(found) & set(further) else TABLES[name]
 
 
+def key_columns(name: str) -> list[str]:
+    """Return the columns that tell a table's rows apart; none where a row may stand twice (a quarantine).
+
+    Raises:
+        ResultTableError: no such table is declared.
+    """
+    columns = list(declared_columns(name))
+    last = "metric" if name.startswith("choices/") else KEYS.get(name)
+    return columns[: columns.index(last) + 1] if last else []
+
+
 def check_columns(name: str, table: pd.DataFrame) -> None:
     """Check that a table may be written as result `name`: its columns are those declared, in their order and types.
 
@@ -252,7 +380,7 @@ def check_columns(name: str, table: pd.DataFrame) -> None:
 
     Raises:
         ResultTableError: the table, or one of its columns, is not declared; a declared column is missing; a cell is
-            not of its column's type.
+            not of its column's type; a row stands twice.
     """
     names = list(map(str, table.columns))
     columns = declared_columns(name, names)
@@ -260,24 +388,99 @@ def check_columns(name: str, table: pd.DataFrame) -> None:
     for column, kind in columns.items():
         if kind is not str:
             _to_numbers(name, column, table[column], kind)
+    _refuse_doubled(name, table)
 
 
 def read_columns(name: str, path: str | Path) -> pd.DataFrame:
     """Read result table `name` from a file, each column by its declared type (see the module's head).
 
     Raises:
-        ResultTableError: as for `check_columns`, or an empty file.
+        ResultTableError: as for `check_columns`; or the file is empty, is no text, is cut, has a row with more or fewer
+            cells than columns, or an item lacks some of its rows (`ITEMS`).
     """
     declared_columns(name)  # an undeclared name is said before the file is looked for
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except pd.errors.EmptyDataError:
-        raise ResultTableError(f"{name} is empty; run its stage again") from None
-    columns = declared_columns(name, list(table.columns))
-    _compare_names(name, list(table.columns), list(columns))
-    numbers = {column: _to_numbers(name, column, table[column], kind)
+    return _parse(name, Path(path).read_bytes()).copy(deep=False)
+
+
+def check_whole(name: str, table: pd.DataFrame) -> None:
+    """Check that every model of a table has the same items (`MODELS`): for a file that was edited since.
+
+    Raises:
+        ResultTableError: one lacks rows that others have.
+    """
+    _refuse_gaps(name, table, MODELS)
+
+
+@lru_cache(maxsize=8)  # a report reads the large tables once an item
+def _parse(name: str, content: bytes) -> pd.DataFrame:
+    cells = _read_cells(name, content)
+    columns = declared_columns(name, list(cells.columns))
+    _compare_names(name, list(cells.columns), list(columns))
+    numbers = {column: _to_numbers(name, column, cells[column], kind)
                for column, kind in columns.items() if kind is not str}  # fmt: skip
-    return table.assign(**numbers)
+    table = cells.assign(**numbers)
+    _refuse_doubled(name, table)
+    _refuse_gaps(name, table, ITEMS)
+    return table
+
+
+def _read_cells(name: str, content: bytes) -> pd.DataFrame:
+    """Return the cells of a CSV file as text; each row has as many as the head, and the last line ends."""
+    try:
+        text = content.decode("utf-8-sig")
+        if not text.strip():
+            raise ResultTableError(f"{name} is empty; run its stage again")
+        if not text.endswith(("\n", "\r")):
+            raise ResultTableError(f"{name} is cut: its last line has no end; run its stage again")
+        # A torn row is filled up, or makes its first cell an index, where pandas alone reads.
+        counts = _count_cells(text)
+        torn = next((number for number, count in enumerate(counts) if count != counts[0]), None)
+        if torn is not None:
+            raise ResultTableError(f"{name}, row {torn} has {counts[torn]} cells under {counts[0]} columns")
+        return pd.read_csv(io.StringIO(text), dtype=str, keep_default_na=False, index_col=False)
+    except (UnicodeDecodeError, csv.Error, pd.errors.ParserError) as error:
+        raise ResultTableError(f"{name} is no CSV file in UTF-8 ({error}); run its stage again") from None
+
+
+def _count_cells(text: str) -> list[int]:
+    """Return how many cells each row of a CSV text has, its head first."""
+    if '"' in text:
+        return [len(row) for row in csv.reader(io.StringIO(text, newline=""), strict=True)]
+    return [line.count(",") + 1 for line in io.StringIO(text, newline=None)]  # splitlines would end lines at U+2028 too
+
+
+def _refuse_doubled(name: str, table: pd.DataFrame) -> None:
+    keys = key_columns(name)
+    if keys and (doubled := table.duplicated(keys)).any():
+        row = table.loc[doubled.to_numpy(), keys].iloc[0]
+        count = f"; {doubled.sum()} rows stand more than once" if doubled.sum() > 1 else ""
+        raise ResultTableError(f"{name} has a row twice: {_describe_row(row)}{count}")
+
+
+def _refuse_gaps(name: str, table: pd.DataFrame, grids: Mapping[str, Grid]) -> None:
+    grid = grids.get(name)
+    if grid is None or table.empty:
+        return
+    parts = table.groupby(list(grid.given), dropna=False) if grid.given else [((), table)]
+    for given, part in parts:
+        wanted = len(part[list(grid.has)].drop_duplicates())
+        counts = part.groupby(list(grid.whole), dropna=False).size()
+        if len(short := counts[counts < wanted]):
+            values = short.index[0] if len(grid.whole) > 1 else (short.index[0],)
+            row = pd.Series([*given, *values], [*grid.given, *grid.whole])
+            raise ResultTableError(
+                f"{name} is not whole: {_describe_row(row)} has {short.iloc[0]} of {wanted} rows "
+                f"(by {', '.join(grid.has)}); rows were cut or renamed since its stage wrote them"
+            )
+
+
+def _describe_row(row: pd.Series) -> str:
+    return ", ".join(f"{column} {_clip(value)}" for column, value in row.items() if value == value and value != "")
+
+
+def _clip(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _compare_names(name: str, found: Sequence[str], declared: Sequence[str]) -> None:

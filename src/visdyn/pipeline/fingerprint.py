@@ -88,7 +88,7 @@ def record_stage(path: Path, stage: str, machine: Machine) -> None:
     facts = {name: value for name, value in asdict(machine).items() if name != "fingerprint"}
     machines = found["machines"] | {machine.fingerprint: facts}
     machines = {name: machines[name] for name in set(stages.values()) & machines.keys()}
-    content = json.dumps({"machines": machines, "stages": stages}, indent=1, sort_keys=True) + "\n"
+    content = json.dumps(found | {"machines": machines, "stages": stages}, indent=1, sort_keys=True) + "\n"
     write_atomically(path, content.encode())
 
 

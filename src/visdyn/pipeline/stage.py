@@ -14,7 +14,7 @@ from visdyn.params import Params, load_params
 from visdyn.paths import expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.tables import write_json, write_table
-from visdyn.result_tables import check_columns
+from visdyn.result_tables import check_columns, read_columns
 from visdyn.training.runs import of_chain
 
 RESULTS = "reports/results"
@@ -183,18 +183,17 @@ class Stage:
         return path
 
     def read_table(self, rel: str):
-        """Read `reports/results/<rel>` (`<stage>/<file>.csv`) as a `pandas.DataFrame`; ids are text, 007 is no 7.
+        """Read `reports/results/<rel>` (`<stage>/<file>.csv`) as a `pandas.DataFrame`, by `result_tables`.
 
         Raises:
             FileNotFoundError: no such result yet; the message names the stage to run.
+            ResultTableError: it is not as declared, or its rows are doubled or torn.
         """
-        import pandas
-
         path = self.root / RESULTS / rel
         if not path.is_file():
             stage = Path(rel).parts[0]
             raise FileNotFoundError(f"{path} does not exist; run `dvc repro {stage}` in profile {self.profile!r}")
-        return pandas.read_csv(path, dtype={"id": str})
+        return read_columns(rel, path)
 
     def scratch(self, key: str = "") -> Path:
         """Return the resume folder `.visdyn/scratch/<stage>/<hash of parameters and dependencies>/<key>`, created.

@@ -33,7 +33,7 @@ from visdyn.evaluation.measurements import VIEWS, Measurements, NotMeasuredError
 from visdyn.paths import file_digest, repository_root
 from visdyn.pipeline.changed_files import describe_changes
 from visdyn.reporting.ledger import build_ledger
-from visdyn.reporting.provenance import read_families
+from visdyn.reporting.provenance import EDITED, read_families, recorded_outputs
 from visdyn.reporting.results import ResultError, Results
 
 LEVEL, NUMBERS_LEVEL = 0.95, 0.99  # of claims, and of single numbers: there are hundreds of them
@@ -166,7 +166,9 @@ def verify(reference: str | None, run: str | None, profile: str = ".") -> tuple[
             f"then: {reference or 'the last commit (HEAD)'}{_machine(first / profile)}",
             f"now:  {run or 'the results here'}{_machine(second / profile)}",
             _bytes(first, second, profile),
-        ]
+            *(f"{side}: {output} was {EDITED}" for side, root in (("then", first), ("now", second))
+              for output in recorded_outputs(root / profile).edited_under("reports/results")),
+        ]  # fmt: skip
     return _render(head, lines, numbers), int(any(line.turned for line in lines))
 
 
@@ -205,7 +207,8 @@ def _open_run(where: str, profile: str, scratch: Path) -> Path:
     else:
         root = scratch
         repository = repository_root()
-        wanted = [f"{profile}/{part}" for part in ("params.yaml", "reports/results", "reports/machine.json")]
+        parts = ("params.yaml", "dvc.lock", "reports/results", "reports/machine.json")
+        wanted = [f"{profile}/{part}" for part in parts]
         wanted += [] if profile == "." else ["reports/results/external"]
         command = ["git", "ls-tree", "--name-only", where, *(Path(part).as_posix() for part in wanted)]
         listed = subprocess.run(command, cwd=repository, capture_output=True, text=True)

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visdyn.paths import profile_root
+from visdyn.reporting.provenance import EDITED, recorded_outputs
 from visdyn.reporting.report import build_all
 
 
@@ -41,6 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     missing = status[(status["status"] == "not run") & status["reason"].str.contains("; run |is missing")]
     for row in missing.itertuples():
         print(f"{row.paper} {row.label}: {row.reason}")
+    records = recorded_outputs(root)
+    for output in records.edited_under("reports/results"):
+        print(f"{output}: {EDITED}; `dvc repro` makes it again, `git restore` puts the committed one back")
+    if records.problem:
+        print(f"whether a result was {EDITED} is not known: {records.problem}")
     counts = status["status"].value_counts()
     print(
         f"{(options.out or root / 'reports') / 'index.html'}: "

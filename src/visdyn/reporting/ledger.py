@@ -17,7 +17,7 @@ import pandas as pd
 import yaml
 
 from visdyn.evaluation.claims import KINDS, VERDICTS, Claim, ClaimTest, Published, measure, read_claims
-from visdyn.evaluation.measurements import Measurements, NotMeasuredError
+from visdyn.evaluation.measurements import VIEWS, Measurements, NotMeasuredError
 from visdyn.reporting import names, published, tables
 from visdyn.reporting.results import EXTERNAL, ResultError, Results
 
@@ -69,7 +69,8 @@ def build_ledger(results: Results, repository: str | Path | None = None) -> pd.D
         for kind, test in claim.tests.items():
             if kind in (own, "recorded") or test.table.startswith(EXTERNAL):
                 what = measure(claim, kind, found)
-                verdict, estimate, note = what.verdict, what.estimate, what.note
+                verdict, estimate = what.verdict, what.estimate
+                note = "; ".join(filter(None, [what.note, results.edited(_tables_of(test))]))
             else:
                 where = "the embedded default: `make repro`" if kind == "kitchen" else test.needs
                 verdict, estimate, note = "not measured", None, where
@@ -138,6 +139,12 @@ def summary(ledger: pd.DataFrame) -> str:
         words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if verdict in counts)
         parts += [f"{kind}: {words}"] if words else []
     return f"{ledger['id'].nunique()} claims. " + "; ".join(parts) + "."
+
+
+def _tables_of(test: ClaimTest) -> list[str]:
+    """Return the result tables that a test is measured on; none where the claim cannot be tested yet."""
+    view = VIEWS.get(test.table)
+    return list(filter(None, [test.table, view.scores if view else ""]))
 
 
 def _own_kind(profile: Path) -> str:

@@ -30,6 +30,7 @@ class Outcome:
         kit: the same for the kit's further systems (and the baselines), None where there are none.
         roster: what became of every system that the paper's table lists (`roster.of_table`), None where it lists none.
         files: what was written.
+        edited: which of its results were edited since their stage ran (`Results.edited`), "" where none was.
         n, chains: range of items a cell and of chains, as text, "" where unknown.
         cells: status -> number of cells of a run of this kit, in all tables of the item.
         recorded: status -> number of cells that were recomputed from the authors' recorded replies; counted apart.
@@ -43,6 +44,7 @@ class Outcome:
     kit: pd.DataFrame | None = None
     roster: pd.DataFrame | None = None
     files: list[Path] = field(default_factory=list)
+    edited: str = ""
     n: str = ""
     chains: str = ""
     cells: dict[str, int] = field(default_factory=dict)
@@ -52,7 +54,8 @@ class Outcome:
     @property
     def whose(self) -> str:
         """Whose values its table holds, as the table's footnote begins."""
-        return "From the authors' recorded replies" if self.item.status == RECORDED else tables.OURS
+        whose = "From the authors' recorded replies" if self.item.status == RECORDED else tables.OURS
+        return f"{whose} ({self.edited})" if self.edited else whose
 
     @property
     def recorded_text(self) -> str:
@@ -79,6 +82,7 @@ def build_item(item: Item, results: Results, reports: Path, repository: Path, st
         outcome = Outcome(
             item, _figure_status(item, view), **_figure_sizes(item, view), left_out=_list_left_out(item, view)
         )
+        outcome.edited = view.edited(item.files)
         _write_table(outcome, view, numbers, reports, repository)
         _write_figure(outcome, view, reports, repository)
     except Exception as error:
@@ -136,6 +140,7 @@ def status_frame(outcomes: list[Outcome]) -> pd.DataFrame:
             "recorded": outcome.recorded_text,
             "n": outcome.n,
             "chains": outcome.chains,
+            "edited": outcome.edited,
             "reason": outcome.reason,
             "files": " ".join(path.name for path in outcome.files),
         }
@@ -156,11 +161,11 @@ def _write_table(
     outcome.table, outcome.kit = _split_systems(frame, item, numbers)
     outcome.files += tables.write(outcome.table, item.table, reports / "tables", outcome.roster, outcome.whose)
     inputs = [path for path in _input_paths(item, view, repository) if path.is_file()]
-    hashes = provenance.input_hashes(inputs, view.profile, repository)
-    outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.table}.json", hashes))
+    hashes = provenance.input_hashes(inputs, view.profile, repository), outcome.edited
+    outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.table}.json", *hashes))
     if outcome.kit is not None:
-        outcome.files += tables.write(outcome.kit, item.kit_table, reports / "tables")
-        outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.kit_table}.json", hashes))
+        outcome.files += tables.write(outcome.kit, item.kit_table, reports / "tables", whose=outcome.whose)
+        outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.kit_table}.json", *hashes))
     if item.status == RECORDED and "n" in frame.columns:
         outcome.n = _format_range(frame["n"])
     if "status" in frame.columns and "value" in frame.columns:
@@ -232,7 +237,8 @@ def _write_figure(outcome: Outcome, view: Results, reports: Path, repository: Pa
     if item.figure:
         inputs = [view.path(name) for name in item.files if view.path(name).is_file()]
         figure = FIGURES[item.id](view)
-        outcome.files += style.save(figure, item.figure, reports / "figures", inputs, view.profile, repository)
+        roots = view.profile, repository
+        outcome.files += style.save(figure, item.figure, reports / "figures", inputs, *roots, edited=outcome.edited)
 
 
 def _fill_roster(

@@ -134,6 +134,8 @@ def _page(
         versions=provenance.versions(),
         families=provenance.read_families(profile / "reports/machine.json"),
         profile=_profile_name(profile, repository),
+        records=provenance.recorded_outputs(profile),
+        edited=provenance.EDITED,
         commit=commit,
         text_numbers=_text_numbers(item_map, repository),
         needed="At full scale it needs" if roster.read_setting(profile, repository).data else "It needs",

@@ -14,9 +14,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from visdyn.evaluation.measurements import VIEWS
 from visdyn.reporting.names import CHAMELEON, is_of_family, split_family
+from visdyn.reporting.provenance import EDITED, recorded_outputs
 from visdyn.reporting.tables.comparison import Setting
-from visdyn.result_tables import ResultTableError, read_columns
+from visdyn.result_tables import ResultTableError, check_whole, read_columns
 
 EXTERNAL = "external/"
 EVALUATIONS = {"B": "evaluation", "D": "evaluation_doundo"}  # paper -> the stage that measures its systems
@@ -52,10 +54,15 @@ FAMILY_COLUMNS = {
     "spatial/missing.csv": "model",
     "human_study/table5.csv": "system",
 }
+# Scores of images -> the columns that tell one system's images apart: systems.csv beside them has their number.
+IMAGES = {
+    "evaluation/fdm_scores.csv": ["chain", "subset", "id"],
+    "evaluation_doundo/doundo_scores.csv": ["chain", "direction", "reverse_from", "prompt", "id"],
+}
 
 
 class ResultError(RuntimeError):
-    """A result is missing, empty or not as declared in `result_tables`; the message names it."""
+    """A result is missing, empty, torn or not as declared in `result_tables`; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,9 @@ class Results:
         """Return a result as a DataFrame, each column of its declared type (see `result_tables`).
 
         Raises:
-            ResultError: missing, without rows, a column that is missing or not declared, a cell of another type.
+            ResultError: missing, without rows, a column that is missing or not declared, a cell of another type, rows
+                that are doubled or torn; in a file that was edited since its stage ran also rows that are missing or
+                speak of what nothing else knows.
         """
         frame = self._read_families(name)
         if frame.empty:
@@ -151,6 +160,16 @@ class Results:
             raise ResultError(f"{name} holds no images: its stage had nothing to show")
         return arrays
 
+    def edited(self, names: Iterable[str]) -> str:
+        """Say which of the outputs that results lie in were edited since their stage ran, "" where none was."""
+        found = {
+            output if one is self else f"{one.profile.name}/{output}"
+            for one in (self, *self.beside)
+            for name in names
+            if one.path(name).is_file() and (output := one._edited_output(name))
+        }
+        return f"{EDITED}: {', '.join(sorted(found))}" if found else ""
+
     def differs(self, paper: str, name: str) -> str:
         """Return how a system's data or model differ from its paper's, "" where they do not."""
         return self._setting_of(name).data or self.differs_in_model(paper, name)
@@ -184,10 +203,41 @@ class Results:
     def _read_typed(self, name: str) -> pd.DataFrame:
         """Return a result with its declared types, be it without rows."""
         path = self._existing(name)
+        output = self._edited_output(name)
         try:
-            return read_columns(name, path)
+            table = read_columns(name, path)
+            if output:
+                check_whole(name, table)
         except ResultTableError as error:
-            raise ResultError(f"{error}; see docs/architecture.md") from None
+            edited = f"; {output} was {EDITED}" if output else ""
+            raise ResultError(f"{error}{edited}; see docs/architecture.md") from None
+        if output:
+            self._refuse_unknown(name, table, f"{output} was {EDITED}: run that stage again, or restore it from git")
+        return table
+
+    def _edited_output(self, name: str) -> str | None:
+        root = self._root(name)
+        return recorded_outputs(root).edited_output_of(self.path(name).relative_to(root))
+
+    def _refuse_unknown(self, name: str, table: pd.DataFrame, cure: str) -> None:
+        """Refuse an edited table whose rows do not fit what else is known: words of its columns, images of a system."""
+        view = VIEWS.get(name)
+        words = {**view.values, "metric": tuple(view.units)} if view else {}
+        for column in [column for column in words if column in table]:
+            if unknown := set(table[column]) - set(words[column]):
+                raise ResultError(f"{name}, column {column}: {min(unknown)!r} is no word that a stage writes; {cure}")
+        systems = f"{Path(name).parts[0]}/systems.csv"
+        if name not in IMAGES or not self.path(systems).is_file():
+            return
+        try:
+            found = read_columns(systems, self.path(systems)).set_index("system")["found"]
+        except ResultTableError as error:
+            raise ResultError(f"{error}; {cure}") from None
+        counts = table[["system", *IMAGES[name]]].drop_duplicates().groupby("system").size()
+        for system in sorted(set(counts.index) | set(found[found > 0].index)):
+            scored, made = int(counts.get(system, 0)), int(found.get(system, 0))
+            if scored != made:
+                raise ResultError(f"{name} has scores of {scored} images of {system}, {systems} counts {made}; {cure}")
 
     def _existing(self, name: str) -> Path:
         if not self.may_read(name):

@@ -116,11 +116,19 @@ def heatmap(axes: Axes, values: pd.DataFrame, form: str, low: float, high: float
 
 
 def save(
-    figure: Figure, name: str, folder: str | Path, inputs: Iterable[str | Path] = (), *roots: str | Path
+    figure: Figure,
+    name: str,
+    folder: str | Path,
+    inputs: Iterable[str | Path] = (),
+    *roots: str | Path,
+    edited: str = "",
 ) -> list[Path]:
     """Write `<name>.png`, `<name>.pdf` and `<name>.json` (hashes of inputs, named relative to a root).
 
     Two runs over the same inputs write the same bytes: no date, no software tag, no commit.
+
+    Args:
+        edited: which inputs were edited since their stages ran (`Results.edited`).
 
     Returns:
         The three paths.
@@ -132,4 +140,5 @@ def save(
         figure.savefig(png, metadata={"Software": None})
         figure.set_layout_engine("none")  # the layout is found once; the PDF then has the same
         figure.savefig(pdf, metadata={"Creator": None, "Producer": None, "CreationDate": None})
-    return [png, pdf, provenance.write_sidecar(folder / f"{name}.json", provenance.input_hashes(inputs, *roots))]
+    hashes = provenance.input_hashes(inputs, *roots)
+    return [png, pdf, provenance.write_sidecar(folder / f"{name}.json", hashes, edited)]

@@ -100,7 +100,8 @@ def footnote(frame: pd.DataFrame, whose: str = OURS) -> str:
 
     Args:
         frame: a comparison frame.
-        whose: what its values are; `OURS` are of a run of this kit.
+        whose: what its values are, and what must be known of them; those that begin with `OURS` are of a run of this
+            kit.
     """
     mine = frame[frame["value"].notna()]
     if mine.empty:
@@ -112,14 +113,14 @@ def footnote(frame: pd.DataFrame, whose: str = OURS) -> str:
         spread = mine[mine["spread"].notna()]
         parts.append(describe_spread(spread["chains"]) if len(spread) else "one chain, so no spread")
     if frame["published"].notna().any():
-        absent = "was not run by us" if whose == OURS else "is not recorded or not printed"
+        absent = "was not run by us" if whose.startswith(OURS) else "is not recorded or not printed"
         parts.append(f"published values stand in brackets; {DASH} {absent}")
     if (compared := mine["tolerance"].dropna()).size:
         sizes = f"{compared.min():.4g}" + (f" to {compared.max():.4g}" if compared.nunique() > 1 else "")
         parts.append(f"≠ is further from the published value than the tolerance of its metric (here {sizes})")
     statuses = mine["status"].value_counts()
     parts.append(
-        f"status of {'our' if whose == OURS else 'the'} cells: "
+        f"status of {'our' if whose.startswith(OURS) else 'the'} cells: "
         + ", ".join(f"{count} {name}" for name, count in sorted(statuses.items()))
     )
     return "; ".join(parts) + "."
