@@ -14,7 +14,7 @@ from typing import Any
 
 import nbformat
 
-from visdyn.paths import repository_root
+from visdyn.paths import repository_root, write_atomically
 
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python", "pygments_lexer": "ipython3"}
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -42,10 +42,10 @@ def write_record(path: Path, timings_path: Path, usage: dict[str, float]) -> Non
     """Scrub the executed notebook at `path`, write its HTML beside it and its timings to `timings_path`."""
     notebook = nbformat.read(path, as_version=4)
     timings = scrub(notebook) | {"usage": usage}
-    nbformat.write(notebook, path)
-    path.with_suffix(".html").write_text(to_html(notebook, path.stem), encoding="utf-8")
+    write_atomically(path, f"{nbformat.writes(notebook)}\n".encode())
+    write_atomically(path.with_suffix(".html"), to_html(notebook, path.stem).encode())
     timings_path.parent.mkdir(parents=True, exist_ok=True)
-    timings_path.write_text(json.dumps(timings, indent=1) + "\n")
+    write_atomically(timings_path, f"{json.dumps(timings, indent=1)}\n".encode())
 
 
 def to_html(notebook: nbformat.NotebookNode, title: str) -> str:

@@ -6,18 +6,23 @@ stage runs would tie the old outputs to the new code. The runner fails such a st
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import yaml
 
 from visdyn.pipeline.errors import StageError
+from visdyn.pipeline.processes import end_marked
 
 # Folders that .dvcignore names too: Python writes bytecode beside the sources while a stage runs.
 IGNORED = {"__pycache__", ".ipynb_checkpoints"}
@@ -65,6 +70,44 @@ class Signature:
 
 
 Snapshot = dict[str, dict[str, Signature]]
+
+
+@contextlib.contextmanager
+def hold_stage(path: Path, name: str, token: str) -> Iterator[None]:
+    """Hold the lock of a stage while it runs: two runners would write one scratch folder and one log.
+
+    What a killed run has left, and its watchdog may still be ending, is ended first.
+
+    Args:
+        path: of the lock, which holds the process and the token of who has it.
+
+    Raises:
+        StageError: another runner has it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            owner = path.read_text().partition(" ")[0] or "unknown"
+            raise StageError(
+                f"stage {name} of this profile is being run already, by process {owner}; wait for it, or end it"
+            ) from None
+        except OSError as error:  # a network file system without locks
+            print(f"{name}: {path} cannot be locked ({error.strerror}); run this stage once at a time", file=sys.stderr)
+        file.seek(0)
+        if left := file.read().partition(" ")[2].strip():
+            end_marked(left)
+        _write_owner(file, f"{os.getpid()} {token}\n")
+        yield
+        _write_owner(file, "")
+
+
+def _write_owner(file: TextIO, text: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(text)
+    file.flush()
 
 
 def read_entries(root: Path) -> dict[str, Entry]:

@@ -15,6 +15,7 @@ from typing import Any
 
 from visdyn.paths import repository_root
 from visdyn.pipeline.executed import first_error, write_record
+from visdyn.pipeline.processes import TOKEN, kernel_prefix
 
 
 @dataclass(frozen=True)
@@ -32,16 +33,29 @@ class Kernel:
 def execute(run: Kernel) -> str:
     """Execute the notebook; return an empty string, or the error of the cell that failed.
 
-    The executed notebook, its HTML and its timings are written in every case, also when a signal interrupts.
+    The executed notebook, its HTML and its timings are written in every case, also when a signal interrupts. Where
+    they cannot be (a full disk), that is said behind the run's own error, never in its place.
     """
     run.output.parent.mkdir(parents=True, exist_ok=True)
     for stale in (run.output, run.output.with_suffix(".html")):
         stale.unlink(missing_ok=True)
     try:
-        return _execute_cells(run)
-    finally:
+        error = _execute_cells(run)
+    except BaseException:
+        _keep_record(run)
+        raise
+    return "; ".join(filter(None, [error, _keep_record(run)]))
+
+
+def _keep_record(run: Kernel) -> str:
+    """Write what is kept of a run; return why that cannot be done, "" where it can."""
+    try:
         if run.output.exists():
             write_record(run.output, run.timings, cost())
+    except Exception as problem:  # whatever a half-written notebook makes of its reader
+        line = str(problem).partition("\n")[0]
+        return f"the executed notebook could not be kept ({type(problem).__name__}: {line[:200]})"
+    return ""
 
 
 def cost() -> dict[str, float]:
@@ -58,7 +72,11 @@ def _execute_cells(run: Kernel) -> str:
     _register_engine()
     terminal = sys.stderr.isatty()
     logging.getLogger("papermill").setLevel(logging.WARNING)
-    with tempfile.TemporaryDirectory(prefix="visdyn-kernel-") as folder, open(run.log, "a", buffering=1) as log:
+    prefix = kernel_prefix(os.environ.get(TOKEN, "kernel"))
+    with (
+        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder,
+        open(run.log, "a", buffering=1) as log,
+    ):
         _write_kernel_spec(Path(folder))
         os.environ.update(
             JUPYTER_PATH=folder,  # searched first, so that no kernel spec of the user's can stand in for this one
@@ -80,10 +98,18 @@ def _execute_cells(run: Kernel) -> str:
                 config=Config(ConnectionFileMixin={"transport": "ipc"}),  # files of this user, not open ports
             )
         except PapermillExecutionError as error:
-            return f"cell {error.exec_count} failed with {first_error(run.output) or error.ename}"
+            said = _read_cell_error(run.output) or f"{error.ename}: {error.evalue}"
+            return f"cell {error.exec_count} failed with {said}"
         except Exception as error:  # a dead kernel, a kernel that does not start
             return f"the notebook's kernel ended with {type(error).__name__}: {error}"
     return ""
+
+
+def _read_cell_error(notebook: Path) -> str:
+    try:
+        return first_error(notebook)
+    except Exception:  # it was not written to its end; papermill knows the error too
+        return ""
 
 
 def _write_kernel_spec(folder: Path) -> None:

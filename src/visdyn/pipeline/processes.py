@@ -3,21 +3,30 @@
 Each run puts a random token into the environment of its kernel; whatever the kernel starts inherits it, also through
 launchers that open their own sessions. Ending a run means ending every process whose environment holds the token
 (Linux `/proc`). A watchdog process does the same when the runner itself was killed without a chance to tidy up.
+
+`guard_start` comes before everything else: DVC may be ended while the runner still imports, or hashes what the stage
+depends on, which takes minutes at the papers' sizes.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 TOKEN = "VISDYN_RUN"
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+PATIENCE = 30.0  # seconds for processes that were killed to be gone
 _PR_SET_PDEATHSIG = 1
 
 
@@ -48,11 +57,46 @@ def end_marked(token: str, grace: float = 5.0) -> int:
     deadline = time.monotonic() + grace
     while (left := marked(token)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    while left:  # a process may start another between two looks, so look until none is left
+    deadline = time.monotonic() + PATIENCE
+    while left and time.monotonic() < deadline:  # a process may start another between two looks: until none is left
         _signal_all(left, signal.SIGKILL)
         time.sleep(0.05)
         left = marked(token)
+    if left:
+        print(f"processes {', '.join(map(str, left))} could not be ended; end them before the next run",
+              file=sys.stderr)  # fmt: skip
     return len(first)
+
+
+def guard_start() -> None:
+    """Be ended by the end of DVC and by a signal from here on, in one sentence: nothing runs yet that must be ended.
+
+    `supervised` takes the signals over once something does.
+    """
+    for name in _list_signals():
+        signal.signal(name, _stop_early)
+    if "DVC_STAGE" in os.environ:
+        _follow_dvc()
+
+
+def find_parent(rwlock: Path, folder: Path) -> int | None:
+    """Return the process that runs this one for DVC; None where it is gone already.
+
+    DVC notes in `.dvc/tmp/rwlock` which process writes what. A runner whose DVC has ended has another parent, which
+    may be anyone: only the note tells.
+
+    Args:
+        rwlock: DVC's file.
+        folder: of the profile, whose outputs are being written.
+    """
+    try:
+        writing = json.loads(rwlock.read_text()).get("write", {})
+        pids = {info["pid"] for path, info in writing.items() if Path(path).is_relative_to(folder)}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pids = set()  # another version of DVC, or none
+    if not pids:
+        return os.getppid()
+    return next((pid for pid in _list_ancestors() if pid in pids), None)
 
 
 @contextlib.contextmanager
@@ -69,10 +113,8 @@ def supervised(token: str) -> Iterator[None]:
         end_marked(token)
         raise Interrupted(signum)
 
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    signals = _list_signals()
     watchdog = _start_watchdog(token)
-    if "DVC_STAGE" in os.environ:
-        _signal_on_parent_death(signal.SIGTERM)  # `kill dvc` does not reach its commands otherwise
     previous = {name: signal.signal(name, stop) for name in signals}
     try:
         yield
@@ -84,6 +126,65 @@ def supervised(token: str) -> Iterator[None]:
         watchdog.wait()
 
 
+def kernel_prefix(token: str) -> str:
+    """Return how the names of a run's folders in the temporary folder begin; the watchdog removes what is left."""
+    return f"visdyn-{token[:6]}-"  # short: the path of a socket in it has 107 bytes at most
+
+
+def _list_signals() -> list[signal.Signals]:
+    # What `nohup` ignores stays ignored, so that a run outlives its terminal.
+    return [name for name in SIGNALS if name != signal.SIGHUP or signal.getsignal(name) is not signal.SIG_IGN]
+
+
+def _stop_early(signum: int, frame: object = None) -> None:
+    said = f"{' '.join(sys.argv[1:2])}: stopped by {signal.Signals(signum).name}; nothing of it is running\n"
+    with contextlib.suppress(OSError):
+        os.write(2, said.encode())
+    os._exit(128 + signum)  # no exception: half-imported modules would turn it into a traceback
+
+
+def _follow_dvc() -> None:
+    """End this process by SIGTERM when DVC ends, also where a shell stands between the two."""
+    with contextlib.suppress(OSError, AttributeError):  # Linux only; elsewhere the watchdog is all there is
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if not _read_start(os.getpid()):
+        return  # no /proc
+    root = os.environ.get("DVC_ROOT", ".")
+    parent = find_parent(Path(root, ".dvc/tmp/rwlock"), Path.cwd())
+    started = parent and _read_start(parent)
+    if not started or started > _read_start(os.getpid()):
+        _stop_early(signal.SIGTERM)
+
+    def watch() -> None:
+        while _read_start(parent) == started:
+            time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True, name="follow-dvc").start()
+
+
+def _list_ancestors() -> Iterator[int]:
+    pid = os.getppid()
+    while pid:
+        yield pid
+        fields = _read_stat(pid)
+        pid = int(fields[1]) if fields else 0
+
+
+def _read_start(pid: int) -> int:
+    """Return when a process started, in ticks since the machine did; 0 where it has ended."""
+    fields = _read_stat(pid)
+    return int(fields[19]) if fields and fields[0] not in "ZX" else 0
+
+
+def _read_stat(pid: int) -> list[str]:
+    """Return the fields of /proc/<pid>/stat behind the process's name: state, parent, ..."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
 def _start_watchdog(token: str) -> subprocess.Popen:
     return subprocess.Popen(
         [sys.executable, "-I", str(Path(__file__)), token],
@@ -93,17 +194,14 @@ def _start_watchdog(token: str) -> subprocess.Popen:
     )
 
 
-def _signal_on_parent_death(signum: int) -> None:
-    with contextlib.suppress(OSError, AttributeError):  # Linux only; elsewhere the watchdog is all there is
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
-
-
 def _signal_all(pids: list[int], signum: int) -> None:
     for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signum)
 
 
 if __name__ == "__main__":
     sys.stdin.read()  # returns when the runner closes the pipe, or dies
     end_marked(sys.argv[1])
+    for folder in Path(tempfile.gettempdir()).glob(f"{kernel_prefix(sys.argv[1])}*"):
+        shutil.rmtree(folder, ignore_errors=True)

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from visdyn.params import ParamsError, load_params
+from visdyn.params import Params, ParamsError, load_params
 from visdyn.paths import profile_root, repository_root
 from visdyn.pipeline.errors import StageError
+from visdyn.pipeline.guards import hold_stage, read_entry
 from visdyn.pipeline.processes import TOKEN, Interrupted, supervised
 from visdyn.pipeline.stage import Stage, open_stage
 
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as error:
         print(f"{options.stage}: {error}; everything it had started is ended", file=sys.stderr)
         return 128 + error.signum
-    except (StageError, ParamsError, FileNotFoundError) as error:
+    except (StageError, ParamsError, OSError) as error:  # OSError: a missing profile, a full disk
         print(f"{options.stage}: {error}", file=sys.stderr)
         return 1
     return 0
@@ -62,22 +63,29 @@ def run_stage(name: str, profile: str = ".", values: dict[str, str] | None = Non
             changed while the stage ran.
         Interrupted: a signal stopped it.
     """
+    root, settings = profile_root(profile), load_params(profile)
+    entry = read_entry(root, name)
+    with hold_stage(root / ".visdyn/locks" / f"{name}.lock", name, token := uuid.uuid4().hex):
+        return _run_held(root, entry, profile, values, settings, token)
+
+
+def _run_held(
+    root: Path, entry: Entry, profile: str, values: dict[str, str] | None, settings: Params, token: str
+) -> Path:
     # Imported here so that a notebook's `from visdyn.pipeline.runner import open_stage` need not load papermill.
     from visdyn.pipeline.arithmetic import is_portable, settle
     from visdyn.pipeline.fingerprint import recall_machine, record_stage
-    from visdyn.pipeline.guards import key_of, read_entry, snapshot
+    from visdyn.pipeline.guards import BESIDE, key_of, snapshot
     from visdyn.pipeline.kernel import Kernel, execute
     from visdyn.pipeline.notebooks import checked_parameters, stage_values
+    from visdyn.reporting.provenance import record_results
 
-    root, settings = profile_root(profile), load_params(profile)
-    entry = read_entry(root, name)
-    notebook = (root / entry.notebook).resolve()
+    name, notebook = entry.stage, (root / entry.notebook).resolve()
     before = snapshot(root, entry)
     given = {"profile": profile} | stage_values(notebook, getattr(settings, name, None))
     parameters = checked_parameters(notebook, given, values)
     output = root / "reports/notebooks" / notebook.name
     log = _fresh_log(root, name)
-    token = uuid.uuid4().hex
     environment, said = settle(os.environ, settings.runtime.threads)
     for line in said:
         print(f"{name}: {line}", file=sys.stderr)
@@ -92,6 +100,8 @@ def run_stage(name: str, profile: str = ".", values: dict[str, str] | None = Non
         raise StageError(_describe_failure(error, output, log))
     _refuse_changes(root, entry, before)
     record_stage(root / "reports/machine.json", name, machine)
+    if name in BESIDE:  # dvc.lock records what the others have written
+        record_results(root, name)
     shutil.rmtree(root / ".visdyn/scratch" / name, ignore_errors=True)  # the outputs hold what it led to
     return output
 
@@ -151,7 +161,7 @@ def _set_environ(environment: dict[str, str]) -> Iterator[None]:
 
 
 def _describe_failure(error: str, output: Path, log: Path) -> str:
-    tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL:]
+    tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL:] if log.is_file() else []
     shown = "".join(f"\n    {line}" for line in tail)
     return f"{error}\n  executed notebook: {output} (and .html)\n  end of {log}:{shown or ' (empty)'}"
 
