@@ -71,6 +71,11 @@ def test_a_checkpoint_is_loaded_whole_or_refused(tmp_path):
         load_timesformer(without("fc_cls.", **{"fc_cls.weight": torch.zeros(9, 128)}))
     with pytest.raises(ValueError, match="alpha_timeattn"):
         load_timesformer(without("none", **{"visual.blocks.0.alpha_timeattn": torch.zeros([])}))
+    broken = torch.full_like(weights["visual.norm.bias"], torch.nan)
+    with pytest.raises(ValueError, match=r"NaN or infinity: visual\.norm\.bias"):
+        load_timesformer(without("none", **{"visual.norm.bias": broken}))
+    with pytest.raises(ValueError, match="its blocks are not counted"):  # it would build a million of them
+        load_timesformer(without("none", **{"visual.blocks.1000000.norm1.bias": torch.zeros([])}))
     torch.save({"state_dict": weights, "hook": Image.new}, tmp_path / "code.pth")
     with pytest.raises(ValueError, match="cannot be read as tensors"):
         load_timesformer(tmp_path / "code.pth")

@@ -90,6 +90,57 @@ def test_names_and_shapes_are_strict(tmp_path, change, message):
         Bagel.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize("file", ["ema", "ae"])
+@pytest.mark.parametrize("fault", ["nan", "pointer", "cut"])
+def test_numbers_and_files_are_whole(tmp_path, file, fault):
+    small_model().save_pretrained(tmp_path)
+    path = tmp_path / f"{file}.safetensors"
+    state = load_file(path)
+    name = sorted(state)[0]
+    save_file({**state, name: state[name] * torch.nan}, path)
+    if fault != "nan":
+        content = path.read_bytes()
+        path.write_bytes(
+            content[: len(content) // 2] if fault == "cut" else b"version https://git-lfs.github.com/spec/v1"
+        )
+    with pytest.raises(CheckpointError, match={"nan": "NaN or infinity", "pointer": "git-lfs"}.get(fault, "is cut")):
+        Bagel.from_pretrained(tmp_path)
+
+
+def test_names_of_a_training_wrapper_are_translated(tmp_path):
+    model = small_model()
+    model.save_pretrained(tmp_path)
+    for file in ("ema", "ae"):
+        state = load_file(tmp_path / f"{file}.safetensors")
+        save_file({f"module.{name}": value for name, value in state.items()}, tmp_path / f"{file}.safetensors")
+    with pytest.warns(UserWarning, match="were translated"):
+        again = Bagel.from_pretrained(tmp_path)
+    assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("file", ["llm_config", "vit_config"])
+def test_a_configuration_of_a_million_layers_is_refused_at_once(tmp_path, file):
+    small_model().save_pretrained(tmp_path)
+    path = tmp_path / f"{file}.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": 10**7}))
+    with pytest.raises(CheckpointError, match="num_hidden_layers asks for"):
+        Bagel.from_pretrained(tmp_path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "num_hidden_layers": "three"}))
+    with pytest.raises(CheckpointError):
+        Bagel.from_pretrained(tmp_path)
+
+
+def test_weights_of_several_types_need_one_to_be_named(tmp_path):
+    """They would fail in the first product, deep in the model."""
+    small_model().save_pretrained(tmp_path)
+    state = load_file(tmp_path / "ema.safetensors")
+    name = next(name for name in state if name.endswith("q_proj.weight"))
+    save_file({**state, name: state[name].to(torch.float8_e4m3fn)}, tmp_path / "ema.safetensors")
+    with pytest.raises(CheckpointError, match="holds weights of type F32, F8_E4M3; load it with one type"):
+        Bagel.from_pretrained(tmp_path)
+    assert Bagel.from_pretrained(tmp_path, dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
 def test_tokenizer_travels_with_the_checkpoint(tmp_path):
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

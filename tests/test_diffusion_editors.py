@@ -8,13 +8,16 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from tiny_pipelines import PIPELINES, SMALL_KONTEXT, save_pipelines
 
 from visdyn.inference.do_undo import do_and_undo
@@ -30,6 +33,7 @@ from visdyn.models.editors.diffusers_editors import (
     kontext_size,
 )
 from visdyn.models.editors.protocol import Guidance
+from visdyn.models.weight_files import CheckpointError
 from visdyn.trajectory import ReversiblePair
 
 SMALL_PIX2PIX = replace(PRESETS["instruct-pix2pix"], resolution=64)
@@ -257,3 +261,31 @@ def test_bad_folders_presets_and_arguments_are_refused(folders, tmp_path):
         editor.edit(IMAGES[:2], ["open it"], [1, 2])
     with pytest.raises(ValueError, match="at least one sampling step"):
         editor.edit(IMAGES[:1], ["open it"], [1], steps=0)
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder", "vae"])
+@pytest.mark.parametrize("fault", ["missing", "unknown", "nan", "pointer", "cut"])
+def test_each_part_of_a_pipeline_is_loaded_strictly(folders, tmp_path, part, fault):
+    spoiled = Path(shutil.copytree(folders[PIX2PIX], tmp_path / "spoiled"))
+    file = next((spoiled / part).glob("*.safetensors"))
+    weights, content = load_file(file), file.read_bytes()
+    name = sorted(weights)[0]
+    changes = {
+        "missing": {key: value for key, value in weights.items() if key != name},
+        "unknown": {**weights, "odd.weight": torch.ones(1)},
+        "nan": {**weights, name: weights[name] * torch.nan},
+    }
+    if fault in changes:
+        save_file(changes[fault], file, {"format": "pt"})
+    else:
+        file.write_bytes({"cut": content[: len(content) // 2], "pointer": b"version https://git-lfs.x/v1"}[fault])
+    with pytest.raises(CheckpointError, match=f"spoiled/{part}"):
+        DiffusersEditor.from_pretrained(spoiled, SMALL_PIX2PIX, "cpu")
+
+
+def test_a_pipeline_of_foreign_code_is_refused(folders, tmp_path):
+    spoiled = Path(shutil.copytree(folders[PIX2PIX], tmp_path / "spoiled"))
+    index = json.loads((spoiled / "model_index.json").read_text())
+    (spoiled / "model_index.json").write_text(json.dumps({**index, "unet": ["trap", "Model"]}))
+    with pytest.raises(CheckpointError, match=r"names trap\.Model"):
+        DiffusersEditor.from_pretrained(spoiled, SMALL_PIX2PIX, "cpu")

@@ -92,6 +92,20 @@ def test_data_that_are_there_are_found(no_cache, tmp_path, monkeypatch):
     assert "no test.json, data/magicbrush/train.json" in checks["data", "aurora"].detail
 
 
+def test_files_that_are_no_weights_are_named_and_their_stages_wait(no_cache, tmp_path):
+    snapshot = no_cache / "models--leloy--Anole-7b-v0.1-hf/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (snapshot.parents[1] / "refs").mkdir()
+    (snapshot.parents[1] / "refs/main").write_text("abc")
+    (snapshot / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    anole = by_name(examine("profiles/paper"))["model", "leloy/Anole-7b-v0.1-hf"]
+    assert anole.present is False
+    assert "model.safetensors is a git-lfs pointer" in anole.detail
+    assert anole.command
+    (snapshot / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    assert by_name(examine("profiles/paper"))["model", "leloy/Anole-7b-v0.1-hf"].present
+
+
 def test_a_checkpoint_is_found_in_a_folder_and_in_the_cache_only_with_weights(no_cache, tmp_path):
     folder = tmp_path / "models/mine"
     folder.mkdir(parents=True)

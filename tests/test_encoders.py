@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,9 +13,11 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from visdyn.models.encoder_preprocess import CLIP_PRESETS, DINO_PRESETS, IMAGENET_MEAN, IMAGENET_STD
 from visdyn.models.encoders import ImageEncoder, ImageTextEncoder
+from visdyn.models.weight_files import CheckpointError
 from visdyn.stages.base_measures import clip_measures, dino_measures
 from visdyn.training.tiny.encoder_recipe import (
     ViewSettings,
@@ -163,6 +167,41 @@ def test_bad_checkpoints_are_named(tmp_path, dino_folder):
         ImageEncoder.from_pretrained(dino_folder, preset="imagenet")
     with pytest.raises(ValueError, match="empty"):
         ImageEncoder.from_pretrained(dino_folder).embed_images([])
+
+
+@pytest.mark.parametrize("kind", ["dino", "clip"])
+@pytest.mark.parametrize("fault", ["others", "missing", "unknown", "nan", "pointer", "depth"])
+def test_an_encoder_of_other_weights_is_refused(tmp_path, dino_folder, clip_folder, kind, fault):
+    """Such a folder gave another embedding of the same image in every load."""
+    folders = {"dino": (dino_folder, ImageEncoder), "clip": (clip_folder, ImageTextEncoder)}
+    (folder, encoder), other = folders.pop(kind), next(iter(folders.values()))[0]
+    spoiled = Path(shutil.copytree(folder, tmp_path / "spoiled"))
+    file, weights = spoiled / "model.safetensors", load_file(folder / "model.safetensors")
+    name = sorted(weights)[0]
+    if fault == "others":
+        shutil.copy(other / "model.safetensors", file)
+    elif fault == "pointer":
+        file.write_bytes(b"version https://git-lfs.github.com/spec/v1")
+    elif fault == "depth":
+        config = (spoiled / "config.json").read_text()
+        (spoiled / "config.json").write_text(config.replace('"num_hidden_layers": 1', '"num_hidden_layers": 2'))
+        assert (spoiled / "config.json").read_text() != config
+    else:
+        more = {"missing": {}, "unknown": {**weights, "odd": torch.ones(1)}, "nan": {**weights}}[fault]
+        more = more or {key: value for key, value in weights.items() if key != name}
+        save_file({k: v * torch.nan if fault == "nan" and k == name else v for k, v in more.items()}, file,
+                  {"format": "pt"})  # fmt: skip
+    with pytest.raises(CheckpointError, match="spoiled"):
+        encoder.from_pretrained(spoiled)
+
+
+def test_the_pooling_head_of_a_vit_is_a_named_exception(tmp_path):
+    from transformers import ViTConfig, ViTModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    ViTModel(ViTConfig(**sizes), add_pooling_layer=True).save_pretrained(tmp_path)
+    assert any("pooler" in name for name in load_file(tmp_path / "model.safetensors"))
+    ImageEncoder.from_pretrained(tmp_path, preset="magicbrush")
 
 
 def test_tampering_swaps_or_replaces_squares():

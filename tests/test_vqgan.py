@@ -165,7 +165,7 @@ def test_saves_and_loads(tiny, tmp_path):
     assert _same_codes_and_images(tiny, loaded)
 
 
-@pytest.mark.parametrize("broken", ["missing", "empty", "other", "shape", "double_z", "unknown"])
+@pytest.mark.parametrize("broken", ["missing", "empty", "other", "shape", "double_z", "unknown", "trap", "list", "nan"])
 def test_a_bad_checkpoint_is_named(tiny, tmp_path, broken):
     tiny.save(tmp_path / "vqgan")
     path = tmp_path / "vqgan" / "config.json"
@@ -176,6 +176,15 @@ def test_a_bad_checkpoint_is_named(tiny, tmp_path, broken):
         config["ddconfig"]["double_z"] = True
     elif broken == "unknown":
         config["ddconfig"]["colour"] = 1
+    elif broken == "trap":
+        config["ddconfig"]["num_res_blocks"] = 10**7
+    elif broken == "list":
+        config["ddconfig"] = [1]
+    elif broken == "nan":
+        weights = load_file(path.parent / "weights.safetensors")
+        save_file(
+            {**weights, "quant_conv.bias": weights["quant_conv.bias"] * torch.nan}, path.parent / "weights.safetensors"
+        )
     path.write_text(json.dumps({"hidden_size": 3} if broken == "other" else config))
     folder = {"missing": tmp_path / "absent", "empty": tmp_path}.get(broken, tmp_path / "vqgan")
     with pytest.raises(FileNotFoundError if broken == "missing" else CheckpointError, match=str(tmp_path)):

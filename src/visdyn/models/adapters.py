@@ -6,6 +6,8 @@ import json
 import os
 from pathlib import Path
 
+from visdyn.models.weight_files import read_settings
+
 SETTINGS = "adapter_config.json"
 
 
@@ -32,8 +34,8 @@ def base_of(folder: Path) -> str:
     Raises:
         FileNotFoundError: the adapter's settings name no base.
     """
-    name = json.loads((folder / SETTINGS).read_text()).get("base_model_name_or_path")
-    if not name:
+    name = read_settings(folder / SETTINGS).get("base_model_name_or_path")
+    if not name or not isinstance(name, str):
         raise FileNotFoundError(f"{folder / SETTINGS} names no base model; set base_model_name_or_path to its folder")
     for parent in folder.resolve().parents:
         # A folder of that name without a config, such as /tmp/base, holds no model.

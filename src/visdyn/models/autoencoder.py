@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visdyn.models.bagel import Autoencoder
+from visdyn.models.strict_load import load_pretrained
 
 
 def tiny_autoencoder(latent_channels: int = 16, widths: Sequence[int] = (64,), patch: int = 8, norm_groups: int = 1):
@@ -62,9 +63,10 @@ def load_autoencoder(folder: str | Path) -> Autoencoder:
 
     Raises:
         FileNotFoundError: the folder holds no autoencoder.
+        CheckpointError: its weights are not exactly the autoencoder's.
     """
     from diffusers import AutoencoderKL
 
     if not (Path(folder) / "config.json").is_file():
         raise FileNotFoundError(f"no autoencoder in {folder}: config.json is missing")
-    return Autoencoder.of(AutoencoderKL.from_pretrained(folder, local_files_only=True))
+    return Autoencoder.of(load_pretrained(AutoencoderKL, Path(folder)))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from visdyn.models.adapters import SETTINGS, base_of
+from visdyn.models.strict_load import load_adapter, load_pretrained, require_finite
+from visdyn.models.weight_files import read_settings
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-# Weights are read as safetensors only; a hub snapshot leaves out what is never read.
+# A hub snapshot leaves out what is never read. Pickled weights (always read with weights_only) are fetched only where
+# a repository has no others.
 _DOWNLOADED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors", "vqgan/*", "*.yaml", "vqgan.ckpt"]
 _NOT_DOWNLOADED = ["original/*", "consolidated*", "*.bin", "*.pth"]
+_PICKLED = ["pytorch_model*.bin", "pytorch_model.bin.index.json"]
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Checkpoint:
     def model_type(self) -> str | None:
         """The family that config.json names; None where there is no config.json."""
         path = self.base / "config.json"
-        return json.loads(path.read_text()).get("model_type") if path.is_file() else None
+        return read_settings(path).get("model_type") if path.is_file() else None
 
     def holder(self, *names: str) -> Path:
         """Return the adapter's folder where it holds a file of one of these names, else the base's."""
@@ -52,14 +55,16 @@ class Checkpoint:
         Args:
             dtype: a `torch.dtype` or its name; `auto` is the checkpoint's own.
             attention: `sdpa` or `eager`.
+
+        Raises:
+            CheckpointError: the weights are not exactly the model's.
         """
         options |= {"dtype": dtype, "attn_implementation": attention}
-        lm = model_class.from_pretrained(str(self.base), **options)
+        lm = load_pretrained(model_class, self.base, **options)
         lm.name_or_path = self.base_name  # what an adapter trained on it will name: a hub id, not the cache's folder
         if self.is_adapter:
-            from peft import PeftModel
-
-            lm = PeftModel.from_pretrained(lm, str(self.folder)).merge_and_unload()
+            lm = load_adapter(lm, self.folder).merge_and_unload()
+            require_finite(lm, f"{self.base} with {self.folder} merged")
         return lm.to(device).eval()
 
 
@@ -69,12 +74,12 @@ def locate(name_or_path: str | Path) -> Checkpoint:
     Raises:
         FileNotFoundError: there is no such folder, no such id in reach, or no base of the adapter.
     """
-    folder = _find_folder(name_or_path)
+    folder = find_folder(name_or_path)
     if not (folder / SETTINGS).is_file():
         return Checkpoint(Path(name_or_path).name, folder, folder, str(name_or_path))
     name = base_of(folder)
     try:
-        base = _find_folder(name)
+        base = find_folder(name)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{folder} adapts {name}, which is no folder beside or above it and cannot be downloaded; put it there"
@@ -82,7 +87,15 @@ def locate(name_or_path: str | Path) -> Checkpoint:
     return Checkpoint(Path(name_or_path).name, folder, base, name)
 
 
-def _find_folder(name_or_path: str | Path) -> Path:
+def find_folder(name_or_path: str | Path, pickled: bool = False) -> Path:
+    """Return the folder of a checkpoint: the one named, or the hub's files of that name, fetched where need be.
+
+    Args:
+        pickled: fetch pickled weights of a repository that has no safetensors.
+
+    Raises:
+        FileNotFoundError: there is no such folder, and no hub id in reach.
+    """
     if Path(name_or_path).is_dir():
         return Path(name_or_path)
     missing = f"no model at {name_or_path}; run the stage that trains it, or `dvc pull` it"
@@ -93,9 +106,12 @@ def _find_folder(name_or_path: str | Path) -> Path:
 
     try:
         # A snapshot in the cache may be asked for without a network; the download itself checks for what is new.
-        found = snapshot_download(str(name_or_path), allow_patterns=_DOWNLOADED, ignore_patterns=_NOT_DOWNLOADED)
+        name = str(name_or_path)
+        found = Path(snapshot_download(name, allow_patterns=_DOWNLOADED, ignore_patterns=_NOT_DOWNLOADED))
+        if pickled and not any(found.glob("*.safetensors")):
+            found = Path(snapshot_download(name, allow_patterns=[*_DOWNLOADED, *_PICKLED]))
     except (OSError, ValueError, HfHubHTTPError) as error:
         raise FileNotFoundError(
             f"{missing}; as a hub id: `hf download {name_or_path}` ({type(error).__name__})"
         ) from error
-    return Path(found)
+    return found

@@ -6,14 +6,15 @@ and unmerging in bf16 would change the base a little at every switch.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from visdyn.models import TOKEN_MODELS, load_model
 from visdyn.models.adapters import SETTINGS
 from visdyn.models.checkpoints import Checkpoint, locate
+from visdyn.models.strict_load import load_adapter
 from visdyn.models.token.unified import TokenForwardDynamics, TokenInverseDynamics, UnifiedModel
+from visdyn.models.weight_files import read_settings
 
 ROLES = ("fdp", "idp")
 # Decoding multiplies by the rows of these itself, so an adapter of them would be left out.
@@ -95,7 +96,7 @@ def _can_share_base(forward: Checkpoint, inverse: Checkpoint) -> bool:
 
 def _is_switchable(checkpoint: Checkpoint) -> bool:
     """Say whether an adapter changes linear maps inside the decoder only, which peft can switch on and off."""
-    settings = json.loads((checkpoint.folder / SETTINGS).read_text())
+    settings = read_settings(checkpoint.folder / SETTINGS)
     targets = settings.get("target_modules") or ()
     names = [targets] if isinstance(targets, str) else list(targets)
     names += settings.get("modules_to_save") or []
@@ -105,18 +106,16 @@ def _is_switchable(checkpoint: Checkpoint) -> bool:
 
 
 def _load_adapters(lm, checkpoints: tuple[Checkpoint, Checkpoint], device: str):
-    from peft import PeftModel
-
     # In the decoder's own precision, as merged weights would be.
     options = {"autocast_adapter_dtype": False}
-    first, second = (str(checkpoint.folder) for checkpoint in checkpoints)
-    adapters = PeftModel.from_pretrained(lm, first, adapter_name=ROLES[0], **options)
-    adapters.load_adapter(second, adapter_name=ROLES[1], **options)
+    adapters = lm
+    for checkpoint, role in zip(checkpoints, ROLES, strict=True):
+        adapters = load_adapter(adapters, checkpoint.folder, role, **options)
     return adapters.to(device=device, dtype=lm.dtype).eval().requires_grad_(False)
 
 
 def _make_role(base: UnifiedModel, checkpoint: Checkpoint, lm: AdaptedLM) -> UnifiedModel:
     path = checkpoint.holder("dynamics.json") / "dynamics.json"
-    prompts = json.loads(path.read_text()) if path.is_file() else {}
+    prompts = read_settings(path) if path.is_file() else {}
     prompts.pop("public_pixels", None)
     return replace(base, lm=lm, builder=replace(base.builder, **prompts), name=checkpoint.name)

@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from visdyn.images import ImageRef, load
+from visdyn.models.checkpoints import find_folder
 from visdyn.models.encoder_preprocess import CLIP_PRESETS, DINO_PRESETS, Preset, preset_of
 from visdyn.models.precision import exact_float32
+from visdyn.models.strict_load import load_pretrained, load_tokenizer
+from visdyn.models.weight_files import read_settings
 
 _DINO_TYPES = ("dinov2", "vit")
 
@@ -39,8 +42,8 @@ class ImageEncoder:
             batch_size: images encoded at once.
 
         Raises:
-            FileNotFoundError: `path` is an absolute path without a checkpoint.
-            ValueError: unknown preset, or a checkpoint of another family.
+            FileNotFoundError: there is no such folder, no checkpoint in it, and no hub id in reach.
+            ValueError: unknown preset, a checkpoint of another family, or weights that are not exactly the encoder's.
         """
         chosen = preset_of(cls.presets, preset)
         return cls(_load_dino(path), chosen, device, batch_size)
@@ -84,13 +87,13 @@ class ImageTextEncoder(ImageEncoder):
 
         Arguments and errors as for `ImageEncoder.from_pretrained`.
         """
-        from transformers import AutoTokenizer, CLIPModel
+        from transformers import CLIPModel
 
         chosen = preset_of(cls.presets, preset)
-        _read_model_type(path, ("clip",))
-        model = CLIPModel.from_pretrained(path, dtype=torch.float32, local_files_only=_is_local(path))
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=_is_local(path))
-        return cls(model, tokenizer, chosen, device, batch_size)
+        folder = find_folder(path, pickled=True)
+        _read_model_type(folder, ("clip",))
+        model = load_pretrained(CLIPModel, folder, dtype=torch.float32)
+        return cls(model, load_tokenizer(folder), chosen, device, batch_size)
 
     @torch.no_grad()
     def embed_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -115,26 +118,21 @@ class ImageTextEncoder(ImageEncoder):
         return self.model.get_text_features(**inputs).pooler_output  # (N, D)
 
 
-def _is_local(path: str | Path) -> bool:
-    return Path(path).is_absolute() or Path(path).exists()
-
-
-def _read_model_type(path: str | Path, known: Sequence[str]) -> str:
+def _read_model_type(folder: Path, known: Sequence[str]) -> str:
     """Return the checkpoint's model type, refusing one that is not in `known`."""
-    from transformers import AutoConfig
-
-    if _is_local(path) and not (Path(path) / "config.json").is_file():
-        raise FileNotFoundError(f"no encoder in {path}: config.json is missing")
-    found = AutoConfig.from_pretrained(path, local_files_only=_is_local(path)).model_type
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"no encoder in {folder}: config.json is missing")
+    found = read_settings(folder / "config.json").get("model_type")
     if found not in known:
-        raise ValueError(f"{path} is a {found} checkpoint; expected {' or '.join(known)}")
+        raise ValueError(f"{folder} is a {found} checkpoint; expected {' or '.join(known)}")
     return found
 
 
 def _load_dino(path: str | Path) -> nn.Module:
     from transformers import Dinov2Model, ViTModel
 
-    local = _is_local(path)
-    if _read_model_type(path, _DINO_TYPES) == "dinov2":
-        return Dinov2Model.from_pretrained(path, dtype=torch.float32, local_files_only=local)
-    return ViTModel.from_pretrained(path, add_pooling_layer=False, dtype=torch.float32, local_files_only=local)
+    folder = find_folder(path, pickled=True)
+    if _read_model_type(folder, _DINO_TYPES) == "dinov2":
+        return load_pretrained(Dinov2Model, folder, dtype=torch.float32)
+    unused = {r"^(vit\.)?pooler\.": "features are taken before the pooling head"}
+    return load_pretrained(ViTModel, folder, unused, add_pooling_layer=False, dtype=torch.float32)

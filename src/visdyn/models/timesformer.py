@@ -8,7 +8,6 @@ is itself added to the block's input. Names and shapes are those of the public c
 from __future__ import annotations
 
 import argparse
-import pickle
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
+
+from visdyn.models.strict_load import load_state, read_pickle, read_tensors
+from visdyn.models.weight_files import CheckpointError
 
 HEAD_WIDTH = 64  # of CLIP's transformers of every size; no tensor's shape says it
 
@@ -137,40 +139,43 @@ def load_timesformer(path: str | Path) -> TimeSformer:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: it holds no such classifier, or not exactly its tensors.
+        CheckpointError: it holds no such classifier, or not exactly its tensors.
     """
+    # The public names begin with `module.`, which distributed training has put there.
     weights = {name.removeprefix("module."): value for name, value in _read_weights(Path(path)).items()}
     try:
-        model = TimeSformer(_read_config(weights))
-        model.load_state_dict(weights)
-    except (KeyError, RuntimeError) as error:
-        raise ValueError(
+        with torch.device("meta"):
+            model = TimeSformer(_read_config(weights))
+        return load_state(model, {name: value.float() for name, value in weights.items()}, path)
+    except CheckpointError:
+        raise
+    except (AttributeError, IndexError, KeyError, RuntimeError, ValueError) as error:
+        raise CheckpointError(
             f"{path} is no multi-head TimeSformer of EPIC-KITCHENS-100 ({error}); give LaViLa's "
             "clip_openai_timesformer_large.ft_ek100_cls checkpoint"
         ) from error
-    return model
 
 
 def _read_weights(path: Path) -> Mapping[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no action classifier at {path}; data/external/models.yaml says where it is published")
     if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return load_file(path)
-    try:
-        with torch.serialization.safe_globals([argparse.Namespace]):  # the public file keeps its training's options
-            return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
-    except (pickle.UnpicklingError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} cannot be read as tensors with a state_dict ({error}); fetch it again") from error
+        return read_tensors(path)
+    weights = read_pickle(path, [argparse.Namespace]).get("state_dict")  # the public file keeps its training's options
+    if not isinstance(weights, Mapping):
+        raise CheckpointError(f"{path} has no state_dict; fetch it again")
+    return weights
 
 
 def _read_config(weights: Mapping[str, Tensor]) -> TimeSformerConfig:
     _, places, width = weights["visual.pos_embed"].shape
     patch = weights["visual.patch_embed.proj.weight"].shape[-1]
+    blocks = {int(name.split(".")[2]) for name in weights if name.startswith("visual.blocks.")}
+    if blocks != set(range(len(blocks))):
+        raise ValueError("its blocks are not counted from 0 on")
     return TimeSformerConfig(
         width=width,
-        depth=1 + max(int(name.split(".")[2]) for name in weights if name.startswith("visual.blocks.")),
+        depth=len(blocks),
         patch=patch,
         side=patch * round((places - 1) ** 0.5),
         frames=weights["visual.temporal_embed"].shape[1],

@@ -1,7 +1,8 @@
 """What a profile needs and what of it is here: `make doctor PROFILE=profiles/paper`.
 
 Names every data set, checkpoint, key, accelerator and optional library that the profile's parameters ask for; for each
-that is missing its command, size and licence, and the stages that wait for it. Fetches nothing, loads no weights.
+that is missing its command, size and licence, and the stages that wait for it. Fetches nothing, loads no weights;
+whether their files are whole it reads from their headers.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from pathlib import Path
 import yaml
 
 from visdyn.datasets.inventory import ANNOTATIONS, take_inventory
+from visdyn.models.weight_files import find_fault
 from visdyn.params import Params, load_params
 from visdyn.paths import UnsetVariableError, expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError
@@ -44,7 +46,7 @@ EXTRAS = {
     "bert_score": ("BERTScore", 'pip install -e ".[bertscore]"'),
     "playwright": ("the human study's browser test", 'pip install -e ".[browser]" && playwright install chromium'),
 }
-WEIGHTS = ("*.safetensors", "*.bin", "*.pth", "*.ckpt")
+WEIGHTS = ("*.safetensors", "*.safetensors.index.json", "*.bin", "*.pth", "*.ckpt")
 
 
 @dataclass(frozen=True)
@@ -142,14 +144,15 @@ def _check_models(params: Params, profile: str, external: Path) -> Iterator[Chec
             or stages
         )
         place = find_checkpoint(name, profile_root(profile))
-        if place is not None:
+        fault = None if place is None else find_fault(place)
+        if place is not None and fault is None:
             yield Check("model", name, True, str(place), stages)
             continue
         fetch = command.replace("<id>", name).replace(" --revision <revision> --local-dir models/<name>", "")
         fetch = entry.get("command", fetch).strip()
         note = f" ({entry['note']})" if entry.get("note") else ""
         local = name.startswith("/") or "command" in entry
-        detail = f"no such folder{note}" if local else f"not in the Hugging Face cache{note}"
+        detail = fault or (f"no such folder{note}" if local else f"not in the Hugging Face cache{note}")
         yield Check("model", name, False, detail, stages, fetch, entry.get("size", ""), entry.get("licence", ""))
 
 

@@ -21,8 +21,8 @@ def probe_models(stage: Stage, trajectories: list[Trajectory]) -> tuple[pd.DataF
     """Probe every model of `probing.models`, as the section's other parameters say.
 
     A model that has a run in each chain is probed in each (`Stage.in_chains`). Rows of a finished model lie in the
-    stage's scratch folder until the stage has succeeded. A model that cannot be loaded is listed with its reason, and
-    the others are probed.
+    stage's scratch folder until the stage has succeeded. A model that cannot be loaded is listed with its reason
+    (`visdyn.models.strict_load` turns whatever a library raises into it), and the others are probed.
 
     Returns:
         likelihoods: the table of `probe` for all models (no rows where none was found).

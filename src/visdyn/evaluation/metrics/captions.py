@@ -87,8 +87,12 @@ class Captioner:
         if self._loaded is None:
             from transformers import AutoModelForImageTextToText, AutoProcessor
 
-            processor = AutoProcessor.from_pretrained(self.name_or_path)
-            model = AutoModelForImageTextToText.from_pretrained(self.name_or_path)
+            from visdyn.models.checkpoints import find_folder
+            from visdyn.models.strict_load import load_pretrained, load_processor
+
+            folder = find_folder(self.name_or_path, pickled=True)
+            processor = load_processor(AutoProcessor, folder)
+            model = load_pretrained(AutoModelForImageTextToText, folder)
             self._loaded = model.to(self.device).eval(), processor
         return self._loaded
 

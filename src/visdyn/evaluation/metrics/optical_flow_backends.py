@@ -111,9 +111,9 @@ class _Raft:
                 f"{wanted.url}, or take the flow backend 'farneback' or 'dis'"
             ) from error
         if weights is not None:
-            import torch
+            from visdyn.models.strict_load import load_state, read_pickle
 
-            self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+            load_state(self.network, read_pickle(Path(weights)), weights)
         self.network.eval().to(device)
         self.device = device
 

@@ -4,51 +4,53 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from math import isqrt
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from visdyn.models.bagel.config import BagelConfig, SamplerSettings, SpecialTokens
 from visdyn.models.bagel.vae import Autoencoder
+from visdyn.models.strict_load import iterate_tensors, load_state, read_tensors, refuse_names
+from visdyn.models.strict_load import load_tokenizer as read_tokenizer
+from visdyn.models.weight_files import (
+    MOST_PARTS,
+    CheckpointError,
+    StoredTensor,
+    check_counts,
+    find_weight_files,
+    read_headers,
+    read_settings,
+    unwrap_names,
+)
 
-WEIGHT_FILES = ("ema.safetensors", "model.safetensors", "weights.safetensors")
-INDEX_FILE = "model.safetensors.index.json"
+WEIGHT_STEMS = ("ema", "model", "weights")
 SAMPLING_FILE = "sampler_config.json"
 HUB_NAME = "ByteDance-Seed/BAGEL-7B-MoT"
 TABLES = ("latent_pos_embed.pos_embed", "vit_pos_embed.pos_embed")
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 
 
-class CheckpointError(ValueError):
-    """A checkpoint folder is incomplete or does not fit the model; the message says what to do."""
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies and what shape it has, read from a file's header only."""
-
-    file: Path
-    shape: tuple[int, ...]
-
-
 def load(kind: type, folder: Path, dtype: torch.dtype | None, device: torch.device):
     """Build `kind(config)` on the meta device and put the stored tensors in place, one at a time."""
     folder = local_folder(folder)
-    stored = read_headers(folder)
+    stored = find_tensors(folder)
     tokenizer = load_tokenizer(folder)
-    config = fit_to_weights(read_config(folder, tokenizer), stored)
-    with torch.device("meta"):
-        model = kind(config)
+    try:
+        config = fit_to_weights(read_config(folder, tokenizer, len(stored)), stored)
+        with torch.device("meta"):
+            model = kind(config)
+    except (AttributeError, ArithmeticError, IndexError, RuntimeError, TypeError) as error:
+        raise CheckpointError(f"{folder} describes a model that cannot be built: {error}") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    check_names_and_shapes(folder, expected, stored)
-    state = read_tensors(stored, dtype, device)
-    model.load_state_dict(state, strict=False, assign=True)
-    for name in set(TABLES) & set(expected) - set(state):
+    check_names_and_shapes(folder, expected, {name: tensor.shape for name, tensor in stored.items()})
+    if dtype is None:
+        _check_types(folder, stored)
+    load_state(model, read_all(stored, dtype, device), folder, may_lack=TABLES)
+    for name in set(TABLES) & set(expected) - set(stored):
         # Fixed tables: upstream fine-tuning leaves them out and computes them again.
         table = getattr(model, name.removesuffix(".pos_embed"))
         table.to_empty(device=device).to(model.vae2llm.weight.dtype).reset()
@@ -80,31 +82,39 @@ def local_folder(name_or_path: str | Path) -> Path:
         raise CheckpointError(f"{name} is no folder, and no repository that can be reached; {advice}") from error
 
 
-def read_headers(folder: Path) -> dict[str, StoredTensor]:
+def find_tensors(folder: Path) -> dict[str, StoredTensor]:
     """Return every stored tensor by name, from one weight file or from the files of an index.
 
     Raises:
-        CheckpointError: no weight file, or one that the index names is missing.
+        CheckpointError: no weight file, or one of them is missing, cut or a pointer.
     """
-    files = next(([folder / name] for name in WEIGHT_FILES if (folder / name).is_file()), None)
-    if files is None and (folder / INDEX_FILE).is_file():
-        shards = json.loads((folder / INDEX_FILE).read_text())["weight_map"].values()
-        files = [folder / name for name in sorted(set(shards))]
-    if files is None:
-        names = ", ".join((*WEIGHT_FILES, INDEX_FILE))
-        raise CheckpointError(f"{folder} has none of {names}; download the whole checkpoint folder")
-    stored = {}
-    for file in files:
-        if not file.is_file():
-            raise CheckpointError(f"{file} is named in {INDEX_FILE} but missing; download it")
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 (a safetensors handle is no mapping)
-                stored[name] = StoredTensor(file, tuple(tensors.get_slice(name).get_shape()))
-    return stored
+    try:
+        files = find_weight_files(folder, WEIGHT_STEMS)
+    except FileNotFoundError as error:
+        names = ", ".join(f"{stem}.safetensors" for stem in WEIGHT_STEMS)
+        raise CheckpointError(f"{folder} has none of {names}; download the whole checkpoint folder") from error
+    if files[0].suffix != ".safetensors":
+        raise CheckpointError(f"{files[0]} is pickled; BAGEL is read from safetensors")
+    stored = read_headers(files)
+    return {plain: stored[name] for name, plain in unwrap_names(stored).items()}
 
 
-def read_config(folder: Path, tokenizer=None) -> BagelConfig:
-    """Return the configuration of a public folder (`llm_config.json`) or of the one-file form (`config.json`)."""
+def _check_types(folder: Path, stored: dict[str, StoredTensor]) -> None:
+    """Refuse weights of several types where none was asked for; the model would fail in its first product."""
+    found = {tensor.dtype for name, tensor in stored.items() if name not in TABLES}
+    if len(found) > 1 or any(kind.startswith("F8") for kind in found):
+        raise CheckpointError(
+            f"{folder} holds weights of type {', '.join(sorted(found))}; load it with one type: dtype=torch.bfloat16 "
+            "(`dtype: bfloat16` of an editor's entry)"
+        )
+
+
+def read_config(folder: Path, tokenizer=None, tensors: int = MOST_PARTS) -> BagelConfig:
+    """Return the configuration of a public folder (`llm_config.json`) or of the one-file form (`config.json`).
+
+    Args:
+        tensors: how many are stored; a configuration that asks for far more layers is refused.
+    """
     general = _read_json(folder / "config.json", optional=True)
     if (folder / "llm_config.json").is_file():
         vision = _read_json(folder / "vit_config.json", optional=True) or None
@@ -114,6 +124,7 @@ def read_config(folder: Path, tokenizer=None) -> BagelConfig:
         general = {**general, "llm_config": _read_json(folder / "llm_config.json"), "vit_config": vision}
     elif "llm_config" not in general:
         raise CheckpointError(f"{folder} has neither llm_config.json nor a config.json with llm_config")
+    check_counts(general, folder, tensors)
     config = BagelConfig.from_dict(general)
     if "special_tokens" not in general and tokenizer is not None:
         config = replace(config, special_tokens=special_tokens_of(tokenizer))
@@ -149,36 +160,26 @@ def fit_to_weights(config: BagelConfig, stored: dict[str, StoredTensor]) -> Bage
     return config
 
 
-def check_names_and_shapes(folder: Path, expected: dict[str, tuple[int, ...]], stored: dict[str, StoredTensor]) -> None:
+def check_names_and_shapes(folder: Path, expected: dict[str, tuple], stored: dict[str, tuple]) -> None:
     """Compare names and shapes strictly; only the fixed position tables may be absent.
 
     Raises:
         CheckpointError: with the first names that are missing, unknown or of another shape.
     """
-    missing = sorted(set(expected) - set(stored) - set(TABLES))
-    unknown = sorted(set(stored) - set(expected))
     shapes = [
-        f"{name} {stored[name].shape}, expected {shape}"
+        f"{name} {stored[name]}, expected {shape}"
         for name, shape in expected.items()
-        if name in stored and stored[name].shape != shape
+        if name in stored and stored[name] != shape
     ]
-    for what, names in (("missing", missing), ("unknown", unknown), ("of another shape", shapes)):
-        if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            raise CheckpointError(
-                f"{folder}: {len(names)} tensors {what}: {', '.join(names[:3])}{more}; "
-                "are its weights and its configuration of one model?"
-            )
+    refuse_names(folder, set(expected) - set(stored) - set(TABLES), set(stored) - set(expected), shapes)
 
 
-def read_tensors(stored: dict[str, StoredTensor], dtype: torch.dtype | None, device: torch.device) -> dict:
+def read_all(stored: dict[str, StoredTensor], dtype: torch.dtype | None, device: torch.device) -> dict[str, Tensor]:
     """Read all tensors, converting each before the next is read."""
     state: dict[str, Tensor] = {}
     for file in sorted({tensor.file for tensor in stored.values()}):
-        with safe_open(file, framework="pt", device=str(device)) as tensors:
-            for name in tensors.keys():  # noqa: SIM118
-                tensor = tensors.get_tensor(name)
-                state[name] = tensor if dtype is None else tensor.to(dtype)
+        for name, tensor in iterate_tensors(file, device=str(device)):
+            state[name] = tensor if dtype is None else tensor.to(dtype)
     return state
 
 
@@ -196,7 +197,7 @@ def load_autoencoder(folder: Path, config: BagelConfig, device: torch.device) ->
         return None
     with torch.device("meta"):
         vae = Autoencoder(config.autoencoder)
-    vae.load_bfl_state(load_file(folder / "ae.safetensors", device=str(device)))
+    vae.load_bfl_state(read_tensors(folder / "ae.safetensors", str(device)), folder / "ae.safetensors")
     return vae
 
 
@@ -204,12 +205,12 @@ def load_tokenizer(folder: Path):
     """Return the folder's tokenizer, or None when it has no tokenizer files."""
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         return None
-    from transformers import AutoTokenizer, logging
+    from transformers import logging
 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # it warns that config.json is of a family it does not know
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return read_tokenizer(folder)
     finally:
         logging.set_verbosity(verbosity)
 
@@ -240,10 +241,7 @@ def _read_json(path: Path, optional: bool = False) -> dict:
         if optional:
             return {}
         raise CheckpointError(f"{path} is missing; download the whole checkpoint folder")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise CheckpointError(f"{path} is not valid JSON ({error}); fetch it again") from error
+    return read_settings(path)
 
 
 def _write_json(path: Path, values: dict) -> None:

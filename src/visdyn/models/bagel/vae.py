@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from visdyn.models.bagel.config import AutoencoderConfig
+from visdyn.models.strict_load import load_state
 from visdyn.models.vqgan.blocks import fold, unfold
+from visdyn.models.weight_files import unwrap_names
 
 _ATTENTION_PARTS = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
 
@@ -45,7 +48,8 @@ class Autoencoder(nn.Module):
     def of(cls, vae) -> Autoencoder:
         """Take over a `diffusers.AutoencoderKL` without quant convolutions, with its scaling."""
         autoencoder = cls(AutoencoderConfig.of(vae.config))
-        autoencoder.model.load_state_dict(vae.state_dict(), strict=True)
+        weights = {name: value.float().clone() for name, value in vae.state_dict().items()}
+        load_state(autoencoder.model, weights, "the autoencoder")
         return autoencoder.requires_grad_(False).eval()
 
     @property
@@ -66,16 +70,24 @@ class Autoencoder(nn.Module):
         z = latents.to(self.dtype) / self.config.scale_factor + self.config.shift_factor
         return unfold(self.model.decoder(z), self.config.fold)
 
-    def load_bfl_state(self, state: dict[str, Tensor]) -> None:
-        """Load tensors under BFL names (`ae.safetensors`), strictly; float16 storage is widened to float32."""
+    def load_bfl_state(self, state: dict[str, Tensor], where: str | Path = "the autoencoder") -> None:
+        """Load tensors under BFL names (`ae.safetensors`), strictly; float16 storage is widened to float32.
+
+        Args:
+            where: their file, for messages.
+
+        Raises:
+            CheckpointError: they are not exactly the autoencoder's, or no finite numbers.
+        """
         levels = len(self.config.ch_mult)
         expected = self.model.state_dict()
         converted = {}
-        for name, tensor in state.items():
-            target = diffusers_name(name, levels)
+        for name, plain in unwrap_names(state).items():
+            tensor = state[name]
+            target = diffusers_name(plain, levels)
             is_projection = target in expected and expected[target].dim() == 2 and tensor.dim() == 4
             converted[target] = (tensor[:, :, 0, 0] if is_projection else tensor).float()
-        self.model.load_state_dict(converted, strict=True, assign=True)
+        load_state(self.model, converted, where)
         self.requires_grad_(False).eval()
 
     def bfl_state(self) -> dict[str, Tensor]:

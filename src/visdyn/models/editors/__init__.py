@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from importlib import import_module
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import torch
 
 from visdyn.models.adapters import SETTINGS, base_of
 from visdyn.models.editors.protocol import ImageEditor
+from visdyn.models.weight_files import read_settings
 
 # Kind of editor -> an `ImageEditor` with `from_pretrained(folder, device=..., dtype=..., **options)`. The kind of a
 # folder is the model_type of its config.json; BAGEL's public folder and diffusers pipelines are known by their files.
@@ -75,7 +75,7 @@ def _detect_kind(name_or_path: str | Path) -> str:
     if (folder / PIPELINE).is_file():
         return "diffusers"
     described = folder / "config.json"
-    family = json.loads(described.read_text()).get("model_type") if described.is_file() else None
+    family = read_settings(described).get("model_type") if described.is_file() else None
     if family in EDITORS:
         return family
     if any((folder / name).is_file() for name in BAGEL_FILES):

@@ -19,6 +19,7 @@ from visdyn.models.bagel.sampler import Branches, decode_images, sample_latents
 from visdyn.models.bagel.text_decoding import continue_text
 from visdyn.models.bagel.transforms import resize, to_normalised, transform
 from visdyn.models.editors.protocol import Guidance, check_items
+from visdyn.models.strict_load import load_adapter, require_finite
 
 # BAGEL's think mode puts a system prompt first; upstream's wording is not at hand, so this one is ours.
 THINK_PROMPT = (
@@ -74,9 +75,8 @@ class BagelEditor:
         """Load a checkpoint folder, with a LoRA folder of `train_bagel` merged into it where one is given."""
         model = Bagel.from_pretrained(folder, dtype=dtype, device=device)
         if adapter is not None:
-            from peft import PeftModel
-
-            model = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+            model = load_adapter(model, Path(adapter)).merge_and_unload()
+            require_finite(model, f"{folder} with {adapter} merged")
         return cls(model, **options)
 
     @torch.no_grad()

@@ -24,6 +24,7 @@ from PIL import Image, ImageOps
 
 from visdyn.images import ImageRef, load
 from visdyn.models.editors.protocol import Guidance, check_items
+from visdyn.models.strict_load import load_pipeline, load_processor
 
 PIX2PIX, KONTEXT = "StableDiffusionInstructPix2PixPipeline", "FluxKontextPipeline"
 QWEN, QWEN_PLUS = "QwenImageEditPipeline", "QwenImageEditPlusPipeline"
@@ -126,15 +127,18 @@ class DiffusersEditor:
 
         Raises:
             FileNotFoundError: there is no model_index.json.
-            ValueError: the pipeline is none of the four, or the preset is unknown or another pipeline's.
+            ValueError: the pipeline is none of the four, the preset is unknown or another pipeline's, or weights are
+                not exactly those of its parts.
         """
-        name = _read_pipeline_class(folder)
+        name, named = _read_pipeline_class(folder), str(folder)
+        folder = _find_files(folder, options.get("variant"))
         chosen = preset if isinstance(preset, Preset) else _find_preset(preset, name)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = dtype or (torch.float32 if device == "cpu" else torch.bfloat16)
         if name in (QWEN, QWEN_PLUS) and importlib.util.find_spec("torchvision") is None:
             options.setdefault("processor", _load_processor_without_video(folder))
-        pipeline = _get_diffusers_class(name).from_pretrained(str(folder), dtype=dtype, **options)
+        pipeline = load_pipeline(_get_diffusers_class(name), folder, dtype=dtype, **options)
+        pipeline.register_to_config(_name_or_path=named)  # a hub id, not the cache's folder
         if offload:
             pipeline.enable_model_cpu_offload(device=device)
         else:
@@ -272,6 +276,15 @@ def _read_pipeline_class(folder: str | Path) -> str:
     return name
 
 
+def _find_files(folder: str | Path, variant: str | None) -> Path:
+    """Return the folder of a pipeline: the one named, or the hub's files of that name, fetched where need be."""
+    import diffusers
+
+    if Path(folder).is_dir():
+        return Path(folder)
+    return Path(diffusers.DiffusionPipeline.download(str(folder), variant=variant))
+
+
 def _find_preset(name: str | None, pipeline: str) -> Preset:
     if name is None:
         return next(preset for preset in PRESETS.values() if preset.pipeline == pipeline)
@@ -298,7 +311,7 @@ def _add_token_types(pipeline) -> None:
     encoder.register_forward_pre_hook(add_token_types, with_kwargs=True)
 
 
-def _load_processor_without_video(folder: str | Path):
+def _load_processor_without_video(folder: Path):
     """Load the Qwen-VL processor without its video half, which alone needs torchvision."""
     from transformers import Qwen2VLProcessor
     from transformers.processing_utils import ProcessorMixin
@@ -310,9 +323,4 @@ def _load_processor_without_video(folder: str | Path):
             self.video_token_id = tokenizer.convert_tokens_to_ids(self.video_token)
             ProcessorMixin.__init__(self, image_processor, tokenizer, chat_template=chat_template)
 
-    if not Path(folder).is_dir():
-        from huggingface_hub import snapshot_download
-
-        # By a hub id, transformers also asks for a config.json that no processor has: offline that is an error.
-        folder = snapshot_download(str(folder), allow_patterns=["processor/*"])
-    return ImageTextProcessor.from_pretrained(str(folder), subfolder="processor")
+    return load_processor(ImageTextProcessor, folder, subfolder="processor")

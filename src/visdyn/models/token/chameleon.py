@@ -7,11 +7,10 @@ separate fp32 module, because its arg-min over codes flips in lower precision.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from transformers import ChameleonConfig, ChameleonForConditionalGeneration
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -28,21 +27,21 @@ class ChameleonLM(ChameleonForConditionalGeneration):
         super().__init__(config)
         self.model.vqmodel = None
 
-    @classmethod
-    def from_pretrained(cls, name_or_path, *args, **options):
-        """Load as the library does, and also folders of before its version 4.44.
+    @staticmethod
+    def is_old_layout(shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        """Say whether stored weights are of before the library's version 4.44: see `translate_layout`."""
+        return any(_is_head_norm(name) and len(shape) == 1 for name, shape in shapes.items())
 
-        Their query and key norms are one vector for all heads; it is repeated for each head, which is what it meant.
-        """
-        narrow = _find_narrow_norms(Path(name_or_path)) if Path(name_or_path or "").is_dir() else []
-        if not narrow:
-            return super().from_pretrained(name_or_path, *args, **options)
-        config = options.pop("config", None) or ChameleonConfig.from_pretrained(name_or_path)
-        weights = {key: value for file in _list_shards(Path(name_or_path)) for key, value in load_file(file).items()}
+    @staticmethod
+    def translate_layout(weights: dict[str, torch.Tensor], config: ChameleonConfig) -> dict[str, torch.Tensor]:
+        """Repeat query and key norms that are one vector for all heads for each head, which is what they meant."""
         heads = {"q_norm": config.num_attention_heads, "k_norm": config.num_key_value_heads}
-        for key in narrow:
-            weights[key] = weights[key].expand(heads[key.split(".")[-2]], -1).clone()
-        return super().from_pretrained(None, *args, config=config, state_dict=weights, **options)
+        return {
+            name: value.expand(heads[name.split(".")[-2]], -1).clone()
+            if _is_head_norm(name) and value.ndim == 1
+            else value
+            for name, value in weights.items()
+        }
 
     def forward(
         self,
@@ -66,18 +65,8 @@ class ChameleonLM(ChameleonForConditionalGeneration):
         return CausalLMOutputWithPast(logits=self.lm_head(hidden[:, kept]), past_key_values=outputs.past_key_values)
 
 
-def _list_shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors"))
-
-
-def _find_narrow_norms(folder: Path) -> list[str]:
-    """Return the query and key norms of a folder that are one vector for all heads."""
-    narrow = []
-    for file in _list_shards(folder):
-        with safe_open(file, framework="pt") as opened:
-            norms = [key for key in opened.keys() if ".q_norm." in key or ".k_norm." in key]  # noqa: SIM118
-            narrow += [key for key in norms if len(opened.get_slice(key).get_shape()) == 1]
-    return narrow
+def _is_head_norm(name: str) -> bool:
+    return ".q_norm." in name or ".k_norm." in name
 
 
 def tiny_config(

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer
 
 from visdyn.images import ImageRef, from_pixels, to_pixels
 from visdyn.models.checkpoints import Checkpoint, locate
+from visdyn.models.strict_load import load_tokenizer
 from visdyn.models.token.decoding import generate_text, sample_images, uniforms
 from visdyn.models.token.scoring import Scores, score_completions
 from visdyn.models.token.sequences import SequenceBuilder, TokenSequence
@@ -21,6 +21,7 @@ from visdyn.models.token.tokens import TokenLayout
 from visdyn.models.vqgan import VQGAN
 from visdyn.models.vqgan.preprocess import centre_crop
 from visdyn.models.vqgan.preprocess import to_pixels as public_pixels
+from visdyn.models.weight_files import read_settings
 from visdyn.params.prompts import SENTENCES, DynamicsPrompts, Prompts
 
 DECODINGS = ("plain", "draft")
@@ -85,14 +86,14 @@ class UnifiedModel:
             ValueError: the parts do not fit together.
         """
         checkpoint = locate(name_or_path)
-        tokenizer = AutoTokenizer.from_pretrained(str(checkpoint.holder("tokenizer.json", "tokenizer.model")))
+        tokenizer = load_tokenizer(checkpoint.holder("tokenizer.json", "tokenizer.model"))
         tokens = VQGAN.from_checkpoint(cls._find_vqgan(checkpoint, vqgan), decoder=False)
         lm = checkpoint.load_lm(cls._get_lm_class(), dtype, attention, device)
         settings = checkpoint.holder("dynamics.json") / "dynamics.json"
         words = cls._own_prompts(prompts or SENTENCES)
         options = {"fdm_prompt": words.fdm, "idm_prompt": words.idm, "public_pixels": True}
         if settings.is_file():  # it was trained with the words that stand there
-            options = json.loads(settings.read_text())
+            options = read_settings(settings)
         public = options.pop("public_pixels", False)
         builder = cls._make_builder(tokenizer, tokens.config.n_embed, **options)
         cls._check_vocabulary(checkpoint, lm, builder.layout)

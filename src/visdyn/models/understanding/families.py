@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from visdyn.models.strict_load import load_processor
+from visdyn.models.weight_files import read_settings
+
 
 @dataclass(frozen=True)
 class Family:
@@ -54,17 +57,15 @@ PROBED_MODELS = (
 )
 
 
-def family_of(name_or_path: str | Path) -> Family:
-    """Return the family that a checkpoint's config.json names.
+def family_of(folder: str | Path) -> Family:
+    """Return the family that the config.json of a checkpoint's folder names.
 
     Raises:
         ValueError: its `model_type` is none of `FAMILIES`.
     """
-    from transformers import PretrainedConfig
-
-    model_type = PretrainedConfig.get_config_dict(str(name_or_path))[0].get("model_type")
+    model_type = read_settings(Path(folder) / "config.json").get("model_type")
     if model_type not in FAMILIES:
-        raise ValueError(f"{name_or_path} is a model of type {model_type!r}; one of {', '.join(FAMILIES)} is needed")
+        raise ValueError(f"{folder} is a model of type {model_type!r}; one of {', '.join(FAMILIES)} is needed")
     return FAMILIES[model_type]
 
 
@@ -75,8 +76,8 @@ def model_class(family: Family):
     return getattr(transformers, family.class_name)
 
 
-def load_image_processor(name_or_path: str | Path):
+def load_image_processor(folder: str | Path):
     """Load the checkpoint's preprocessing in PIL, which needs no torchvision and is the same on every machine."""
     from transformers import AutoImageProcessor
 
-    return AutoImageProcessor.from_pretrained(str(name_or_path), backend="pil")
+    return load_processor(AutoImageProcessor, Path(folder), backend="pil")

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from visdyn.images import ImageRef, load
+from visdyn.models.strict_load import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class ChatFormat:
     marked: bool
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, config) -> ChatFormat:
+    def from_pretrained(cls, folder: str | Path, config) -> ChatFormat:
         """Read the tokenizer and the processor's chat template (before the tokenizer's own, which may lack images).
 
         Args:
@@ -53,15 +54,14 @@ class ChatFormat:
         Raises:
             ValueError: there is no chat template.
         """
-        from transformers import AutoTokenizer
         from transformers.processing_utils import ProcessorMixin
 
-        tokenizer = AutoTokenizer.from_pretrained(str(name_or_path))
-        template = ProcessorMixin.get_processor_dict(str(name_or_path))[0].get("chat_template")
+        tokenizer = load_tokenizer(Path(folder))
+        template = ProcessorMixin.get_processor_dict(str(folder), local_files_only=True)[0].get("chat_template")
         template = template or tokenizer.chat_template
         template = template.get("default") if isinstance(template, dict) else template
         if template is None:
-            raise ValueError(f"{name_or_path} has no chat template; put the family's chat_template.jinja beside it")
+            raise ValueError(f"{folder} has no chat template; put the family's chat_template.jinja beside it")
         marked = getattr(config, "vision_start_token_id", None) is not None
         return cls(tokenizer, template, config.image_token_id, marked)
 

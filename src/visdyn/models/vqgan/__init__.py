@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from visdyn.models.precision import exact_float32
+from visdyn.models.strict_load import load_state
 from visdyn.models.vqgan.blocks import Decoder, Encoder, VQGANConfig
-from visdyn.models.vqgan.checkpoint_formats import NO_DECODER, CheckpointError, config_to_public, read_checkpoint
+from visdyn.models.vqgan.checkpoint_formats import NO_DECODER, config_to_public, read_checkpoint
+from visdyn.models.weight_files import CheckpointError
 
 __all__ = ["VQGAN", "CheckpointError", "VQGANConfig"]
 
@@ -76,14 +78,14 @@ class VQGAN(nn.Module):
             CheckpointError: another layout, no decoder, or weights that do not fit the stated shape.
         """
         config, weights = read_checkpoint(path, decoder)
-        with torch.device("meta"):
-            model = cls(config)
+        try:
+            with torch.device("meta"):
+                model = cls(config)
+        except (RuntimeError, TypeError, ValueError, ArithmeticError) as error:
+            raise CheckpointError(f"{path} describes a VQGAN that cannot be built: {error}") from error
         if not decoder and not any(key.startswith("decoder.") for key in weights):
             model.decoder = None
-        try:
-            model.load_state_dict(weights, assign=True)
-        except RuntimeError as error:
-            raise CheckpointError(f"the VQGAN weights of {path} do not fit its config: {error}") from error
+        load_state(model, weights, path)
         return model.requires_grad_(False).eval()
 
     def save(self, folder: str | Path) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable
 from dataclasses import asdict, fields
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
-from safetensors.torch import load_file
 from torch import Tensor
 
+from visdyn.models.strict_load import iterate_tensors, read_pickle, read_tensors
 from visdyn.models.vqgan.blocks import VQGANConfig
+from visdyn.models.weight_files import CheckpointError, check_counts, find_weight_files, read_settings
 
 Checkpoint = tuple[VQGANConfig, dict[str, Tensor]]
 
@@ -36,10 +33,6 @@ NO_DECODER = (
 )
 
 
-class CheckpointError(ValueError):
-    """A checkpoint cannot be used; the message says which file and why."""
-
-
 def read_checkpoint(path: str | Path, decoder: bool = True) -> Checkpoint:
     """Read a VQGAN's shape and float32 weights.
 
@@ -61,11 +54,15 @@ def read_checkpoint(path: str | Path, decoder: bool = True) -> Checkpoint:
         return _read_public(path / "vqgan.ckpt")
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path} has neither config.json nor vqgan.ckpt, so it is no VQGAN checkpoint")
-    settings = json.loads((path / "config.json").read_text())
+    settings = read_settings(path / "config.json")
     if "ddconfig" in settings:
-        return config_from_public(settings, path), _to_float32(load_file(path / "weights.safetensors"))
+        weights = read_tensors(find_weight_files(path, ("weights",)))
+        return config_from_public(settings, path / "config.json", len(weights)), _to_float32(weights)
     if "vq_config" in settings:
-        return _config_from_transformers(settings["vq_config"]), _read_transformers(path, decoder)
+        weights = _read_transformers(path, decoder)
+        flat = settings["vq_config"] if isinstance(settings["vq_config"], dict) else {}
+        known = {ours: flat[theirs] for theirs, ours in _TRANSFORMERS_NAMES.items() if theirs in flat}
+        return _make_config(known, path / "config.json", len(weights)), weights
     raise CheckpointError(f"{path / 'config.json'} has neither ddconfig (VQGAN) nor vq_config (Chameleon)")
 
 
@@ -77,24 +74,34 @@ def config_to_public(config: VQGANConfig) -> dict:
     return {"ddconfig": flat, **outer}
 
 
-def config_from_public(settings: dict, where: str | Path) -> VQGANConfig:
-    """Read the public nesting, refusing what the architecture here does not have."""
-    flat = {**settings["ddconfig"], "n_embed": settings["n_embed"], "embed_dim": settings["embed_dim"]}
+def config_from_public(settings: dict, where: Path, tensors: int) -> VQGANConfig:
+    """Read the public nesting, refusing what the architecture here does not have.
+
+    Args:
+        where: the file, for messages.
+        tensors: how many are stored; a shape that asks for far more layers is refused before it is built.
+    """
+    try:
+        flat = {**settings["ddconfig"], "n_embed": settings["n_embed"], "embed_dim": settings["embed_dim"]}
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{where} lacks ddconfig, n_embed or embed_dim, the shape of a VQGAN") from error
     if flat.pop("double_z", False):
         raise CheckpointError(f"{where}: double_z is true, which belongs to a VAE, not to a VQGAN")
     known = {field.name for field in fields(VQGANConfig)}
-    if unknown := sorted(set(flat) - known):
+    if unknown := sorted(map(str, set(flat) - known)):
         raise CheckpointError(f"{where}: unknown VQGAN setting(s) {', '.join(unknown)}")
-    return _make_config(flat)
+    return _make_config(flat, where, tensors)
 
 
-def _make_config(flat: dict) -> VQGANConfig:
-    lists = {name: tuple(flat.get(name) or ()) for name in ("ch_mult", "attn_resolutions") if name in flat}
+def _make_config(flat: dict, where: Path, tensors: int) -> VQGANConfig:
+    check_counts(flat, where, tensors)
+    try:
+        lists = {name: tuple(flat.get(name) or ()) for name in ("ch_mult", "attn_resolutions") if name in flat}
+    except TypeError as error:
+        raise CheckpointError(f"{where}: ch_mult and attn_resolutions are lists of numbers") from error
+    if len(lists.get("ch_mult", ())) > max(1, tensors):
+        raise CheckpointError(f"{where}: ch_mult has more levels than tensors are stored ({tensors})")
     return VQGANConfig(**{**flat, **lists})
-
-
-def _config_from_transformers(settings: dict) -> VQGANConfig:
-    return _make_config({ours: settings[theirs] for theirs, ours in _TRANSFORMERS_NAMES.items() if theirs in settings})
 
 
 def _read_public(checkpoint: Path) -> Checkpoint:
@@ -104,33 +111,33 @@ def _read_public(checkpoint: Path) -> Checkpoint:
     described = next((candidate for candidate in beside if candidate.is_file()), None)
     if described is None:
         raise CheckpointError(f"{checkpoint} has no yaml beside it; the public vqgan.yaml gives its shape")
-    settings = yaml.safe_load(described.read_text())
-    settings = settings.get("model", settings)
-    loaded = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    return config_from_public(settings.get("params", settings), described), _to_float32(
-        loaded.get("state_dict", loaded)
-    )
+    try:
+        settings = yaml.safe_load(described.read_bytes())
+        settings = settings.get("model", settings)
+        settings = settings.get("params", settings)
+    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
+        raise CheckpointError(f"{described} is no mapping in YAML ({type(error).__name__}); fetch it again") from error
+    loaded = read_pickle(checkpoint)
+    weights = loaded.get("state_dict", loaded)
+    if not isinstance(weights, dict):
+        raise CheckpointError(f"{checkpoint}: its state_dict is no mapping of tensors; fetch it again")
+    return config_from_public(settings, described, len(weights)), _to_float32(weights)
 
 
 def _read_transformers(folder: Path, decoder: bool) -> dict[str, Tensor]:
     weights = {}
-    for shard in _list_shards(folder):
-        with safe_open(shard, framework="pt") as file:
-            for key in file.keys():  # noqa: SIM118 (safe_open is no mapping)
-                if prefix := next((p for p in _TRANSFORMERS_PREFIXES if key.startswith(p)), None):
-                    weights[key.removeprefix(prefix)] = file.get_tensor(key)
+    for file in find_weight_files(folder, ("model",)):
+        if file.suffix != ".safetensors":
+            raise CheckpointError(f"{file} is pickled; a folder with the VQGAN inside needs safetensors")
+        for key, tensor in iterate_tensors(file, _TRANSFORMERS_PREFIXES):
+            prefix = next(prefix for prefix in _TRANSFORMERS_PREFIXES if key.startswith(prefix))
+            weights[key.removeprefix(prefix)] = tensor
     if decoder and not any(key.startswith("decoder.") for key in weights):
         raise CheckpointError(f"{folder} holds no model.vqmodel.decoder.* weights: {NO_DECODER}")
     return _to_float32(weights)
 
 
-def _list_shards(folder: Path) -> Iterable[Path]:
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return [folder / "model.safetensors"]
-    names = json.loads(index.read_text())["weight_map"]
-    return sorted({folder / shard for key, shard in names.items() if key.startswith(_TRANSFORMERS_PREFIXES)})
-
-
 def _to_float32(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {key: value.float() for key, value in weights.items() if not key.startswith(_IGNORED_PREFIXES)}
+    """Return the tokenizer's own tensors in float32; what else stands there is refused by the strict load."""
+    kept = {key: value for key, value in weights.items() if not str(key).startswith(_IGNORED_PREFIXES)}
+    return {str(key): value.float() if isinstance(value, Tensor) else value for key, value in kept.items()}

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from visdyn.models.adapters import make_portable
 from visdyn.models.bagel import Bagel, Dropout
 from visdyn.models.bagel.checkpoint import load_autoencoder, local_folder
+from visdyn.models.strict_load import load_state
 from visdyn.params.doundo import BagelFineTuning
 from visdyn.training.bagel.mixture import BagelMixture, collate
 from visdyn.training.bagel.objective import BagelObjective, RunningAverage
@@ -193,7 +194,7 @@ def _write_model(folder: Path, base: str, model: Bagel, adapted, state: dict[str
         return
     with torch.device("meta"):
         whole = Bagel(model.config)
-    whole.load_state_dict({name: value.to(dtype) for name, value in state.items()}, assign=True)
+    load_state(whole, {name: value.to(dtype) for name, value in state.items()}, folder)
     # DeepSpeed converts the autoencoder with the model; the base's file still has it in full precision.
     whole.vae = load_autoencoder(local_folder(base), model.config, torch.device("cpu"))
     whole.tokenizer, whole.sampling = model.tokenizer, model.sampling
