@@ -150,3 +150,13 @@ def test_classes_of_the_released_annotations(tmp_path):
         load_classes(tmp_path / "same.csv")
     with pytest.raises(DatasetError, match="does not exist"):
         load_classes(tmp_path / "absent.json")
+
+
+def test_an_answer_that_is_no_number_is_unmeasured():
+    model = fill(TimeSformer(TINY))
+    with torch.no_grad():
+        model.fc_cls[0].bias[3] = torch.nan
+    image = np.zeros((32, 32, 3), np.uint8)
+    found = action_accuracy(ActionClassifier(model, "broken"), [image], [image], ["a"], {"a": (0, 0)}, False)
+    assert np.isnan(found["action_accuracy"]).all()
+    assert not np.isnan(found["noun_accuracy"]).any()

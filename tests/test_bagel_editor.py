@@ -185,3 +185,14 @@ def test_as_many_items_go_together_as_their_tokens_allow(monkeypatch):
     assert ours._choose_batch_size(picture(24, 16)) == 2
     assert ours._choose_batch_size(picture(60, 40)) == 1
     assert editor(batch_size=5)._choose_batch_size(picture(60, 40)) == 5
+
+
+def test_latents_that_are_no_numbers_are_no_black_image():
+    ours = editor()
+    assert ours.edit([picture(24, 16)], ["open it"], [3])[0].any()
+    with torch.no_grad():
+        ours.model.llm2vae.weight.fill_(torch.nan)
+    with pytest.warns(UserWarning, match="2 of 2 edits are NaN or infinite; there is no image of them"):
+        assert ours.edit([picture(24, 16)] * 2, ["open it"] * 2, [3, 4]) == [None, None]
+    assert ours.unmeasured == 2
+    assert generate_image(ours.model, [picture(24, 16), "open it"], settings=FAST) == [None]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from conftest import build_tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -241,3 +243,16 @@ def test_the_growing_cache_holds_what_the_librarys_does(tiny, grids):
         ]
         assert torch.equal(*states)
     assert ours.get_seq_length() == theirs.get_seq_length() == ids.shape[1] + 3
+
+
+def test_states_that_are_no_numbers_give_no_sample(tiny, grids):
+    """Each probability would be NaN, and each code the last one."""
+    broken = build_tiny_model()
+    with torch.no_grad():
+        broken.lm.model.norm.weight.fill_(torch.nan)
+    forward = broken.forward_dynamics
+    for role in (forward, replace(forward, decoding="draft")):
+        with pytest.raises(ValueError, match="states are no numbers"):
+            role.sample_codes(grids[:2], ["open", "close"], uniforms(2, 16, None)[None].repeat(2, 1, 1))
+    with pytest.raises(ValueError, match="states are no numbers"):
+        broken.inverse_dynamics.predict([np.zeros((16, 16, 3), np.uint8)], [np.zeros((16, 16, 3), np.uint8)])

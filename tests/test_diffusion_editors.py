@@ -232,6 +232,17 @@ def test_what_the_safety_checker_blacks_out_is_counted():
     assert editor.flagged == 2
 
 
+def test_pixels_that_are_no_numbers_are_no_black_image(folders):
+    editor = _load(folders, PIX2PIX)
+    good = editor.edit(IMAGES[:1], ["open it"], [1], steps=1)
+    assert good[0].any()
+    with torch.no_grad():
+        editor.pipeline.vae.decoder.conv_out.bias.fill_(torch.nan)
+    with pytest.warns(UserWarning, match="the edit 'open it' is NaN or infinite; there is no image of it"):
+        assert editor.edit(IMAGES[:2], ["open it"] * 2, [1, 2], steps=1) == [None, None]
+    assert editor.unmeasured == 2
+
+
 def test_sizes_are_those_of_the_authors_code():
     sizes = {(500, 500): (512, 512), (480, 270): (512, 320), (480, 360): (512, 384), (427, 240): (512, 320)}
     sizes |= {(1280, 960): (512, 384), (270, 480): (320, 512), (64, 48): (512, 384)}

@@ -14,7 +14,7 @@ import pytest
 import torch
 from toy_training import RECIPE, Killed, ToyModel, toy_data, train_toy
 
-from visdyn.training.engine.fit import COMPLETE, Recipe, ScratchError, fit
+from visdyn.training.engine.fit import COMPLETE, DivergedError, Recipe, ScratchError, fit
 
 
 @pytest.fixture(scope="module")
@@ -158,3 +158,47 @@ def test_accumulated_batches_train_like_whole_ones(tmp_path):
         recipe = Recipe.of({**RECIPE, "steps": 10})
         histories.append(fit(model, toy_data(), recipe, tmp_path / str(accumulation), hardware=hardware))
     pd.testing.assert_frame_equal(*histories, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        ({"learning_rate": float("inf")}, "at step 2: the loss is (nan|inf)"),
+        ({"weight_decay": float("nan")}, "at step 2: the loss is nan"),
+        ({"learning_rate": float("inf"), "steps": 1, "warmup_steps": 0}, "by step 1: linear.weight, linear.bias hold"),
+    ],
+)
+def test_a_training_that_diverges_ends_in_words_and_saves_nothing(tmp_path, recipe, message):
+    """The library writes the mean of the steps before in place of such a loss, and goes on to the end."""
+    saved = []
+    with pytest.raises(DivergedError, match=message):
+        train_toy(tmp_path / "scratch", save=saved.append, **{"warmup_steps": 0, **recipe})
+    assert saved == []
+    assert list((tmp_path / "scratch").glob(f"checkpoint-*/{COMPLETE}")) == []
+
+
+class Spoiled(ToyModel):
+    """From a step on, its loss or its gradients are no numbers."""
+
+    def __init__(self, what: str, value: float, at: int = 7) -> None:
+        super().__init__()
+        self.what, self.value, self.at = what, value, at
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        outputs = super().forward(inputs, labels)
+        if int(self.step) == self.at and self.what == "loss":
+            outputs["loss"] = outputs["loss"] * self.value
+        elif int(self.step) == self.at:
+            outputs["loss"].register_hook(lambda gradient: gradient * self.value)
+        return outputs
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("what", "words"), [("loss", "loss"), ("gradients", "norm of the gradients")])
+def test_the_first_loss_or_gradient_that_is_no_number_ends_a_training(tmp_path, what, words, value):
+    torch.manual_seed(0)
+    model, recipe = Spoiled(what, value), Recipe.of(RECIPE)
+    with pytest.raises(DivergedError, match=f"diverged at step 7: the {words} is (nan|inf); lower the learning rate"):
+        fit(model, toy_data(), recipe, tmp_path / "scratch")
+    assert all(torch.isfinite(parameter).all() for parameter in model.parameters())  # the step was not taken
+    assert [folder.name for folder in (tmp_path / "scratch").glob("checkpoint-*")] == ["checkpoint-5"]

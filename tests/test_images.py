@@ -55,3 +55,16 @@ def test_pixels_round_trip():
 def test_extremes_map_to_minus_one_and_one():
     pixels = images.to_pixels(np.array([[[[0, 255, 51]]]], np.uint8))
     assert pixels.flatten().tolist() == pytest.approx([-1, 1, -0.6])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_pixels_that_are_no_numbers_are_no_image(value):
+    import torch
+
+    from visdyn.images import from_pixels
+
+    pixels = torch.zeros(2, 3, 4, 4)
+    assert from_pixels(pixels).shape == (2, 4, 4, 3)
+    pixels[1, 0, 2, 2] = value
+    with pytest.raises(images.ImageError, match="hold NaN or infinity, and are no image"):
+        from_pixels(pixels)

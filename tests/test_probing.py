@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from conftest import build_tiny_model
 from PIL import Image
 from tiny_tokens import tiny_liquid
@@ -135,9 +136,37 @@ def test_preferences_count_strictly_likelier_references_and_ties():
     copy = _likelihoods("copy_observation", [-1.0, -2.5, -2.0, -1.0])
     inverse = _likelihoods("inverse_observation", [-9.0, -9.0, -9.0, -4.0])
     rates = preferences(pd.concat([copy, reference, inverse])).set_index("kind")
-    assert list(rates) == ["model", "chain", "definition", "task", "preferred", "ties", "n"]
+    assert list(rates) == ["model", "chain", "definition", "task", "preferred", "ties", "n", "unmeasured"]
+    assert (rates["unmeasured"] == 0).all()
     assert rates.loc["copy_observation", ["preferred", "ties", "n"]].tolist() == [25, 25, 4]
     assert rates.loc["inverse_observation", ["preferred", "ties", "n"]].tolist() == [75, 25, 4]
+
+
+@pytest.mark.parametrize("none", [np.nan, np.inf, -np.inf])
+def test_likelihoods_that_are_no_numbers_are_unmeasured_not_lost_comparisons(none):
+    reference = _likelihoods("reference", [-1.0, none, -3.0, -4.0])
+    copy = _likelihoods("copy_observation", [-2.0, -2.5, none, -1.0])
+    rates = preferences(pd.concat([copy, reference]))
+    assert rates[["preferred", "ties", "n", "unmeasured"]].to_numpy().tolist() == [[50, 0, 2, 2]]
+    rates = preferences(pd.concat([copy.assign(log_likelihood=none), reference]))
+    assert rates[["preferred", "ties"]].isna().all(axis=None)
+    assert rates[["n", "unmeasured"]].to_numpy().tolist() == [[0, 4]]
+
+
+def test_what_a_model_answers_without_a_number_is_an_empty_cell(tiny, items, monkeypatch):
+    from visdyn.models.token.scoring import Scores
+    from visdyn.models.token.unified import UnifiedModel
+
+    scored = UnifiedModel.score
+
+    def spoil(self, *arguments, **options):
+        found = scored(self, *arguments, **options)
+        return Scores(found.mean.index_fill(0, torch.tensor([0]), -torch.inf), found.total, found.num_tokens)
+
+    monkeypatch.setattr(UnifiedModel, "score", spoil)
+    table = probe(tiny, items, seed=0)
+    assert table["log_likelihood"].isna().sum() == 2 * len(KINDS)  # the first of each batch
+    assert not np.isinf(table["log_likelihood"]).any()
 
 
 def test_preferences_compare_within_a_model_task_and_item():

@@ -63,6 +63,12 @@ def to_pixels(array: np.ndarray):
 
 
 def from_pixels(pixels) -> np.ndarray:
-    """Map float pixels (N, 3, H, W), clamped to [-1, 1], to uint8 (N, H, W, 3), truncated as in the public code."""
+    """Map float pixels (N, 3, H, W), clamped to [-1, 1], to uint8 (N, H, W, 3), truncated as in the public code.
+
+    Raises:
+        ImageError: a pixel is NaN or infinite; as a byte it would be black.
+    """
+    if not pixels.isfinite().all():
+        raise ImageError(f"pixels of {tuple(pixels.shape)} hold NaN or infinity, and are no image")
     scaled = (pixels.detach().float().clamp(-1, 1) + 1) / 2 * 255
     return scaled.permute(0, 2, 3, 1).byte().cpu().numpy()

@@ -185,6 +185,8 @@ def label_batch(state: tuple[InverseDynamics, Decoding], batch: Sequence[ImagePa
 def _label_row(label: Annotation | None, image) -> dict:
     if label is None:
         return {"error": image}
+    if math.isnan(label.score):
+        return {"error": "the likelihood of its label is no number; load the IDM in another precision"}
     return {"action": label.action, "score": label.score if math.isfinite(label.score) else None}
 
 

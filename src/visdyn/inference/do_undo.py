@@ -262,9 +262,13 @@ class _Folder:
                 usable.append((edit, path))
         if usable:
             images = _edit_batch(self.editor, [edit for edit, _ in usable], self.protocol.steps, self.protocol.guidance)
-            for image, (_, path) in zip(images, usable, strict=True):
-                _write_png(image, path, self.rank)
-        self.generated += len(usable)
+            for image, (edit, path) in zip(images, usable, strict=True):
+                if image is None:
+                    name = f"{edit.request.item}-{edit.request.direction}"
+                    self.quarantine.add(name, "the editor made no image of it: blacked out, or NaN or infinite")
+                else:
+                    _write_png(image, path, self.rank)
+                    self.generated += 1
         return [path if path.is_file() else None for path in paths]
 
 

@@ -49,7 +49,8 @@ def probe(
         chain: that the model belongs to. The negatives are part of the test set, the same in every chain.
 
     Returns:
-        columns model, chain, definition, task, subset, id, kind, log_likelihood (mean nats per token), num_tokens.
+        columns model, chain, definition, task, subset, id, kind, log_likelihood (mean nats per token; NaN where the
+        model's answer is no finite number), num_tokens.
     """
     tokens = isinstance(model, UnifiedModel)
     score = _make_token_scorer(model, trajectories) if tokens else _make_understanding_scorer(model)
@@ -115,7 +116,9 @@ def _make_table(group: list[Row], task: str, definition: str, scores: Scores) ->
         "id": [item.id for _, item in group],
         "kind": [kind for kind, _ in group],
     }
-    return pd.DataFrame(columns | {"log_likelihood": scores.mean.numpy(), "num_tokens": scores.num_tokens.numpy()})
+    means = scores.mean.numpy()
+    means = np.where(np.isfinite(means), means, np.float32(np.nan))  # no number: unmeasured, an empty cell
+    return pd.DataFrame(columns | {"log_likelihood": means, "num_tokens": scores.num_tokens.numpy()})
 
 
 def _make_token_scorer(model: UnifiedModel, trajectories: Sequence[Trajectory]) -> Callable[..., Scored]:
@@ -156,15 +159,20 @@ def preferences(likelihoods: pd.DataFrame) -> pd.DataFrame:
     """Return, for each model, chain, definition, task and negative, how often the reference is strictly likelier.
 
     Returns:
-        columns model, chain, definition, task, kind, preferred (percent), ties (percent), n (comparisons).
+        columns model, chain, definition, task, kind, preferred (percent), ties (percent), n (comparisons), unmeasured
+        (comparisons of which a likelihood is unknown; they are in no other column). Without a comparison the
+        percentages are NaN.
     """
     keys = ["model", "chain", "definition", "task", "subset", "id"]
     # A draw of a negative is compared with the reference of its own trajectory; ties are no preference.
     reference = likelihoods[likelihoods["kind"] == "reference"].set_index(keys)["log_likelihood"].rename("reference")
     rows = likelihoods[likelihoods["kind"] != "reference"].join(reference, on=keys)
+    known = np.isfinite(rows["reference"]) & np.isfinite(rows["log_likelihood"])
     rows = rows.assign(
-        preferred=rows["reference"] > rows["log_likelihood"], ties=rows["reference"] == rows["log_likelihood"]
+        preferred=(rows["reference"] > rows["log_likelihood"]).astype(float).where(known),
+        ties=(rows["reference"] == rows["log_likelihood"]).astype(float).where(known),
+        known=known,
     )
     grouped = rows.groupby(["model", "chain", "definition", "task", "kind"], sort=True)
-    table = grouped[["preferred", "ties"]].mean() * 100
-    return table.assign(n=grouped.size()).reset_index()
+    table, n = grouped[["preferred", "ties"]].mean() * 100, grouped["known"].sum()
+    return table.assign(n=n, unmeasured=grouped.size() - n).reset_index()

@@ -48,12 +48,14 @@ def best_of_k(
     `select_best_candidates` keeps.
 
     Raises:
-        ValueError: `k` below 1.
+        ValueError: `k` below 1, or no candidate has a likelihood that is a number.
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     candidates = forward_model.sample(source, action, k, generator)
     rewards = inverse_model.log_likelihood([source] * k, candidates, [action] * k)
+    if not torch.isfinite(rewards).any():
+        raise ValueError(f"none of the {k} candidates' likelihoods is a finite number; nothing can be chosen by them")
     index = choose_best(rewards.cpu().numpy())
     return Verified(candidates[index], index, rewards)
 

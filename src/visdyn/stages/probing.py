@@ -22,7 +22,8 @@ def probe_models(stage: Stage, trajectories: list[Trajectory]) -> tuple[pd.DataF
 
     A model that has a run in each chain is probed in each (`Stage.in_chains`). Rows of a finished model lie in the
     stage's scratch folder until the stage has succeeded. A model that cannot be loaded is listed with its reason
-    (`visdyn.models.strict_load` turns whatever a library raises into it), and the others are probed.
+    (`visdyn.models.strict_load` turns whatever a library raises into it), and the others are probed;
+    so is one of which no likelihood is a number.
 
     Returns:
         likelihoods: the table of `probe` for all models (no rows where none was found).
@@ -42,7 +43,13 @@ def probe_models(stage: Stage, trajectories: list[Trajectory]) -> tuple[pd.DataF
                     continue
                 write_rows(_probe(stage, model, trajectories, label, chain), path)
                 del model
-            tables.append(read_rows(path))
+            table = read_rows(path)
+            if unknown := int(table["log_likelihood"].isna().sum()):
+                say(f"probing {label}: {unknown} of {len(table)} likelihoods are no numbers, and stay unmeasured")
+            if unknown == len(table):
+                missing.append({"model": label, "reason": "none of its likelihoods is a finite number"})
+                continue
+            tables.append(table)
     likelihoods = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
     return likelihoods, pd.DataFrame(missing, columns=["model", "reason"]).drop_duplicates()
 

@@ -62,14 +62,18 @@ class ActionClassifier:
 
     @torch.no_grad()
     def predict(self, starts: Sequence[ImageRef], ends: Sequence[ImageRef]) -> np.ndarray:
-        """Return the likeliest verb and noun of each pair of images, int64 (N, 2)."""
+        """Return the likeliest verb and noun of each pair of images, int64 (N, 2); -1 where its answer is no number."""
         config, parts = self.model.config, []
         for first in range(0, len(starts), self.batch_size):
             pairs = zip(*(images[first : first + self.batch_size] for images in (starts, ends)), strict=True)
             clips = torch.stack([make_clip(*pair, config.frames, config.side) for pair in pairs]).to(self.device)
             with exact_float32(self.device):
                 verbs, nouns, _ = self.model(clips)
-            parts.append(torch.stack([verbs.argmax(-1), nouns.argmax(-1)], 1).cpu().numpy())
+            likeliest = [
+                torch.where(logits.isfinite().all(-1), logits.argmax(-1), -1)  # (B,)
+                for logits in (verbs, nouns)
+            ]
+            parts.append(torch.stack(likeliest, 1).cpu().numpy())
         return np.concatenate(parts) if parts else np.zeros((0, 2), np.int64)
 
 
@@ -81,7 +85,8 @@ def action_accuracy(
     classes: Mapping[str, tuple[int, int]],
     undone: bool,
 ) -> dict[str, np.ndarray]:
-    """Return whether verb and noun of each image pair are recognised: 0 or 1 by metric, NaN without annotated classes.
+    """Return whether verb and noun of each image pair are recognised: 0 or 1 by metric; NaN without annotated classes,
+    and where the classifier's answer is no number.
 
     Args:
         before: the true start of each action: I_o, or I_F of an undone one, whatever image it was undone from.
@@ -96,5 +101,5 @@ def action_accuracy(
     verbs = [OPPOSITES.get(verb, verb) if undone else verb for verb in wanted[:, 0].tolist()]
     found = classifier.predict(before, after)
     expected = np.stack([np.array(verbs, dtype=int), wanted[:, 1]], 1)
-    hits = np.where(known[:, None], (found == expected).astype(float), np.nan)  # (N, 2)
+    hits = np.where(known[:, None] & (found >= 0), (found == expected).astype(float), np.nan)  # (N, 2)
     return {VERB_METRIC: hits[:, 0], NOUN_METRIC: hits[:, 1]}

@@ -163,7 +163,12 @@ def generate_image(
 
 
 @torch.no_grad()
-def decode_images(model: Bagel, latents: Tensor) -> list[Image.Image]:
-    """Decode latents (B, z, h, w) to PIL images; values are truncated, not rounded, as in the reference."""
-    pixels = (model.require_vae().decode(latents).float() * 0.5 + 0.5).clamp(0, 1) * 255
-    return [Image.fromarray(image) for image in pixels.permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()]
+def decode_images(model: Bagel, latents: Tensor) -> list[Image.Image | None]:
+    """Decode latents (B, z, h, w) to PIL images; values are truncated, not rounded, as in the reference.
+
+    None stands for one whose latents or pixels are NaN or infinite: as bytes they would be a black image.
+    """
+    decoded = model.require_vae().decode(latents).float()  # (B, 3, H, W)
+    whole = latents.isfinite().flatten(1).all(1) & decoded.isfinite().flatten(1).all(1)
+    pixels = ((decoded * 0.5 + 0.5).clamp(0, 1) * 255).permute(0, 2, 3, 1).to(torch.uint8).cpu().numpy()
+    return [Image.fromarray(image) if good else None for image, good in zip(pixels, whole.tolist(), strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,6 +35,9 @@ class BagelEditor:
     """A `Bagel` behind the `ImageEditor` protocol: `visdyn.models.bagel.generate_image` for many items at once.
 
     The result has the size that BAGEL works at, not the source's: 456 x 256 comes back as 912 x 512.
+
+    Attributes:
+        unmeasured: how many images were NaN or infinite so far; None stands in their place.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class BagelEditor:
         self.model, self.batch_size = model.eval(), batch_size
         self.think = THINK_PROMPT if think is True else think
         self.most_thoughts, self.thoughts = most_thoughts, {}
+        self.unmeasured = 0
         self.settings, self.image_size = settings or model.sampling or SamplerSettings(), image_size
 
     @classmethod
@@ -87,7 +92,7 @@ class BagelEditor:
         seeds: Sequence[int],
         steps: int | None = None,
         guidance: Guidance | None = None,
-    ) -> list[np.ndarray]:
+    ) -> list[np.ndarray | None]:
         """See `ImageEditor.edit`; each item equals `visdyn.models.bagel.generate_image` with a generator of its seed.
 
         Raises:
@@ -103,7 +108,7 @@ class BagelEditor:
         groups = defaultdict(list)
         for index, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
             groups[None if image is None else image.size, prompt is None].append(index)
-        edited: dict[int, np.ndarray] = {}
+        edited: dict[int, np.ndarray | None] = {}
         for members in groups.values():
             size = self._choose_batch_size(images[members[0]])
             for first in range(0, len(members), size):
@@ -123,7 +128,7 @@ class BagelEditor:
         tokens = (width // self.model.config.latent_downsample) * (height // self.model.config.latent_downsample)
         return max(1, min(64, MOST_TOKENS // tokens))
 
-    def _edit_batch(self, images, prompts, seeds, settings: SamplerSettings) -> list[np.ndarray]:
+    def _edit_batch(self, images, prompts, seeds, settings: SamplerSettings) -> list[np.ndarray | None]:
         """Sample items of one layout: sources of one size or none, all with a prompt or all without."""
         self._thought = ""
         size = self._require_image_size() if images[0] is None else images[0].size[::-1]
@@ -135,7 +140,12 @@ class BagelEditor:
         )
         latents = sample_latents(self.model, self._read_inputs(images, prompts), grid, noise, settings)
         decoded = decode_images(self.model, unpatchify(latents, grid, self.model.config.latent_patch_size))
-        return [np.asarray(image) for image in decoded]
+        if lost := sum(image is None for image in decoded):
+            self.unmeasured += lost
+            warnings.warn(
+                f"{lost} of {len(decoded)} edits are NaN or infinite; there is no image of them", stacklevel=3
+            )
+        return [None if image is None else np.asarray(image) for image in decoded]
 
     def _require_image_size(self) -> tuple[int, int]:
         step = self.model.config.latent_downsample

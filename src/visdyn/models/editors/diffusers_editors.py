@@ -84,6 +84,7 @@ class DiffusersEditor:
 
     Attributes:
         flagged: how many images the pipeline's safety checker has blacked out so far.
+        unmeasured: how many had pixels that are no numbers.
     """
 
     def __init__(self, pipeline, preset: Preset, size: str = "native", call: Mapping[str, Any] | None = None) -> None:
@@ -92,7 +93,7 @@ class DiffusersEditor:
         if type(pipeline).__name__ != preset.pipeline:
             raise ValueError(f"preset {preset.name} is for {preset.pipeline}, not for {type(pipeline).__name__}")
         self.pipeline, self.preset, self.size, self.call = pipeline, preset, size, dict(call or {})
-        self.flagged = 0
+        self.flagged = self.unmeasured = 0
         pipeline.set_progress_bar_config(disable=True)
         if preset.scheduler:
             pipeline.scheduler = _get_diffusers_class(preset.scheduler).from_config(pipeline.scheduler.config)
@@ -153,7 +154,7 @@ class DiffusersEditor:
         steps: int | None = None,
         guidance: Guidance | None = None,
     ) -> list[np.ndarray | None]:
-        """See `ImageEditor.edit`; None stands for what the pipeline's safety checker blacked out.
+        """See `ImageEditor.edit`; None stands for what the safety checker blacked out, and for what is NaN or infinite.
 
         Of `guidance`, only the scales exist here, in the pipeline's own formula. InstructPix2Pix takes `text` and
         `image` (its equation 3); Kontext `text` as its distilled guidance; Qwen `text` as classifier-free guidance with
@@ -195,12 +196,20 @@ class DiffusersEditor:
             **self.call,
         }
         generator = torch.Generator().manual_seed(seed)
-        output = self.pipeline(**given, generator=generator, output_type="pil")
+        # As numbers: the library's own conversion turns NaN into black.
+        output = self.pipeline(**given, generator=generator, output_type="np")
         if any(getattr(output, "nsfw_content_detected", None) or ()):
             self.flagged += 1
             warnings.warn(f"the safety checker blacked out the edit {prompt!r}; there is no image of it", stacklevel=3)
             return None
-        edited = output.images[0].convert("RGB")
+        pixels = np.asarray(output.images[0])  # (H, W, 3), in [0, 1]
+        if pixels.dtype != np.uint8:
+            if not np.isfinite(pixels).all():
+                self.unmeasured += 1
+                warnings.warn(f"the edit {prompt!r} is NaN or infinite; there is no image of it", stacklevel=3)
+                return None
+            pixels = (pixels * 255).round().astype(np.uint8)
+        edited = Image.fromarray(pixels)
         if self.size == "source" and image is not None and edited.size != image.size:
             edited = edited.resize(image.size, Image.Resampling.BICUBIC)
         return np.asarray(edited)

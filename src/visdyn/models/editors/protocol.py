@@ -76,8 +76,8 @@ class ImageEditor(Protocol):
         seeds: Sequence[int],
         steps: int | None = None,
         guidance: Guidance | None = None,
-    ) -> list[np.ndarray]:
-        """Return one uint8 image (H, W, 3) for each source and prompt.
+    ) -> list[np.ndarray | None]:
+        """Return one uint8 image (H, W, 3) for each source and prompt, None for one that could not be made.
 
         Args:
             sources: images; None generates from the prompt alone.

@@ -143,7 +143,21 @@ def _decode_codes(
         if position + 1 < length:
             output = lm.model(input_ids=codes[:, None] + layout.image_offset, past_key_values=cache, use_cache=True)
             hidden = output.last_hidden_state[:, -1]
+    require_finite_states(hidden)
     return torch.stack(chosen, 1).reshape(count, num_samples, length).cpu().numpy()
+
+
+def require_finite_states(hidden: torch.Tensor) -> None:
+    """Refuse samples of a model whose states are no numbers; once they are not, those of all later tokens are not.
+
+    Raises:
+        ValueError: a state holds NaN or infinity.
+    """
+    if not torch.isfinite(hidden).all():
+        raise ValueError(
+            "the model's states are no numbers (NaN or infinity), so nothing can be sampled from them; load it in "
+            "another precision (float32, or bfloat16 instead of float16)"
+        )
 
 
 @torch.inference_mode()

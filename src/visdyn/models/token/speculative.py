@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 
-from visdyn.models.token.decoding import allocate_slots, draw, token_probabilities
+from visdyn.models.token.decoding import allocate_slots, draw, require_finite_states, token_probabilities
 from visdyn.models.token.tokens import TokenLayout
 
 BLOCK = 16
@@ -285,6 +285,7 @@ class _SpeculativeDecoder:
         last = agreed.long().cumprod(1).sum(1, keepdim=True).clamp_max(width - 1)
         # Only one place of each row is drawn: what follows it was computed from a draft that no longer holds.
         at = torch.arange(len(last), device=self.device) * width + last.squeeze(1)  # (B,), rows of `probabilities`
+        require_finite_states(hidden.flatten(0, 1)[at][done < self.length])
         drawn, accepted = accept_or_redraw(probabilities[at], drafts.gather(1, last).squeeze(1), numbers.flatten()[at])
         chosen = drafts.scatter(1, last, drawn[:, None])  # (B, W)
         kept = (torch.arange(width, device=self.device) <= last) & (places < self.length)

@@ -13,7 +13,7 @@ import torch
 from visdyn.images import ImageRef, from_pixels, to_pixels
 from visdyn.models.checkpoints import Checkpoint, locate
 from visdyn.models.strict_load import load_tokenizer
-from visdyn.models.token.decoding import generate_text, sample_images, uniforms
+from visdyn.models.token.decoding import generate_text, require_finite_states, sample_images, uniforms
 from visdyn.models.token.scoring import Scores, score_completions
 from visdyn.models.token.sequences import SequenceBuilder, TokenSequence
 from visdyn.models.token.shared_prefix import score_shared
@@ -233,8 +233,14 @@ class TokenInverseDynamics:
         return self.score(sources, targets, actions).mean
 
     def predict(self, sources: Sequence[ImageRef], targets: Sequence[ImageRef]) -> list[str]:
-        """Return one greedily decoded action for each pair."""
-        return self.predict_codes(self.model.encode(sources), self.model.encode(targets))[0]
+        """Return one greedily decoded action for each pair.
+
+        Raises:
+            ValueError: a likelihood of an action is no number, so that its words mean nothing.
+        """
+        actions, scores = self.predict_codes(self.model.encode(sources), self.model.encode(targets))
+        require_finite_states(scores)
+        return actions
 
     def predict_codes(
         self,

@@ -257,6 +257,7 @@ def _draw_distribution(axes, scores: pd.DataFrame) -> None:
 
 
 def _preferred_share(pairs: pd.DataFrame) -> str:
+    pairs = pairs.dropna(subset=["reference", "negative"])
     share = 100 * (pairs["reference"] > pairs["negative"]).mean() if len(pairs) else float("nan")
     return f"{share:.1f} % of {len(pairs)}"
 

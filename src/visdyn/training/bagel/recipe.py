@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from visdyn.models.adapters import make_portable
 from visdyn.models.bagel import Bagel, Dropout
 from visdyn.models.bagel.checkpoint import load_autoencoder, local_folder
-from visdyn.models.strict_load import load_state
+from visdyn.models.strict_load import load_state, require_finite
 from visdyn.params.doundo import BagelFineTuning
 from visdyn.training.bagel.mixture import BagelMixture, collate
 from visdyn.training.bagel.objective import BagelObjective, RunningAverage
@@ -187,6 +187,7 @@ def write_trained(
 
 def _write_model(folder: Path, base: str, model: Bagel, adapted, state: dict[str, Tensor], dtype: torch.dtype) -> None:
     if adapted is not None:
+        require_finite(state, folder)
         # A model outside transformers has no embedding to look for; peft would ask the hub whether it has.
         adapted.peft_config["default"].base_model_name_or_path = base
         adapted.save_pretrained(str(folder), state_dict=state, save_embedding_layers=False)

@@ -22,6 +22,7 @@ from visdyn.training.engine.sharding import resolve_hardware
 from visdyn.training.engine.trainer import (
     COMPLETE,
     AlreadyTrained,
+    DivergedError,
     EndAtLastStep,
     LogLine,
     MarkComplete,
@@ -29,7 +30,7 @@ from visdyn.training.engine.trainer import (
     trained_only,
 )
 
-__all__ = ["COMPLETE", "Recipe", "ScratchError", "count_steps", "fit", "write_history"]
+__all__ = ["COMPLETE", "DivergedError", "Recipe", "ScratchError", "count_steps", "fit", "write_history"]
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def fit(
     Raises:
         ValueError: the batch cannot be split over the ranks and accumulation steps.
         ScratchError: `scratch` holds the state of a run with another recipe or world size.
+        DivergedError: a loss, the gradients or the trained weights are no numbers; nothing of them is saved.
     """
     scratch = Path(scratch)
     arguments = _training_arguments(recipe, scratch, resolve_hardware(hardware or {}))
@@ -143,6 +145,7 @@ def fit(
     finally:
         # The library remembers ZeRO-3, and would cut apart the next model that this process loads.
         unset_hf_deepspeed_config()
+    trainer.require_finite_weights()
     history = _loss_history(trainer.state.log_history)
     if save is not None:
         save(history)
@@ -183,6 +186,7 @@ def _training_arguments(recipe: Recipe, scratch: Path, hardware: dict) -> Traini
         seed=recipe.seed,
         data_seed=recipe.seed,
         logging_steps=min(recipe.log_every, recipe.steps),
+        logging_nan_inf_filter=False,  # it writes the mean of the steps before in place of a loss that is none
         save_steps=recipe.save_every,
         save_total_limit=2,
         save_strategy="steps",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from visdyn.models.strict_load import is_finite
 from visdyn.paths import repository_root
 
 
@@ -16,6 +17,14 @@ def trained_parameters(model: nn.Module) -> dict[str, int]:
         for name, tensor in model.named_parameters()
         if tensor.requires_grad
     }
+
+
+def find_non_finite(model: nn.Module) -> list[str]:
+    """Return the names of parameters that train and hold NaN or infinity, of those that DeepSpeed has cut apart this
+    rank's part.
+    """
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    return [name for name, value in trained.items() if not is_finite(getattr(value, "ds_tensor", value))]
 
 
 def widen_trained(model: nn.Module) -> None:

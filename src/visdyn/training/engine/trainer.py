@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -12,8 +13,14 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from visdyn.training.engine.batching import LengthGroupedSampler
+from visdyn.training.engine.sharding import find_non_finite
 
 COMPLETE = "complete"
+_CPU = torch.device("cpu")
+
+
+class DivergedError(RuntimeError):
+    """Training met a loss, gradients or weights that are no numbers; the message says where, and what to do."""
 
 
 class RecipeTrainer(Trainer):
@@ -52,7 +59,41 @@ class RecipeTrainer(Trainer):
             loss = loss * (self.loss_normalizer(inputs) * parts / num_items_in_batch)
         return (loss, outputs) if return_outputs else loss
 
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Return the norm before the optimiser's step, which is not taken where norm or loss are no numbers.
+
+        What lies on a GPU is looked at when it is logged: each look would wait for the device.
+        """
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        seen = {"loss": self._tr_loss, "norm of the gradients": grad_norm}
+        self._require_numbers({k: v for k, v in seen.items() if getattr(v, "device", _CPU).type == "cpu"}, 1)
+        return grad_norm
+
+    def _require_numbers(self, values: dict[str, torch.Tensor | float], ahead: int) -> None:
+        """Refuse to go on with a value that is no number; `ahead` is 1 within a step, 0 after it."""
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise DivergedError(
+                    f"training diverged at step {self.state.global_step + ahead}: the {name} is {float(value)}; lower "
+                    f"the learning rate, or look for bad examples (its last whole checkpoint is in "
+                    f"{self.args.output_dir})"
+                )
+
+    def require_finite_weights(self) -> None:
+        """Refuse to save weights that are no numbers.
+
+        Raises:
+            DivergedError: a parameter that trains holds NaN or infinity.
+        """
+        if wrong := find_non_finite(self.model):
+            more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+            raise DivergedError(
+                f"training diverged by step {self.state.global_step}: {', '.join(wrong[:3])}{more} hold NaN or "
+                "infinity and are not saved; lower the learning rate, or look for bad examples"
+            )
+
     def save_model(self, output_dir=None, _internal_call=False):
+        self.require_finite_weights()
         # DeepSpeed's own checkpoint holds the weights; a second copy is read by no one.
         if self.is_deepspeed_enabled:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -80,6 +121,8 @@ class RecipeTrainer(Trainer):
 
     def log(self, logs, *args, **kwargs):
         if "loss" in logs:
+            found = {"loss": logs["loss"], "norm of the gradients": logs.get("grad_norm", 0.0)}
+            self._require_numbers(found, 0)
             logs = {**logs, **self.diagnostics.means()}
         super().log(logs, *args, **kwargs)
 

@@ -91,7 +91,12 @@ def main(path: str) -> None:
     job = json.loads(Path(path).read_text())
     module, _, name = job["function"].partition(":")
     function = getattr(importlib.import_module(module), name)
-    function(**read_arguments(function, job["arguments"], path))
+    from visdyn.training.engine.fit import DivergedError
+
+    try:
+        function(**read_arguments(function, job["arguments"], path))
+    except DivergedError as error:  # one sentence, where a traceback would hide it
+        raise SystemExit(str(error)) from None
 
 
 def read_arguments(function: Callable, arguments: dict, path: str) -> dict:
