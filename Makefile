@@ -20,7 +20,7 @@ FIGURE_INPUTS := data/generated/evaluation data/generated/evaluation_doundo
 EXECUTED := $(patsubst notebooks/%.ipynb,reports/notebooks/%.html,$(filter-out %/explore.ipynb %/11_robustness.ipynb,$(wildcard notebooks/*.ipynb)))
 
 .DEFAULT_GOAL := help
-.PHONY: help environment repro verify test test-fast lab report figures robust external choices doctor paper human-study smoke lint format clean
+.PHONY: help environment repro verify test test-fast lab report figures robust external choices doctor plan paper human-study smoke lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -79,6 +79,9 @@ choices: environment ## try what data/choices.yaml declares on the dev items: ma
 
 doctor: environment ## say what a profile needs and what is missing, with commands: make doctor PROFILE=profiles/paper
 	python -m visdyn.pipeline.doctor --profile $(PROFILE)
+
+plan: environment ## say what a profile will take, stage by stage: make plan PROFILE=profiles/paper PLAN="--gpu h100 --gpus 4"
+	python -m visdyn.pipeline plan --profile $(PROFILE) $(PLAN)
 
 paper: environment ## run the papers' own sizes and data (GPUs; `make doctor PROFILE=profiles/paper` first)
 	dvc repro --keep-going profiles/paper/dvc.yaml
