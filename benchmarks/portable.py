@@ -25,7 +25,7 @@ def work() -> None:
     import torch
     from random_models import Size, random_model, seconds
 
-    from visdyn.models.token.decoding import sample_images
+    from visdyn.models.token.image_decoder import sample_images
     from visdyn.models.token.sequences import collate
     from visdyn.params import load_params
     from visdyn.training.dynamics import CompletionLoss

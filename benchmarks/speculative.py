@@ -22,8 +22,8 @@ from random_models import SIZES, add_options, random_model, seconds, title
 from torch import nn
 
 from visdyn.models.token.chameleon import ChameleonLM
-from visdyn.models.token.decoding import sample_images, uniforms
-from visdyn.models.token.speculative import sample_images_from_draft
+from visdyn.models.token.decoding import uniforms
+from visdyn.models.token.image_decoder import sample_images, sample_images_from_draft
 from visdyn.models.token.tokens import TokenLayout
 
 PROMPT_TEXT = 4  # tokens before the source image

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +12,9 @@ import torch
 from conftest import build_tiny_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from visdyn.models.token.decoding import GrowingCache, draw, generate_text, sample_images, token_probabilities, uniforms
+from visdyn.models.token.decoding import draw, generate_text, token_probabilities, uniforms
+from visdyn.models.token.image_decoder import sample_images
 from visdyn.models.token.scoring import score_completions
 from visdyn.models.token.sequences import TokenSequence
 
@@ -136,20 +137,27 @@ def test_only_image_codes_are_sampled(tiny, prompts, draws):
 
 
 class _Scripted(torch.nn.Module):
-    """A model that prefers an image token everywhere, and then the scripted token of each row and step."""
+    """A model that prefers an image token everywhere, and then the scripted token of each row and step.
+
+    Its states are its logits: the head multiplies by one.
+    """
 
     def __init__(self, config, layout, script):
         super().__init__()
         self.config, self.layout, self.script, self.step = config, layout, script, 0
-        self.anchor = torch.nn.Parameter(torch.zeros(1))
+        self.lm_head = torch.nn.Linear(config.vocab_size, config.vocab_size, bias=False)
+        self.lm_head.weight.data = torch.eye(config.vocab_size)
+        self.model = self._model
 
-    def forward(self, input_ids, **_):
-        logits = torch.zeros(len(self.script), 1, self.config.vocab_size)
+    def _model(self, input_ids, **_):
+        logits = torch.zeros(*input_ids.shape, self.config.vocab_size)
         for row, tokens in enumerate(self.script):
-            logits[row, 0, tokens[min(self.step, len(tokens) - 1)]] = 4.0
+            logits[row, :, tokens[min(self.step, len(tokens) - 1)]] = 4.0
         logits[..., self.layout.image_offset + 3] = 6.0
         self.step += 1
-        return CausalLMOutputWithPast(logits=logits)
+        states = torch.zeros(len(input_ids), 1, input_ids.shape[1], 1)
+        layers = [SimpleNamespace(keys=states, values=states)]
+        return SimpleNamespace(last_hidden_state=logits, past_key_values=SimpleNamespace(layers=layers))
 
 
 def test_text_stops_at_eos(tiny):
@@ -224,25 +232,6 @@ def test_half_precision_logits_are_sampled_in_single_precision(tiny, grids):
     assert (codes == full).mean() > 0.5  # the same numbers, so that most draws fall on the same code
     _, scores = generate_text(half, tiny.layout, [tiny.builder.inverse_prompt(grids[0], grids[1])])
     assert scores.dtype == torch.float32
-
-
-@torch.inference_mode()
-def test_the_growing_cache_holds_what_the_librarys_does(tiny, grids):
-    from transformers import DynamicCache
-
-    ids = torch.tensor([tiny.builder.forward_prompt(grids[row], "open the cup") for row in range(2)])
-    ours, theirs = (tiny.lm.model(input_ids=ids, use_cache=True).past_key_values for _ in range(2))
-    ours = GrowingCache(ours, 2, ids.shape[1] + 3)
-    assert isinstance(theirs, DynamicCache)
-    theirs.batch_repeat_interleave(2)
-    for step in range(3):
-        token = torch.full((4, 1), 5 + step)
-        states = [
-            tiny.lm.model(input_ids=token, past_key_values=cache, use_cache=True).last_hidden_state
-            for cache in (ours, theirs)
-        ]
-        assert torch.equal(*states)
-    assert ours.get_seq_length() == theirs.get_seq_length() == ids.shape[1] + 3
 
 
 def test_states_that_are_no_numbers_give_no_sample(tiny, grids):

@@ -25,10 +25,10 @@ from visdyn.models import load_model
 from visdyn.models.dynamics_pair import load_dynamics
 from visdyn.models.editors.bagel_editor import BagelEditor
 from visdyn.models.encoders import ImageEncoder
-from visdyn.models.token.decoding import sample_images, uniforms
+from visdyn.models.token.decoding import uniforms
+from visdyn.models.token.image_decoder import sample_images, sample_images_from_draft
 from visdyn.models.token.scoring import score_completions
 from visdyn.models.token.shared_prefix import score_shared
-from visdyn.models.token.speculative import sample_images_from_draft
 from visdyn.models.vqgan import VQGAN, VQGANConfig
 from visdyn.params.doundo import Consistency
 from visdyn.training.bagel.mixture import KINDS

@@ -14,8 +14,9 @@ from scipy.stats import chisquare
 from transformers import GemmaConfig, GemmaForCausalLM
 
 from visdyn.models.token.chameleon import ChameleonLM, load_lm, tiny_config
-from visdyn.models.token.decoding import sample_images, token_probabilities, uniforms
-from visdyn.models.token.speculative import accept_or_redraw, sample_images_from_draft
+from visdyn.models.token.decoding import token_probabilities, uniforms
+from visdyn.models.token.image_decoder import sample_images, sample_images_from_draft
+from visdyn.models.token.speculative import accept_or_redraw
 from visdyn.models.token.tokens import IMAGE, TokenLayout, build_tokenizer
 
 ACTIONS = ["open", "close the red cup", "take lamp", "put the cup", "open the blue drawer", "open"]
@@ -98,7 +99,7 @@ def test_the_distribution_is_the_models(small, draft, temperature, top_p, block)
 @pytest.mark.parametrize("rule", ["draft stays in the rest", "always accepted", "number used twice"])
 def test_wrong_rules_are_caught(small, rule, monkeypatch):
     """The test above fails for the mistakes that such a sampler invites."""
-    from visdyn.models.token import speculative
+    from visdyn.models.token import image_decoder
     from visdyn.models.token.decoding import draw
 
     def wrong(probabilities, drafts, numbers):
@@ -112,7 +113,7 @@ def test_wrong_rules_are_caught(small, rule, monkeypatch):
             return drafts, torch.ones_like(accepted)
         return torch.where(accepted, drafts, draw(rest, numbers)), accepted
 
-    monkeypatch.setattr(speculative, "accept_or_redraw", wrong)
+    monkeypatch.setattr(image_decoder, "accept_or_redraw", wrong)
     assert _p_value(*small, (3, 1, 2), 1.0, 1.0, 3) < 1e-9
 
 

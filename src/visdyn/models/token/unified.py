@@ -13,7 +13,8 @@ import torch
 from visdyn.images import ImageRef, from_pixels, to_pixels
 from visdyn.models.checkpoints import Checkpoint, locate
 from visdyn.models.strict_load import load_tokenizer
-from visdyn.models.token.decoding import generate_text, require_finite_states, sample_images, uniforms
+from visdyn.models.token.decoding import generate_text, require_finite_states, uniforms
+from visdyn.models.token.image_decoder import sample_images, sample_images_from_draft
 from visdyn.models.token.scoring import Scores, score_completions
 from visdyn.models.token.sequences import SequenceBuilder, TokenSequence
 from visdyn.models.token.shared_prefix import score_shared
@@ -326,8 +327,6 @@ class TokenForwardDynamics:
         options = {"temperature": self.temperature, "top_p": self.top_p, "batch_size": 2 * self.model.batch_size}
         arguments = self.model.lm, self.model.layout, prompts
         if self.decoding == "draft":
-            from visdyn.models.token.speculative import sample_images_from_draft
-
             drafts = sources.reshape(len(sources), -1)
             codes = sample_images_from_draft(*arguments, drafts, draws, block=self.block, **options).codes
         else:
