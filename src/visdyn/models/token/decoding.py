@@ -35,8 +35,8 @@ def token_probabilities(logits: torch.Tensor, temperature: float, top_p: float) 
         raise ValueError(f"sampling needs temperature >= 0 and top_p > 0, not {temperature} and {top_p}")
     if temperature == 0:
         return F.one_hot(logits.argmax(-1), logits.shape[-1]).float()
-    scaled = logits.float() if temperature == 1 else logits.float() / temperature
-    probabilities = torch.softmax(scaled, -1)
+    scaled = logits if temperature == 1 else logits.float() / temperature
+    probabilities = torch.softmax(scaled, -1, dtype=torch.float32)
     if top_p >= 1:
         return probabilities
     ordered, order = probabilities.sort(-1, descending=True)
@@ -153,4 +153,6 @@ def _decode_text(
     ended = written == layout.eos
     counts = torch.where(ended.any(1), ended.long().argmax(1), max_new_tokens)
     texts = [row[:count] for row, count in zip(written.tolist(), counts.tolist(), strict=True)]
-    return texts, (sums / counts.clamp_min(1)).tolist()
+    # States that are no numbers once are none from then on: such a text has no score, also where it is empty.
+    scores = (sums / counts.clamp_min(1)).masked_fill(~torch.isfinite(hidden).all(-1), torch.nan)
+    return texts, scores.tolist()

@@ -1,7 +1,7 @@
 """Images from a token model: exactly one grid of codes a sample, one fixed step at a time.
 
 A step is one pass of the model and the choice of what it predicts. Plain decoding feeds one code a row; decoding from a
-draft feeds a window of drafted codes and keeps those that are accepted (`visdyn.models.token.speculative`). Codes,
+draft feeds a window of expected codes and keeps those that are drawn again (`visdyn.models.token.speculative`). Codes,
 numbers and positions lie on the device and keep their shapes, so that on a GPU a step is one CUDA graph, launched
 without waiting for the one before; on a CPU the same step runs as it is written.
 """
@@ -17,13 +17,16 @@ import torch
 import torch.nn.functional as F
 from transformers import DynamicCache
 
-from visdyn.models.token.decoding import draw, token_probabilities
+from visdyn.models.token.decoding import draw, require_finite_states, token_probabilities
 from visdyn.models.token.slot_cache import SlotCache, shared_prompts
-from visdyn.models.token.speculative import accept_or_redraw, accepts
+from visdyn.models.token.speculative import accept_or_redraw
 from visdyn.models.token.tokens import TokenLayout
 
 BLOCK = 16
-STAGES = 3  # attention on a GPU reads a third of an image's slots, then two thirds, then all: three graphs
+# Attention on a GPU reads a third of an image's slots, then two thirds, then all: three graphs. Where samples share a
+# prompt, their slots are most of what is read, and it reads quarters.
+STAGES, SHARED_STAGES = 3, 4
+SHARING_ROWS = 32  # fewer rows on a CPU are faster with a prompt each, in one attention call of the library
 LAG = 2  # passes on a GPU that may be under way before it is asked how far the first of them came
 
 
@@ -71,7 +74,7 @@ def sample_images(
         int64 (N, K, L) codes.
 
     Raises:
-        ValueError: the model slides its attention, or a temperature or top_p out of range.
+        ValueError: the model slides its attention, its states are no numbers, or a temperature or top_p out of range.
     """
     _check_attention(lm)
     codes = np.zeros(tuple(draws.shape), np.int64)
@@ -103,10 +106,11 @@ def sample_images_from_draft(
         lm, prompts, draws, temperature, top_p, batch_size: as of `sample_images`.
         drafts: int (N, L), codes expected at each place; the source image's.
         block: codes checked in one pass, at least 1 (which is decoding without a draft). A larger block saves passes
-            and computes more tokens in vain: 4 was fastest on a CPU; where a pass is bound by memory take 16 or more.
+            and computes more tokens in vain; of a small model's 64 codes 32 at once were fastest on a CPU.
 
     Raises:
-        ValueError: drafts do not fit `draws` or the codebook, or a block, temperature or top_p out of range.
+        ValueError: drafts do not fit `draws` or the codebook, or a block, temperature or top_p out of range; or as of
+            `sample_images`.
     """
     _check_attention(lm)
     drafts = np.asarray(drafts).reshape(len(drafts), -1)
@@ -156,10 +160,14 @@ class ImageDecoder:
     Attributes:
         lm: the causal decoder, or a peft model around it.
         block: codes fed in one pass; None decodes without a draft.
-        staged: attention reads one of `STAGES` numbers of slots, as captured graphs need; else those that are filled.
-        codes: int64 (R, L + W), what was drawn so far; the columns after L take what is not kept.
-        drafts: int64 (R, L + W). draws: float64 (R, L + W).
+        staged: attention reads one of a few numbers of slots, as captured graphs need; else those that are filled.
+        codes: int64 (R, L + W), what was drawn so far, then what is expected; no one looks beyond L.
+        drafts: int64 (R, L + W), codes that each place favours. draws: float64 (R, L + W).
         done: int64, codes that are final: (R,), or (1,) without a draft, where all rows go on together.
+        clock: int64; without a draft `done` and the newest code's position and slot, else `done`.
+        newest: int64 (R, 1), without a draft the id of each row's newest code.
+        states: (R, W, D), of the last step; sound: bool, with a draft: all states that a kept code was drawn by were
+            numbers.
         passes, accepted: int64 (R,), passes taken part in, codes that are the draft's.
         live: int64, numbers of the rows that are still decoded; left: what the batch held whenever rows left it.
     """
@@ -188,8 +196,10 @@ class ImageDecoder:
             for done in range(1, self.length):
                 self._advance(self._find_end(done))
             self.passes += self.length
+            require_finite_states(self.states)  # the last ones: what is no number once is none in all later tokens
         else:
             self._decode_drafts()
+            require_finite_states(self.states.where(self.sound, torch.nan))
         return self._collect(*draws.shape[:2])
 
     def _start(self, ids: torch.Tensor, draws: torch.Tensor, drafts: torch.Tensor | None) -> None:
@@ -198,33 +208,44 @@ class ImageDecoder:
         shape = count, ids.shape[1], num_samples, length
         if shape != self.shape:
             self._allocate(*shape)
-        for tensor in (self.codes, self.passes, self.accepted, self.done):
+        for tensor in (self.codes, self.passes, self.accepted):
             tensor.zero_()
+        self.clock.copy_(self.started)
+        self.sound.fill_(True)
         self.live, self.left = self.rows, []
         self.draws[:, :length] = draws.flatten(0, 1)
         ids = ids.to(self.device)
         if drafts is not None:
             drafts = drafts.to(self.device).long()
             self.drafts[:, :length] = drafts.repeat_interleave(num_samples, 0)
+            self.codes.copy_(self.drafts)
             # One row a prompt: its samples share the draft. The last state predicts the code after the drafts.
             ids = torch.cat([ids, drafts[:, : self.width - 1] + self.offset], 1)  # (N, P + W - 1)
         output = self.lm.model(input_ids=ids, past_key_values=DynamicCache(config=self.lm.config), use_cache=True)
-        self.cache.fill(output.past_key_values)
+        self.cache.fill(output.past_key_values, copies=num_samples // self.cache.num_samples)
         self._choose(output.last_hidden_state[:, -self.width :].repeat_interleave(num_samples, 0))
 
     def _allocate(self, count: int, prompt_length: int, num_samples: int, length: int) -> None:
         self.shape = count, prompt_length, num_samples, length
         self.prompt_length, self.length = prompt_length, length
         self.width = width = 1 if self.block is None else min(self.block, length)  # W
-        # Rows that are complete go on being fed up to a window beyond the end, which no one looks at.
-        self.cache = SlotCache(prompt_length, num_samples, length + width - 1)
-        self.stages = sorted({-(-self.cache.num_slots * part // STAGES) for part in range(1, STAGES + 1)})
         rows = count * num_samples
+        sharing = num_samples if self.device.type != "cpu" or rows >= SHARING_ROWS else 1
+        # Rows that are complete go on being fed up to a window beyond the end, which no one looks at.
+        self.cache = SlotCache(prompt_length, sharing, length + width - 1)
+        parts = STAGES if sharing == 1 else SHARED_STAGES
+        self.stages = sorted({-(-self.cache.num_slots * part // parts) for part in range(1, parts + 1)})
         whole = {"dtype": torch.int64, "device": self.device}
         self.codes, self.drafts = (torch.zeros(rows, length + width, **whole) for _ in range(2))
         self.draws = torch.zeros(rows, length + width, dtype=torch.float64, device=self.device)
         self.passes, self.accepted = (torch.zeros(rows, **whole) for _ in range(2))
-        self.done = torch.zeros(1 if self.block is None else rows, **whole)
+        # Without a draft all rows go on together: codes that are final, and of the newest its position and its slot.
+        started = [0, prompt_length - 1, self.cache.first_slot - 1] if self.block is None else [0] * rows
+        self.started = torch.tensor(started, device=self.device)
+        self.clock = self.started.clone()
+        self.done = self.clock[:1] if self.block is None else self.clock  # (1,) or (R,)
+        self.newest = torch.zeros(rows, 1, **whole)
+        self.sound = torch.ones((), dtype=torch.bool, device=self.device)
         self.steps = torch.arange(width, device=self.device)
         self.rows = torch.arange(rows, device=self.device)
         self.graphs: dict[int, torch.cuda.CUDAGraph | None] = {}
@@ -247,19 +268,20 @@ class ImageDecoder:
         self.graphs[end].replay()
 
     def _step(self, end: int) -> None:
-        """Feed each row its newest code and the drafts after it, and choose the codes that the states predict."""
-        places = (self.done - 1)[:, None]  # (R, 1), of each row's newest code; (1, 1) without a draft
+        """Feed each row its newest code and those expected after it, and choose the codes that the states predict."""
         if self.block is None:
-            codes = self.codes.index_select(1, places[0])  # (R, 1)
+            ids, positions, together = self.newest, self.clock[None, 1:2], self.clock[2:]  # (R, 1), (1, 1), (1,)
+            places = None if not self.staged else positions - self.prompt_length
         else:
-            newest, places = self.codes.gather(1, places), places + self.steps  # (R, W), of the codes that are fed
-            codes = torch.cat([newest, self.drafts.gather(1, places[:, 1:])], 1)  # (R, W)
-        mask = self.cache.aim(places, end, self.head.dtype, exact=self.block is None and not self.staged)
+            places, together = (self.done - 1)[:, None] + self.steps, None  # (R, W)
+            ids, positions = self.codes.gather(1, places) + self.offset, places + self.prompt_length
+        exact = self.block is None and not self.staged
+        mask = self.cache.aim(places, end, self.head.dtype, exact, together)
         with shared_prompts(self.lm, self.cache) as options:
             output = self.lm.model(
-                input_ids=codes + self.offset,
+                input_ids=ids,
                 attention_mask=mask,
-                position_ids=self.prompt_length + places,
+                position_ids=positions,
                 past_key_values=self.cache,
                 use_cache=True,
                 **options,
@@ -268,29 +290,33 @@ class ImageDecoder:
 
     def _choose(self, hidden: torch.Tensor) -> None:
         """Choose the next codes by the states (R, W, D) that predict them."""
+        self.states = hidden
         logits = F.linear(hidden.flatten(0, 1), self.head)
         probabilities = token_probabilities(logits, self.temperature, self.top_p)  # (R * W, C)
         if self.block is not None:
             return self._verify_drafts(probabilities)
-        numbers = self.draws.index_select(1, self.done)[:, 0]
-        self.codes.index_copy_(1, self.done, draw(probabilities, numbers)[:, None])
-        self.done += 1
+        drawn = draw(probabilities, self.draws.index_select(1, self.done)[:, 0])[:, None]  # (R, 1)
+        self.codes.index_copy_(1, self.done, drawn)
+        torch.add(drawn, self.offset, out=self.newest)
+        self.clock += 1
 
     def _verify_drafts(self, probabilities: torch.Tensor) -> None:
-        """Keep the drafts that are accepted, up to the first that is not, and the code drawn there."""
+        """Draw every place of the window, and keep what was drawn up to the first code that was not expected.
+
+        What was drawn after it stems from a code that no longer holds; it is what the next pass expects.
+        """
         places = self.done[:, None] + self.steps  # (R, W), of the codes that are predicted
-        drafts, numbers = self.drafts.gather(1, places), self.draws.gather(1, places).flatten()
-        agreed = accepts(probabilities, drafts.flatten(), numbers).view_as(places)
-        # (R, 1): the first place whose draft was not accepted, or the last of the window
+        drafts, numbers = self.drafts.gather(1, places), self.draws.gather(1, places)
+        drawn, accepted = accept_or_redraw(probabilities, drafts.flatten(), numbers.flatten())
+        drawn, accepted = drawn.view_as(places), accepted.view_as(places)
+        agreed = drawn == self.codes.gather(1, places)
+        # (R, 1): the first place that was drawn otherwise, or the last of the window
         last = agreed.long().cumprod(1).sum(1, keepdim=True).clamp_max(self.width - 1)
-        # Only one place of each row is drawn: what follows it was computed from a draft that no longer holds.
-        at = self.rows * self.width + last.squeeze(1)  # (R,), rows of `probabilities`
-        drawn, accepted = accept_or_redraw(probabilities[at], drafts.gather(1, last).squeeze(1), numbers[at])
-        chosen = drafts.scatter(1, last, drawn[:, None])  # (R, W)
         kept = (self.steps <= last) & (places < self.length)
-        self.codes.scatter_(1, torch.where(kept, places, self.length + self.steps), chosen)
+        self.sound &= (torch.isfinite(self.states).all(-1) | ~kept).all()
+        self.codes.scatter_(1, places, drawn)
         self.passes += self.done < self.length
-        self.accepted += (kept & agreed.scatter(1, last, accepted[:, None])).sum(1)
+        self.accepted += (kept & accepted).sum(1)
         self.done += kept.sum(1)
 
     def _decode_drafts(self) -> None:

@@ -37,13 +37,16 @@ class SlotCache(DynamicCache):
         self.own: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.joint: list[tuple[torch.Tensor, torch.Tensor]] = []
 
-    def fill(self, prefilled: DynamicCache, lengths: torch.Tensor | None = None) -> None:
-        """Take over the prompts; what `prefilled` (N rows) holds beyond them goes to every sample's first slots.
+    def fill(self, prefilled: DynamicCache, lengths: torch.Tensor | None = None, copies: int = 1) -> None:
+        """Take over the prompts; what `prefilled` holds beyond them goes to every sample's first slots.
 
         Args:
+            prefilled: of N rows, or of N / `copies`, each of which is then that many prompts.
             lengths: int64 (N,), of prompts that are padded on the right; None where none is.
         """
         states = [(layer.keys, layer.values) for layer in prefilled.layers]
+        if copies > 1:
+            states = [tuple(part.repeat_interleave(copies, 0) for part in pair) for pair in states]
         if not self.prompts:
             self._allocate(states)
         split = self.prompt_length
@@ -77,24 +80,26 @@ class SlotCache(DynamicCache):
         rows = torch.arange(count * self.num_samples, device=device)[:, None]
         self.prompt_of, self.sample_of = rows // self.num_samples, rows % self.num_samples  # (R, 1)
         # Slots from 0 on; before them, where attention reads the prompt in the same tensor, its places.
-        first = -self.prompt_length if self.num_samples == 1 else 0
-        self.slots = torch.arange(first, self.num_slots, device=device)
+        self.slots = torch.arange(-self.first_slot, self.num_slots, device=device)
 
-    def aim(self, places: torch.Tensor, end: int, dtype: torch.dtype, exact: bool) -> torch.Tensor | None:
+    def aim(
+        self, places: torch.Tensor, end: int, dtype: torch.dtype, exact: bool, together: torch.Tensor | None = None
+    ) -> torch.Tensor | None:
         """Let the next pass write at slots `places`, and read the slots before `end`; return its additive mask.
 
         Args:
             places: int64 (R, W), or (1, W) where all rows stand at the same slots.
             end: beyond the last slot that is read.
             exact: the last of one place a row is `end` - 1, so that nothing is to be hidden but padding.
+            together: int64 (W,), the one row of places counted from `first_slot`, where it is at hand.
 
         Returns:
             (B, 1, W, slots read), B being 1 or R, or None where every query sees all that is read.
         """
         self.places, self.end = places, end
-        # Where all rows stand at the same slots: these, counted in the tensor that is written.
-        first = self.prompt_length if self.num_samples == 1 else 0
-        self.together = places[0] + first if len(places) == 1 else None
+        if together is None and len(places) == 1:
+            together = places[0] + self.first_slot
+        self.together = together
         if exact and self.padded is None:
             return None
         slots = self.slots[: len(self.slots) - self.num_slots + end]
@@ -138,6 +143,11 @@ class SlotCache(DynamicCache):
         self.prompts, self.own = kept, own
         self._number_rows(len(prompts), self.slots.device)
 
+    @property
+    def first_slot(self) -> int:
+        """Where slot 0 stands in the tensors that are written: after the prompt, where that is in the same tensor."""
+        return self.prompt_length if self.num_samples == 1 else 0
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.prompt_length + self.end - 1
 
@@ -175,15 +185,14 @@ def _attend_to_shared_prompt(module, query, key, value, attention_mask, scaling,
     pairs, split = count * heads, slots.prompt_length
     # (N, H, K, G * W, D), G being the heads that share keys
     asked = (query * scaling).reshape(count, samples, heads, -1, width).transpose(1, 2).contiguous()
-    # (N * H, K * G * W, P) and (N * H * K, G * W, S)
-    shared = torch.bmm(asked.view(pairs, -1, width), prompt_keys)
-    single = torch.bmm(asked.flatten(0, 2), key.flatten(0, 2).transpose(1, 2))
+    scores = query.new_empty(pairs * samples, asked.shape[3], split + key.shape[3])  # (N * H * K, G * W, P + S)
+    torch.bmm(asked.view(pairs, -1, width), prompt_keys, out=scores.view(pairs, -1, scores.shape[2])[..., :split])
+    single = torch.bmm(asked.flatten(0, 2), key.flatten(0, 2).transpose(1, 2), out=scores[..., split:])
     if attention_mask is not None:
         grid = (count, samples) if len(attention_mask) > 1 else (1, 1)
         mask = attention_mask.view(*grid, 1, window, -1).transpose(1, 2).unsqueeze(3)  # (N, 1, K, 1, W, S)
-        single.view(count, heads, samples, -1, window, single.shape[-1]).add_(mask)
-    scores = torch.cat([shared.view(pairs * samples, -1, split), single], -1)
-    weights = scores.softmax(-1, dtype=torch.float32).to(query.dtype)
+        single.view(count, heads, samples, -1, window, key.shape[3]).add_(mask)
+    weights = scores.softmax(-1)  # summed in float32 also where it is rounded to bfloat16
     mixed = torch.bmm(weights[..., split:], value.flatten(0, 2)).view(pairs, -1, width)
     mixed = torch.baddbmm(mixed, weights[..., :split].view(pairs, -1, split), prompt_values)
     # (N, H, K, G, W, D) to (N, K, W, H, G, D)

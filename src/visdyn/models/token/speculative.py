@@ -1,9 +1,14 @@
 """The rule of decoding from a draft, the source image's codes: speculative sampling without a draft model.
 
-Most codes of a target image equal the source's at the same place of the grid. Each pass of the model checks a block of
-drafted codes at once and keeps the accepted ones and one more. The draft is deterministic, so the rule of speculative
-sampling (Leviathan et al., 2023; Chen et al., 2023) becomes: accept the drafted code x with probability p(x), else draw
-from p with x removed and renormalised. What is drawn follows p whatever the draft is; a bad draft costs passes only.
+Most codes of a target image equal the source's at the same place of the grid. Each pass of the model checks a window of
+expected codes at once and keeps those that it draws itself, and one more. The draft is deterministic, so the rule of
+speculative sampling (Leviathan et al., 2023; Chen et al., 2023) becomes: take the drafted code x with probability p(x),
+else draw from p with x removed and renormalised.
+
+One uniform number a place decides, so a place's code is a function of that number and of the codes before it. A pass
+may therefore expect any codes, also those that the pass before drew after a code which proved wrong (Jacobi decoding,
+Song et al., 2021; of image tokens Teng et al., 2024): whatever is expected, what is kept is the same, and wrong
+expectations cost passes only.
 """
 
 from __future__ import annotations
@@ -11,11 +16,6 @@ from __future__ import annotations
 import torch
 
 from visdyn.models.token.decoding import draw
-
-
-def accepts(probabilities: torch.Tensor, drafts: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
-    """Say which drafted codes are accepted, bool (B,); arguments as of `accept_or_redraw`."""
-    return uniforms < _gather_probabilities(probabilities, drafts)
 
 
 def accept_or_redraw(
