@@ -80,6 +80,7 @@ def test_a_second_run_makes_only_what_is_missing(aurora):
 
 def test_a_container_that_counts_too_many_frames_is_believed_within_ten(aurora, monkeypatch):
     """Cut the decoder short of what the container states, by 8 frames and by 11."""
+    from visdyn import videos
     from visdyn.datasets import clips
 
     work = something.plan([{"input": "a/1/first.jpg", "output": "a/1/last.jpg"}], aurora / "videos", aurora)[0]
@@ -92,7 +93,7 @@ def test_a_container_that_counts_too_many_frames_is_believed_within_ten(aurora, 
             raise clips.ClipError(f"truncated by {lacking}")
 
         monkeypatch.setattr(clips, "stream_frames", short)
-        monkeypatch.setattr(clips, "stated_frames", lambda path, lacking=lacking: 12 + lacking)
+        monkeypatch.setattr(videos, "stated_frames", lambda path, lacking=lacking: 12 + lacking)
         row = something.extract(None, work)
         assert row == {"frames": 12} if fine else "truncated" in row["error"]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from visdyn.images import ImageError
+from visdyn.images import ImageError, load
 from visdyn.models.vqgan import VQGAN, CheckpointError, VQGANConfig
 from visdyn.models.vqgan import preprocess as vqgan_preprocess
 from visdyn.paths import shared_data
@@ -83,7 +83,7 @@ def test_transparency_and_values_match(golden, tmp_path):
     path = tmp_path / "transparent.png"
     Image.fromarray(inputs["preprocess.rgba"].numpy()).save(path)
     expected = outputs["preprocess.rgba.whitened_uint8"].numpy()
-    assert np.array_equal(np.asarray(vqgan_preprocess.whiten(path)), expected)
+    assert np.array_equal(np.asarray(load(path)), expected)
     ramp = np.arange(256, dtype=np.uint8).reshape(1, 256, 1).repeat(3, axis=2)
     table = vqgan_preprocess.to_pixels([ramp])[0, 0, 0]
     assert torch.equal(table, outputs["preprocess.value_table"])
@@ -206,7 +206,7 @@ def test_refuses_bad_shapes_and_codes(tiny):
     with pytest.raises(ValueError, match="0 to 8"):
         tiny.decode(torch.full((1, 2, 2), 9))
     with pytest.raises(ImageError, match=r"absent\.png"):
-        vqgan_preprocess.whiten("absent.png")
+        vqgan_preprocess.centre_crop("absent.png")
 
 
 @settings(max_examples=15, deadline=None)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +64,75 @@ def shared_data() -> Path | None:
         return Path(shared)
     beside = repository_root().parent / "shared"
     return beside if beside.is_dir() else None
+
+
+def walk_files(root: str | Path, report: Callable[[Path, str], None]) -> Iterator[Path]:
+    """Yield the files below a folder, hidden ones apart, through links to folders; each real folder is read once.
+
+    Args:
+        report: takes what is left out, with the reason: links that lead nowhere, or to a folder that is read already
+            (a loop, or a second name), what is neither file nor folder, folders that cannot be listed.
+    """
+    read: dict[tuple[int, int], Path] = {}  # by device and inode
+    folders, links = [Path(root)], []
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)  # links last: the data's own names come first
+        try:
+            found = os.stat(folder)
+            if (known := read.setdefault((found.st_dev, found.st_ino), folder)) is not folder:
+                report(folder, f"leads to {printable(known)}, which is read already; each folder is read once")
+                continue
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError as error:
+            report(folder, f"cannot be listed ({error.strerror})")
+            continue
+        for entry in entries:
+            path = folder / entry.name
+            if entry.name.startswith("."):
+                continue
+            try:
+                mode = os.stat(path).st_mode
+            except OSError as error:
+                report(
+                    path, f"is a link that leads nowhere ({error.strerror})" if path.is_symlink() else error.strerror
+                )
+                continue
+            if stat.S_ISDIR(mode):
+                (links if entry.is_symlink() else folders).append(path)
+            elif stat.S_ISREG(mode):
+                yield path
+            else:
+                report(path, "is neither a file nor a folder")
+
+
+def inside(root: str | Path, name: str, links: bool = True) -> Path:
+    """Return the path of a file that data names below a root.
+
+    Args:
+        name: relative to the root, from a file that may be anybody's.
+        links: whether links on the way may lead elsewhere, as data sets are linked into place; False where something
+            is written.
+
+    Raises:
+        OutsideError: the name is absolute, or leads out of the root.
+    """
+    path = Path(root) / name
+    leaves = os.path.isabs(name) or os.path.normpath(name).split(os.sep)[0] == os.pardir or "\0" in name
+    if leaves or not (links or path.resolve().is_relative_to(Path(root).resolve())):
+        raise OutsideError(f"{printable(name)} leads out of {printable(root)}; name a file below it")
+    return path
+
+
+class OutsideError(ValueError):
+    """A path that data names leaves the folder that it belongs to; the message names both."""
+
+
+def printable(text: str | Path) -> str:
+    """Return a name as a line of a log, a report or a CSV can hold it: what cannot be printed is escaped (`\\udcff`).
+
+    File names are bytes: of any that are no UTF-8 Python keeps surrogates, which no text file takes.
+    """
+    return "".join(sign if sign.isprintable() else sign.encode("unicode_escape").decode() for sign in str(text))
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:

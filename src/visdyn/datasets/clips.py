@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,19 +19,15 @@ import numpy as np
 
 from visdyn import images
 from visdyn.datasets.bad_items import DatasetError, collecting
+from visdyn.paths import printable, walk_files
 from visdyn.quarantine import Quarantine
+from visdyn.videos import ClipError, stream_video, video_seconds
 
 VIDEO_SUFFIXES = frozenset({".avi", ".mp4", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg"})
 FRAME_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 # Lists and licences that lie beside videos; they are no clips and no damaged clips either.
 LISTING_SUFFIXES = frozenset({".csv", ".json", ".jsonl", ".md", ".txt", ".yaml", ".yml", ".dvc"})
 UNLABELLED = "unlabelled"
-# Matroska and AVI headers state a duration, from which the frame count is estimated: it may be off by this much.
-COUNT_SLACK = 2
-
-
-class ClipError(ValueError):
-    """A clip cannot be read in full; the message says how much of it could."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +49,8 @@ def find_clips(root: str | Path, quarantine: Quarantine | None = None) -> list[C
     """Return the clips under a folder, sorted by dataset, class and name; nothing is decoded yet.
 
     Empty files, files that are no video and a second clip of the same dataset, class and name go to the
-    quarantine (a warning counts them where it is None); hidden files and lists (.csv, .txt, ...) are passed by.
+    quarantine (a warning counts them where it is None), and so do links that lead nowhere or back to a folder that is
+    read already; hidden files and lists (.csv, .txt, ...) are passed by.
 
     Raises:
         DatasetError: the folder does not exist or holds no clip at all.
@@ -74,24 +72,24 @@ def find_clips(root: str | Path, quarantine: Quarantine | None = None) -> list[C
 
 
 def _find_candidates(root: Path, bad: Quarantine) -> list[Path]:
-    found = set()
-    for path in sorted(root.rglob("*")):
+    found, folders = set(), defaultdict(list)
+    for path in walk_files(root, bad.add):
         suffix = path.suffix.lower()
-        if path.is_dir() or suffix in LISTING_SUFFIXES or _is_hidden(path.relative_to(root)):
+        if suffix in LISTING_SUFFIXES:
             continue
         if path.stat().st_size == 0:
             bad.add(path, "is an empty file")
         elif suffix in VIDEO_SUFFIXES:
             found.add(path)
         elif suffix in FRAME_SUFFIXES:
-            found.add(path.parent)  # a folder of extracted frames is one clip
+            folders[path.parent].append(path)  # a folder of extracted frames is one clip
         else:
             bad.add(path, f"is no video file (suffix {suffix or 'missing'})")
-    return sorted(found)
-
-
-def _is_hidden(path: Path) -> bool:
-    return any(part.startswith(".") for part in path.parts)
+    for files in folders.values():
+        frames = set(_pick_frames(files))
+        for path in sorted(set(files) - frames):
+            bad.add(path, "is no frame of the clip beside it: its name has another form")
+    return sorted(found | folders.keys())
 
 
 def _make_clip(root: Path, path: Path) -> Clip:
@@ -116,38 +114,20 @@ def sample_clips(clips: Sequence[Clip], per_dataset: int | None, seed: int) -> l
     return [clip for clip in clips if clip.key in drawn]
 
 
-def stated_frames(path: str | Path) -> int:
-    """Return how many frames a video's container states (some only estimate it); 0 where it does not open."""
-    import cv2
-
-    capture = cv2.VideoCapture(str(path))
-    count = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
-    capture.release()
-    return max(count, 0)
-
-
-def frame_rate(path: str | Path | Clip, default: float) -> float:
-    """Return the frames per second that a video's header states; `default` where it does not, or of a folder."""
-    import cv2
-
-    path = _path_of(path)
-    if path.is_dir():
-        return default
-    capture = cv2.VideoCapture(str(path))
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    capture.release()
-    return rate if rate > 0 else default
+def clip_seconds(clip: Clip, frames: int, default: float) -> float:
+    """Return how long a clip of so many frames lasts; of a folder, at `default` frames per second."""
+    return frames / default if clip.path.is_dir() else video_seconds(clip.path, frames, default)
 
 
 def stream_frames(path: str | Path | Clip) -> Iterator[np.ndarray]:
     """Yield a clip's frames one by one as uint8 arrays (H, W, 3), RGB.
 
     Raises:
-        ClipError: at once if the file cannot be opened; after the last decodable frame if fewer frames than the
-            container states were decoded (a truncated file), so that nobody takes the part for the whole.
+        ClipError: at once if the file cannot be opened; after the last decodable frame if the file is truncated or
+            damaged, so that nobody takes the part for the whole.
     """
     path = _path_of(path)
-    return _stream_folder(path) if path.is_dir() else map(_swap_channels, _stream_video(path))
+    return _stream_folder(path) if path.is_dir() else map(_swap_channels, stream_video(path))
 
 
 def stream_bgr(path: str | Path | Clip) -> Iterator[np.ndarray]:
@@ -157,7 +137,7 @@ def stream_bgr(path: str | Path | Clip) -> Iterator[np.ndarray]:
         ClipError: as of `stream_frames`.
     """
     path = _path_of(path)
-    return map(_swap_channels, _stream_folder(path)) if path.is_dir() else _stream_video(path)
+    return map(_swap_channels, _stream_folder(path)) if path.is_dir() else stream_video(path)
 
 
 def stream_grey(path: str | Path | Clip) -> Iterator[np.ndarray]:
@@ -182,7 +162,7 @@ def frames_at(path: str | Path | Clip, indices: Sequence[int]) -> np.ndarray:
         if number in wanted:
             kept[number] = frame
     if lacking := sorted(wanted - kept.keys()):
-        raise ClipError(f"clip {_path_of(path)} has no frame {lacking[0]}")
+        raise ClipError(f"clip {printable(_path_of(path))} has no frame {lacking[0]}")
     return np.stack([kept[index] for index in indices])
 
 
@@ -196,36 +176,41 @@ def _swap_channels(frame: np.ndarray) -> np.ndarray:
     return cv2.cvtColor(frame, cv2.COLOR_BGR2RGB)  # and RGB to BGR
 
 
-def _stream_video(path: Path) -> Iterator[np.ndarray]:
-    import cv2
-
-    capture = cv2.VideoCapture(str(path))
-    try:
-        if not capture.isOpened():
-            raise ClipError(f"clip {path} cannot be opened as a video; it is missing, damaged or of an unknown codec")
-        stated, decoded = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
-        while (read := capture.read())[0]:
-            decoded += 1
-            yield read[1]
-    finally:
-        capture.release()
-    if decoded == 0 or decoded < stated - COUNT_SLACK:
-        raise ClipError(f"clip {path} is truncated: the container states {stated} frames, {decoded} decode")
-
-
 def _stream_folder(path: Path) -> Iterator[np.ndarray]:
-    files = [
-        file for file in path.iterdir() if file.suffix.lower() in FRAME_SUFFIXES and not _is_hidden(Path(file.name))
-    ]
+    name = f"clip {printable(path)}"
+    files = [file for file in path.iterdir() if file.suffix.lower() in FRAME_SUFFIXES and not file.name.startswith(".")]
     if not files:
-        raise ClipError(f"clip {path} is a folder without frames (.jpg, .png)")
-    for file in sorted(files, key=_natural_order):
+        raise ClipError(f"{name} is a folder without frames (.jpg, .png)")
+    frames = _pick_frames(files)
+    if 2 * len(frames) <= len(files):
+        first, other = frames[0], next(file for file in sorted(files) if file not in frames)
+        raise ClipError(
+            f"{name} has frames of several forms of names, such as {first.name} and {other.name}; part them"
+        )
+    size = None
+    for file in frames:
         try:
-            yield np.asarray(images.load(file))
+            frame = np.asarray(images.load(file))
         except images.ImageError as error:
-            raise ClipError(f"clip {path}: {error}") from error
+            raise ClipError(f"{name}: {error}") from error
+        size = size or frame.shape
+        if frame.shape != size:
+            raise ClipError(f"{name} has frames of several sizes: {printable(file.name)} is no {size[1]} x {size[0]}")
+        yield frame
 
 
-def _natural_order(path: Path) -> tuple[int, str]:
-    numbers = re.findall(r"\d+", path.stem)
-    return (int(numbers[-1]) if numbers else -1, path.name)
+def _pick_frames(files: Iterable[Path]) -> list[Path]:
+    """Return a folder's frames in the order of their last number: the files of the commonest form of name.
+
+    A cover (`cover.png`) or a browser's copy (`frame_01 (1).jpg`) among them has another form, and is no frame.
+    """
+    forms = defaultdict(list)
+    for file in files:
+        forms[re.sub(r"\d+", "#", file.name.lower())].append(file)
+    commonest = max(sorted(forms), key=lambda form: len(forms[form]))
+
+    def order(path: Path) -> tuple[int, str]:
+        numbers = re.findall(r"\d+", path.stem)
+        return (int(numbers[-1]) if numbers else -1, path.name)
+
+    return sorted(forms[commonest], key=order)

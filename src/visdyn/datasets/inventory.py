@@ -8,14 +8,13 @@ DVC, so that other annotations or more clips run the stages again, and a moved f
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from visdyn.paths import file_digest
+from visdyn.paths import file_digest, walk_files
 
 FILE = "inventory.json"
 # What each data set must have; the rest of its files are counted only.
@@ -97,5 +96,5 @@ def _hash_annotation(name: str, root: Path | None, file: str) -> Part:
 
 
 def _count_files(folder: Path) -> int:
-    """Count files below a folder, following links to folders (data sets are often linked into place)."""
-    return sum(len(files) for _, _, files in os.walk(folder, followlinks=True)) if folder.is_dir() else 0
+    """Count files below a folder, through links to folders (data sets are often linked into place)."""
+    return sum(1 for _ in walk_files(folder, lambda path, reason: None)) if folder.is_dir() else 0

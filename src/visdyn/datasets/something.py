@@ -84,7 +84,8 @@ def plan(items: Iterable[dict], videos: str | Path, root: str | Path) -> list[Ex
 
 def extract(_, work: Extraction) -> dict:
     """Write a video's first and last frame; return their number of frames, or why it cannot be used."""
-    from visdyn.datasets.clips import ClipError, stated_frames, stream_frames
+    from visdyn.datasets.clips import ClipError, stream_frames
+    from visdyn.videos import stated_frames
 
     first = last = None
     count, stated = 0, 0

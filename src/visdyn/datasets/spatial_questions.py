@@ -13,17 +13,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import io
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import Image
-
-from visdyn import images
 from visdyn.datasets.bad_items import DatasetError, collecting, image_problem
 from visdyn.images import ImageError, ImageRef
+from visdyn.images import decode as decode_image
 from visdyn.quarantine import Quarantine
 
 
@@ -63,7 +60,9 @@ class SpatialQuestion:
         Raises:
             visdyn.images.ImageError: the bytes are not an image.
         """
-        return self.source if isinstance(self.source, Path) else _decode_image(self.source, self.id)
+        if isinstance(self.source, Path):
+            return self.source
+        return decode_image(self.source, f"the image of question {self.id}")
 
 
 def load_spatialmqa(
@@ -130,7 +129,7 @@ def load_embspatial(
             raise ValueError(f"answer {answer!r} is not an index into the {len(options)} options")
         source, name = _decode_base64(_read_text(row, "image")), str(row.get("question_id") or number)
         if decode:
-            _decode_image(source, name)
+            decode_image(source, f"the image of question {name}")
         texts = (_read_text(row, "data_source"), _read_text(row, "relation"))
         return SpatialQuestion(source, _read_text(row, "question"), options, answer, "embspatial", *texts, name)
 
@@ -212,11 +211,3 @@ def _decode_base64(text: str) -> bytes:
         return base64.b64decode("".join(text.split()), validate=True)
     except (binascii.Error, ValueError) as error:
         raise ValueError(f"the image is not valid base64 ({error})") from error
-
-
-def _decode_image(data: bytes, name: str) -> Image.Image:
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return images.load(image).copy()
-    except (OSError, ValueError, Image.DecompressionBombError) as error:  # PIL's UnidentifiedImageError is an OSError
-        raise ImageError(f"the image of question {name} cannot be decoded ({error}); fetch the file again") from error

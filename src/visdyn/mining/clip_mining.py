@@ -19,7 +19,7 @@ from PIL import Image
 
 from visdyn.compute.rows import Execution, compute_rows, file_identity
 from visdyn.compute.workers import Task
-from visdyn.datasets.clips import Clip, ClipError, frame_rate, frames_at, stream_bgr
+from visdyn.datasets.clips import Clip, ClipError, clip_seconds, frames_at, stream_bgr
 from visdyn.mining.clip_motion import SHORT_SIDE, FirstPass, measure_motion
 from visdyn.mining.keyframes import (
     STATISTIC_OF,
@@ -149,7 +149,7 @@ def mine_clip(shared: tuple[ClipSettings, Path | None], clip: Clip) -> dict:
         wanted = chosen.get(settings.write_mode, [])
         if folder is not None and len(wanted) > 1:
             _write_images(clip, wanted, kept, folder)
-        return {"frames": count, "seconds": count / frame_rate(clip, settings.frame_rate), "keyframes": chosen}
+        return {"frames": count, "seconds": clip_seconds(clip, count, settings.frame_rate), "keyframes": chosen}
     except (ClipError, ValueError, cv2.error) as error:
         return {"error": str(error)}
 

@@ -8,7 +8,6 @@ which dropped replies are missing. Nothing is written into the clone, and none o
 
 from __future__ import annotations
 
-import io
 import json
 import subprocess
 from collections.abc import Sequence
@@ -16,11 +15,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
 
 from visdyn.evaluation.judges.judge_answers import parse_scores
 from visdyn.evaluation.metrics.similarity import l1
 from visdyn.evaluation.recorded.evidence import CRITERIA, IMAGE_METRICS, SUBSETS, Evidence, RecordedSystem
+from visdyn.images import decode, load
 from visdyn.trajectory import Trajectory
 
 METRICS_FILE = "all_evaluation_metrics.json"
@@ -137,4 +136,5 @@ def _measure_picture(clone: str | Path, system: RecordedSystem, item: Trajectory
     blob = read_blob(clone, system.commit, f"outputs/{system.folder}/{item.id}.png")
     if blob is None:
         return np.nan
-    return l1(Image.open(io.BytesIO(blob)).convert("RGB"), item.target, "paper")
+    picture = decode(blob, f"picture {item.id} of {system.name}", profiles=False)  # as the recorded numbers were made
+    return l1(picture, load(item.target, profiles=False), "paper")

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from visdyn.images import ImageRef, load
+from visdyn.images import ImageRef, load, read_note
 from visdyn.models.editors.protocol import Request
 from visdyn.paths import repository_root
 
@@ -118,13 +118,7 @@ class OutputFolder:
     def has(self, wanted: Wanted) -> bool:
         """Tell whether the image is there and was made of the same source and prompt."""
         path = self.path(wanted.file)
-        if not path.is_file():
-            return False
-        try:
-            with Image.open(path) as image:
-                return image.text.get(_MADE_OF) == made_of(wanted)
-        except (OSError, AttributeError):
-            return False
+        return path.is_file() and read_note(path, _MADE_OF) == made_of(wanted)
 
     def write(self, wanted: Wanted, image: ImageRef) -> Path:
         """Write one image (uint8 (H, W, 3) or PIL) in one piece."""

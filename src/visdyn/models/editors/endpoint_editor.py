@@ -8,7 +8,6 @@ the image as `data[0].b64_json`, or as a data URL in `data[0].url`. Retries, pac
 from __future__ import annotations
 
 import base64
-import binascii
 import io
 import json
 import threading
@@ -18,10 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
 
 from visdyn.endpoint.client import Endpoint, EndpointError, EndpointSettings, EndpointStoppedError, Form
-from visdyn.images import ImageRef, load
+from visdyn.images import ImageRef, decode, load
 from visdyn.models.editors.protocol import check_items
 
 
@@ -127,13 +125,15 @@ def read_edited(body: object) -> Edited:
         text = entry.get("b64_json") or entry.get("url") or ""
     except (TypeError, LookupError, AttributeError):
         raise ValueError(f"the reply holds no image: {json.dumps(body)[:200]}") from None
+    if not isinstance(text, str):
+        raise ValueError(f"the reply holds no image: {json.dumps(body)[:200]}")
     if text.startswith("http"):
         raise ValueError("the reply names an address, not an image; add response_format: b64_json to `fields`")
     encoded = text.partition(",")[2] if text.startswith("data:") else text
     try:
-        with Image.open(io.BytesIO(base64.b64decode(encoded, validate=True))) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (binascii.Error, UnidentifiedImageError, OSError, ValueError) as error:
-        raise ValueError(f"the reply's image cannot be decoded ({type(error).__name__})") from None
+        content = base64.b64decode(encoded, validate=True)
+    except ValueError:  # binascii's errors too
+        raise ValueError("the reply's image cannot be decoded (it is not valid base64)") from None
+    pixels = np.asarray(decode(content, "the reply's image"))
     usage = body.get("usage")
     return Edited(pixels, usage if isinstance(usage, dict) else {})

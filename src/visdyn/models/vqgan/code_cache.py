@@ -25,7 +25,7 @@ from pathlib import Path
 
 import numpy as np
 
-from visdyn.images import ImageError, ImageRef
+from visdyn.images import READING, ImageError, ImageRef
 from visdyn.models.vqgan.code_shards import KEY_BYTES, Damage, Shards
 from visdyn.paths import write_atomically
 from visdyn.quarantine import Quarantine
@@ -321,7 +321,8 @@ def _set_aside(item: tuple, quarantine: Quarantine | None) -> Iterator[None]:
 
 def _open_folder(root: Path, encoder) -> Path:
     names = ("tokenizer", "preprocessing", "num_codes")
-    settings = {"layout": LAYOUT, "grid": list(encoder.grid)} | {name: getattr(encoder, name) for name in names}
+    settings = {"layout": LAYOUT, "reading": READING, "grid": list(encoder.grid)}
+    settings |= {name: getattr(encoder, name) for name in names}
     text = json.dumps(settings, indent=2, sort_keys=True) + "\n"
     folder = root / hashlib.sha256(text.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)

@@ -8,33 +8,20 @@ to be cut off (`unpad`) before an image metric is computed.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
-from visdyn.images import ImageError, ImageRef, load
+from visdyn.images import ImageRef, load
 
 LIQUID_PAD_COLOUR = (122, 116, 104)
 
 
-def whiten(ref: ImageRef) -> Image.Image:
-    """Return the image as RGB, transparency blended on white (values truncated, as in the public code)."""
-    image = _open_keeping_alpha(ref)
-    if image.mode == "RGB":
-        return image
-    rgba = np.asarray(image.convert("RGBA"))
-    if (rgba[:, :, 3] == 255).all():
-        return image.convert("RGB")
-    alpha = rgba[:, :, 3:] / 255.0  # (H, W, 1)
-    return Image.fromarray(((1 - alpha) * 255 + alpha * rgba[:, :, :3]).astype(np.uint8))
-
-
 def centre_crop(ref: ImageRef, size: int = 512) -> np.ndarray:
     """Return Chameleon's crop: shorter side to `size` by Lanczos, then the centre; uint8 (size, size, 3)."""
-    image = whiten(ref)
+    image = load(ref)
     scale = size / min(image.size)
     image = image.resize((round(scale * image.width), round(scale * image.height)), Image.Resampling.LANCZOS)
     left, top = (image.width - size) // 2, (image.height - size) // 2
@@ -43,7 +30,7 @@ def centre_crop(ref: ImageRef, size: int = 512) -> np.ndarray:
 
 def pad(ref: ImageRef, size: int = 512, colour: tuple[int, int, int] = LIQUID_PAD_COLOUR) -> np.ndarray:
     """Return Liquid's square: bars of `colour` around the centred image, then Lanczos; uint8 (size, size, 3)."""
-    image = whiten(ref)
+    image = load(ref)
     side = max(image.size)
     square = Image.new("RGB", (side, side), colour)
     square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
@@ -69,18 +56,3 @@ def to_pixels(arrays: np.ndarray | Sequence[np.ndarray]) -> Tensor:
     # One entry a value: the same float64 arithmetic as for each pixel, 256 times instead of N * H * W * 3 times.
     table = torch.from_numpy((np.arange(256) / 255.0 * 2 - 1).astype(np.float32))
     return table[torch.from_numpy(values).permute(0, 3, 1, 2).long()].contiguous()
-
-
-def _open_keeping_alpha(ref: ImageRef) -> Image.Image:
-    if isinstance(ref, Image.Image):
-        return ref
-    if not isinstance(ref, str | Path):
-        return load(ref)
-    try:
-        with Image.open(ref) as image:
-            image.load()
-            return image
-    except FileNotFoundError as error:
-        raise ImageError(f"image {ref} does not exist; check the dataset's root") from error
-    except (UnidentifiedImageError, OSError) as error:
-        raise ImageError(f"image {ref} cannot be decoded ({error}); fetch it again") from error
