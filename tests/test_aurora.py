@@ -71,6 +71,23 @@ def test_decoding_finds_a_damaged_image(root):
     assert "cannot be decoded" in quarantine.items[0].reason
 
 
+def test_images_outside_the_root_and_items_without_a_task_are_set_aside(root):
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(root.parent / "secret.png")
+    outside = [_item(0, input="../secret.png"), _item(0, output=str(root.parent / "secret.png"))]
+    items = [_item(1), *outside, _item(2, task=["ag"]), {key: text for key, text in _item(2).items() if key != "task"}]
+    _write(root, items)
+    quarantine = Quarantine()
+    assert [item.id for item in aurora.load_bench(root, quarantine=quarantine)] == ["0"]
+    for entry, reason in zip(quarantine, ("leads out", "leads out", "has no task", "has no task"), strict=True):
+        assert reason in entry.reason
+    _write(root, [_item(1), outside[0]], "data/ag/train.json")
+    quarantine = Quarantine()
+    assert len(aurora.load_train(root, "ag", quarantine, require_images=False)) == 1
+    assert "leads out" in quarantine.items[0].reason
+    (read,) = aurora.load_bench(root, targets="optional", quarantine=Quarantine())[1:]
+    assert read.target is None
+
+
 def test_a_list_of_instructions_gives_its_first(root):
     _write(root, [_item(0, instruction=["first", "second"])], "data/ag/train.json")
     assert [item.action for item in aurora.load_train(root, "ag")] == ["first"]

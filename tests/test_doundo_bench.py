@@ -76,6 +76,56 @@ def test_overrides_and_older_columns(tmp_path):
     )
 
 
+@pytest.mark.parametrize(
+    ("narration", "verb", "noun"),
+    [
+        ("turn oven on", "turn-on", "oven"),
+        ("turn the tap water off.", "turn-off", "tap water"),
+        ("turning tap on", "turn-on", "tap"),
+        ("turn heat on low", "turn-on", "heat"),
+        ("turn light off with left hand", "turn-off", "light"),
+        ("turn knob on stove", "turn", "knob"),  # a place, no particle
+        ("put rice cooker down", "put-down", "rice cooker"),
+        ("put pan on hob", "put", "pan"),
+        ("pick cup up from table", "pick-up", "cup"),
+        ("opening the fridge", "open", "fridge"),
+        ("continue opening bag", "open", "bag"),
+        ("try to open sauce", "open", "sauce"),
+        ("and get spade", "get", "spade"),
+        ("stacks bowls", "stack", "bowls"),
+        ("wash open jar", "wash", "open jar"),
+        ("put on glove", "put-on", "glove"),
+    ],
+)
+def test_narrations_are_free_text(tmp_path, narration, verb, noun):
+    pair = _one(tmp_path, narration=narration)
+    assert (pair.verb, pair.noun) == (verb, noun)
+
+
+def test_rows_that_stand_twice_or_run_backwards_or_lead_out_are_set_aside(tmp_path):
+    rows = [ROW, ROW, ROW | {"narration_id": "b", "stop_frame": 1810}, ROW | {"narration_id": "c", "video_id": "../.."},
+            ROW | {"narration_id": "d", "participant_id": "/etc"}]  # fmt: skip
+    bad = Quarantine()
+    assert len(_load(tmp_path, rows, bad, require_images=False)) == 1
+    for entry, reason in zip(bad, ("stands there twice", "does not come after", "leads out", "leads out"), strict=True):
+        assert reason in entry.reason
+    with pytest.warns(UserWarning, match=r"passwd cannot be decoded|passwd does not exist"):
+        assert _load(tmp_path, [ROW | {"start_img": "/etc/passwd", "end_img": "/etc/passwd"}]) == []
+
+
+def test_ragged_rows_of_a_csv_and_bad_items_of_a_json_are_set_aside(tmp_path):
+    head, row = ",".join(ROW), ",".join(map(str, ROW.values()))
+    (tmp_path / "a.csv").write_text(f"{head}\n{row}\n{row.replace('P03_22_5', 'x')},more\n", encoding="utf-16")
+    bad = Quarantine()
+    assert bench.load(tmp_path / "a.csv", tmp_path, bad, require_images=False) == [_one(tmp_path)]
+    assert "has 11 cells under 10 columns" in bad.items[0].reason
+    text = json.dumps(ROW)
+    (tmp_path / "a.json").write_text(f'[{text}, {{"narration": "a", "narration": "b"}}]')
+    bad = Quarantine()
+    assert bench.load(tmp_path / "a.json", tmp_path, bad, require_images=False) == [_one(tmp_path)]
+    assert "stands twice" in bad.items[0].reason
+
+
 def test_verb_and_noun_come_from_the_segment_else_from_the_narration(tmp_path):
     row = ROW | {"narration": "place the green cup in basket"}
     pair = _one(tmp_path, narration=row["narration"])

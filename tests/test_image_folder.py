@@ -155,7 +155,7 @@ def test_bad_folders_indices_and_items_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match="ag/50 occurs twice"):
         ImageFolder(folder).find([ITEMS[0], ITEMS[0]])
     _index(folder, ("ag", "a.png"), header=("subset", "path"))
-    with pytest.raises(ValueError, match="no column id"):
+    with pytest.raises(ValueError, match="lacks the column id"):
         ImageFolder(folder)
     _index(folder, ("ag", "50", "a.png"), ("ag", "50", "b.png"))
     with pytest.raises(ValueError, match="line 3 names item ag/50 again"):

@@ -79,7 +79,7 @@ def test_captions_come_from_the_file_then_from_the_model(blip, tmp_path):
 def test_bad_caption_files_are_refused(tmp_path):
     path = tmp_path / "c.csv"
     head = "image,subset,id,caption\n"
-    cases = {"image,id\n": "no column caption, subset", f"{head}other,a,1,x\n": "image 'other'",
+    cases = {"image,id\n": "lacks the column subset, caption", f"{head}other,a,1,x\n": "image 'other'",
              f"{head}end,,1,x\nend,,1,y\n": "names an item again"}  # fmt: skip
     for text, reason in cases.items():
         path.write_text(text)

@@ -101,6 +101,11 @@ def test_short_reverse_prompts_are_completed_once():
     assert [item.reverse_short for item in completed] == ["close the door", "mine"]
     with pytest.raises(ValueError, match="pair P1: verb 'wash'"):
         reversible.with_short_prompts([replace(pair, verb="wash")])
+    bad = Quarantine()
+    assert reversible.with_short_prompts([replace(pair, verb="wash"), kept], bad) == [kept]
+    assert [entry.item for entry in bad] == ["P1"]
+    oven = replace(pair, narration="turn oven on", verb="turn-on", noun="oven")
+    assert reversible.with_short_prompts([oven])[0].reverse_short == "turn off the oven"
 
 
 @pytest.mark.skipif(PUBLIC is None or not PUBLIC.is_file(), reason="the public EPIC-KITCHENS-100 CSV is not at hand")

@@ -78,6 +78,15 @@ def test_a_second_run_makes_only_what_is_missing(aurora):
     assert not list(place.rglob("*.draft"))
 
 
+@pytest.mark.parametrize("name", ["../../stolen/1", "/tmp/stolen/1", "a/../../../stolen/1", "link/1"])
+def test_frames_are_never_written_outside_the_root(aurora, name):
+    """AURORA's published annotations name `../../change_descriptions/...`."""
+    (aurora / "link").symlink_to(aurora.parent)
+    items = [{"input": f"{name}/first.jpg", "output": f"{name}/last.jpg"}]
+    with pytest.raises(DatasetError, match="annotation 0: .*leads out of"):
+        something.plan(items, aurora / "videos", aurora)
+
+
 def test_a_container_that_counts_too_many_frames_is_believed_within_ten(aurora, monkeypatch):
     """Cut the decoder short of what the container states, by 8 frames and by 11."""
     from visdyn import videos

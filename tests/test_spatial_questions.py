@@ -81,7 +81,7 @@ def test_spatialmqa_sets_what_it_cannot_use_aside_with_the_reason(tmp_path, coco
     assert [question.id for question in questions] == ["0"]
     assert [entry.item for entry in bad] == [f"test.jsonl[{number}]" for number in range(1, 9)]
     expected = ["'beside' is not among", "does not exist", "cannot be decoded", "at least two"]
-    expected += ["no text in field question", "is no JSON object", "is a list", "id 0 of an earlier"]
+    expected += ["no text in field question", "is not valid JSON", "is a list", "id 0 of an earlier"]
     _assert_reasons(bad, expected)
     with pytest.warns(UserWarning, match="8 quarantined"):
         load_spatialmqa(tmp_path / "test.jsonl", coco, decode=True)

@@ -181,7 +181,7 @@ def _show(image: Image.Image, profiles: bool) -> Image.Image:
     colours = _to_srgb(_to_8_bits(colours, rawmode), profile)
     if alpha is not None:
         colours = _on_white(colours, alpha)
-    shown = colours.transpose(turn) if turn else colours
+    shown = colours if turn is None else colours.transpose(turn)
     shown = shown.copy() if shown is image else shown
     shown.info = {}  # orientation, profile and transparency are settled: nobody applies them a second time
     return shown

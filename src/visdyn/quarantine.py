@@ -6,6 +6,8 @@ import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from visdyn.paths import printable
+
 
 @dataclass(frozen=True)
 class Quarantined:
@@ -36,12 +38,13 @@ class Quarantine:
         if not self.items:
             return "nothing quarantined"
         first = self.items[0]
-        return f"{len(self.items)} quarantined, first: {first.item} ({first.reason})"
+        return f"{len(self.items)} quarantined, first: {printable(first.item)} ({printable(first.reason)})"
 
     def write(self, path: str | Path) -> None:
         """Write the list as CSV with columns item, reason."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", newline="") as file:
+        # A name of bytes that are no UTF-8 is written as `\\udcff`: the list must never be what fails.
+        with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(["item", "reason"])
             writer.writerows((entry.item, entry.reason) for entry in sorted(self.items, key=lambda entry: entry.item))

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from pathlib import Path
 
 from visdyn.datasets.bad_items import DatasetError
+from visdyn.files import read_items, read_rows
 
 
 def load_classes(annotations: str | Path) -> dict[str, tuple[int, int]]:
@@ -18,13 +17,15 @@ def load_classes(annotations: str | Path) -> dict[str, tuple[int, int]]:
     Raises:
         DatasetError: the file is missing, or a class is no whole number.
     """
-    path = Path(annotations)
-    if not path.is_file():
-        raise DatasetError(f"{path} does not exist; give annotations_test.json or a CSV of it")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file)) if path.suffix.lower() == ".csv" else json.load(file)
+    path, advice = Path(annotations), "give annotations_test.json or a CSV of it"
+    if path.suffix.lower() == ".csv":
+        rows = [row for _, row in read_rows(path, ("narration_id",), DatasetError, advice)]
+    else:
+        rows = read_items(path, DatasetError, advice)
     classes = {}
     for row in rows:
+        if not isinstance(row, dict):  # set aside by `doundo_bench.load`
+            continue
         texts = [str(row.get(key) if row.get(key) is not None else "") for key in ("verb_class", "noun_class")]
         if not row.get("narration_id") or "" in texts:
             continue

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from visdyn.files import read_records
+
 FILE = "triplets.jsonl"
 _IMAGES = ("source", "target")
 
@@ -25,5 +27,5 @@ def write_annotated(rows: Iterable[dict], folder: str | Path) -> None:
 def read_annotated(folder: str | Path) -> list[dict]:
     """Read what `write_annotated` wrote; `source` and `target` are absolute paths."""
     folder = Path(folder).absolute()
-    rows = [json.loads(line) for line in (folder / FILE).read_text().splitlines()]
+    rows = read_records(folder / FILE, advice="run stage annotation")
     return [{**row, **{end: os.path.normpath(folder / row[end]) for end in _IMAGES}} for row in rows]

@@ -6,11 +6,13 @@ relative to the root. The kitchen world's `aurora/` folder has the same layout.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from visdyn.datasets.bad_items import DatasetError, collecting, image_problem
+from visdyn.files import Unusable, read_items
+from visdyn.paths import OutsideError, inside
 from visdyn.quarantine import Quarantine
 from visdyn.trajectory import Trajectory
 
@@ -46,13 +48,14 @@ def load_bench(
     """
     path = Path(root) / "test.json"
     items = _read_list(path)
-    present = {item.get("task") for item in items if isinstance(item, dict)}
+    present = {task for item in items if isinstance(task := _task_of(item), str)}
     if absent := [name for name in subsets or () if name not in present]:
-        known = ", ".join(sorted(str(name) for name in present))
+        known = ", ".join(sorted(present))
         raise DatasetError(f"{path} has no item of subset {', '.join(absent)}; it has {known}")
     wanted = set(PAPER_SUBSETS if subsets is None else subsets)
-    # A record that is no object belongs to no subset: it is passed on, so that it reaches the quarantine.
-    chosen = [(i, item) for i, item in enumerate(items) if not isinstance(item, dict) or item.get("task") in wanted]
+    # A record without a task belongs to no subset: it is passed on, so that it reaches the quarantine.
+    tasks = [_task_of(item) for item in items]
+    chosen = [(i, item) for i, item in enumerate(items) if not isinstance(tasks[i], str) or tasks[i] in wanted]
     if targets == "optional":
         chosen = [(index, _without_bad_target(path.parent, item, decode)) for index, item in chosen]
     return _read_trajectories(path, chosen, None, quarantine, True, decode)
@@ -78,17 +81,7 @@ def load_train(
 
 
 def _read_list(path: Path) -> list:
-    try:
-        items = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DatasetError(
-            f"{path} does not exist; give the folder of AURORA that holds test.json and data/"
-        ) from error
-    except ValueError as error:
-        raise DatasetError(f"{path} is not valid JSON ({error}); fetch it again") from error
-    if not isinstance(items, list):
-        raise DatasetError(f"{path} holds a {type(items).__name__} where a list of items is expected")
-    return items
+    return read_items(path, DatasetError, "give the folder of AURORA that holds test.json and data/")
 
 
 def _read_trajectories(path, items, subset, quarantine, require_images, decode) -> list[Trajectory]:
@@ -97,11 +90,17 @@ def _read_trajectories(path, items, subset, quarantine, require_images, decode) 
     with collecting(quarantine, path) as bad:
         for index, item in items:
             problem = _find_problem(root, item, require_images, decode)
+            if not problem and subset is None and not isinstance(_task_of(item), str):
+                problem = "has no task, the name of its subset"
             if problem:
                 bad.add(f"{path.name}[{index}]" if subset is None else f"{subset}/{path.name}[{index}]", problem)
             else:
                 usable.append(_make_trajectory(root, item, subset or item["task"], index))
     return usable
+
+
+def _task_of(item: object) -> object:
+    return item.get("task") if isinstance(item, dict) else None
 
 
 def _make_trajectory(root: Path, item: dict, subset: str, index: int) -> Trajectory:
@@ -110,9 +109,12 @@ def _make_trajectory(root: Path, item: dict, subset: str, index: int) -> Traject
 
 
 def _without_bad_target(root: Path, item: object, decode: bool) -> object:
-    output = item.get("output") if isinstance(item, dict) else None
-    if not isinstance(item, dict) or (isinstance(output, str) and output and not image_problem(root / output, decode)):
+    if not isinstance(item, dict):
         return item
+    output = item.get("output")
+    with suppress(OutsideError):
+        if isinstance(output, str) and output and not image_problem(inside(root, output), decode):
+            return item
     return {**item, "output": NO_TARGET}
 
 
@@ -124,7 +126,7 @@ def _first_instruction(item: dict) -> str:
 
 def _find_problem(root: Path, item: object, require_images: bool, decode: bool) -> str | None:
     if not isinstance(item, dict):
-        return f"is a {type(item).__name__}, not an object"
+        return item.reason if isinstance(item, Unusable) else f"is a {type(item).__name__}, not an object"
     if not _first_instruction(item):
         return "has no instruction"
     for key in ("input", "output"):
@@ -132,6 +134,10 @@ def _find_problem(root: Path, item: object, require_images: bool, decode: bool) 
             continue
         if not isinstance(item.get(key), str) or not item[key]:
             return f"has no {key} image"
-        if require_images and (problem := image_problem(root / item[key], decode)):
+        try:
+            path = inside(root, item[key])
+        except OutsideError as error:
+            return str(error)
+        if require_images and (problem := image_problem(path, decode)):
             return problem
     return None

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from visdyn import images
+from visdyn.paths import printable
 from visdyn.quarantine import Quarantine
 
 
@@ -26,10 +27,13 @@ def collecting(quarantine: Quarantine | None, origin: str | Path) -> Iterator[Qu
 
 def image_problem(path: Path, decode: bool = False) -> str | None:
     """Return why the image at `path` cannot be used, or None. Only `decode=True` reads the pixels."""
-    if not path.is_file():
-        return f"image {path} does not exist"
-    if path.stat().st_size == 0:
-        return f"image {path} is empty"
+    try:
+        if not path.is_file():
+            return f"image {printable(path)} does not exist"
+        if path.stat().st_size == 0:
+            return f"image {printable(path)} is empty"
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        return f"image {printable(path)} cannot be read ({error.strerror})"
     if decode:
         try:
             images.load(path)

@@ -9,13 +9,14 @@ and its first entry taken.
 from __future__ import annotations
 
 import ast
-import csv
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from visdyn.datasets.bad_items import DatasetError, collecting, image_problem
 from visdyn.datasets.epic_kitchens import Segment
+from visdyn.files import Unusable, read_items, read_rows
+from visdyn.paths import inside
 from visdyn.quarantine import Quarantine
 from visdyn.trajectory import ReversiblePair
 
@@ -33,7 +34,17 @@ FIELDS = (
 )
 # What the kit's own files hold besides; the released ones do not.
 EXTRA_FIELDS = ("verb", "noun", "forward_short", "reverse_short")
+_STARTS, _ENDS = ("start_img", "final_start_img"), ("end_img", "final_end_img")
 _PARTICLES = frozenset({"up", "down", "on", "off"})
+# Verbs that have an inverse; of some a particle makes another verb, and may stand behind the object.
+_PARTICLES_OF = {"pick": {"up"}, "put": {"down"}, "turn": {"on", "off"}}
+_VERBS = ("pick", "put", "open", "close", "grab", "turn", "place", "move", "remove", "take", "get", "stack", "unstack",
+          "rotate")  # fmt: skip
+# "opens", "opening", "closing", "putting": form -> verb
+_ENDINGS = ("{0}", "{0}s", "{0}ing", "{1}ing", "{0}{2}ing")
+_FORMS = {form.format(verb, verb.removesuffix("e"), verb[-1]): verb for verb in _VERBS for form in _ENDINGS}
+_BEFORE_VERBS = frozenset({"and", "then", "to", "still", "continue", "continues", "keep", "start", "again"})
+_AFTER_PARTICLES = frozenset({"and", "then", "with", "by", "at", "using", "again", "low", "high"})
 _PLACE_WORDS = frozenset({"in", "into", "on", "onto", "from", "to", "off", "under", "left", "right"})
 
 
@@ -48,8 +59,9 @@ def load(
 
     `forward_short` falls back to the narration. The released files have no short reverse prompt: `reverse_short` is
     then empty, and `visdyn.mining.reversible.with_short_prompts` writes it. Verb and noun, which they lack too, come
-    from `segments`; else they are the narration's first word (with its particle: "turn on tap" is turn-on) and the
-    words that follow up to a place ("place green cup in basket": place, green cup).
+    from `segments`; else from the narration: its first verb that has an inverse, with its particle wherever that stands
+    ("turn on tap", "turn oven on": turn-on), and the words that follow up to a place ("place green cup in basket":
+    place, green cup).
 
     Args:
         json_path: a JSON array of objects, or a .csv with the same columns.
@@ -61,41 +73,42 @@ def load(
     Raises:
         DatasetError: the file is missing or is neither.
     """
-    path, pairs = Path(json_path), []
+    path, pairs, seen = Path(json_path), [], set()
     known = {segment.narration_id: (segment.verb, segment.noun) for segment in segments}
     with collecting(quarantine, path) as bad:
-        for number, row in enumerate(_read_rows(path)):
+        for number, row in enumerate(_read_rows(path, bad)):
+            place = f"{path.name}[{number}]"
             try:
-                pairs.append(_read_pair(row, Path(frames_root), require_images, known))
+                if not isinstance(row, dict):
+                    reason = f"is a {type(row).__name__}, not an object"
+                    raise ValueError(row.reason if isinstance(row, Unusable) else reason)
+                pair = _read_pair(row, Path(frames_root), require_images, known)
+                if (name := row.get("narration_id")) and name in seen:
+                    raise ValueError("stands there twice; the first is kept")
+                seen.add(name)
+                pairs.append(pair)
             except (ValueError, KeyError, TypeError, AttributeError, SyntaxError) as error:
                 reason = f"has no field {error}" if isinstance(error, KeyError) else str(error)
                 name = row.get("narration_id") if isinstance(row, dict) else None
-                bad.add(name or f"{path.name}[{number}]", reason)
+                bad.add(name if isinstance(name, str) and name else place, reason)
     return pairs
 
 
-def _read_rows(path: Path) -> list:
-    if not path.is_file():
-        raise DatasetError(
-            f"{path} does not exist; give annotations_train.json, annotations_test.json or a CSV of them"
-        )
+def _read_rows(path: Path, bad: Quarantine) -> list:
+    advice = "give annotations_train.json, annotations_test.json or a CSV of them"
     if path.suffix.lower() == ".csv":
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DatasetError(f"{path} is not valid JSON ({error}); fetch it again") from error
-    if not isinstance(rows, list):
-        raise DatasetError(f"{path} holds a {type(rows).__name__} where an array of annotations is expected")
-    return rows
+        return [row for _, row in read_rows(path, ("narration",), DatasetError, advice, bad.add)]
+    return read_items(path, DatasetError, advice)
 
 
 def _read_pair(row: dict, frames_root: Path, require_images: bool, known: Mapping) -> ReversiblePair:
-    start = _locate_image(row, frames_root, ("start_img", "final_start_img"), "start_frame")
-    end = _locate_image(row, frames_root, ("end_img", "final_end_img"), "stop_frame")
-    for path in (start, end) if require_images else ():
-        if problem := image_problem(path):
+    if not any(row.get(name) for name in (*_STARTS, *_ENDS)) and int(row["start_frame"]) >= int(row["stop_frame"]):
+        raise ValueError(f"its stop frame {row['stop_frame']} does not come after its start frame {row['start_frame']}")
+    start = _locate_image(row, frames_root, _STARTS, "start_frame")
+    end = _locate_image(row, frames_root, _ENDS, "stop_frame")
+    for path, given in ((start, _STARTS), (end, _ENDS)) if require_images else ():
+        # A path that the row gives may be any file's: it has to be an image.
+        if problem := image_problem(path, decode=any(row.get(name) for name in given)):
             raise ValueError(problem)
     narration = _read_text(row, "narration")
     verb, noun = known.get(row.get("narration_id")) or _verb_and_noun(narration)
@@ -135,16 +148,38 @@ def _parse_list(text: str):
 def _locate_image(row: dict, frames_root: Path, overrides: tuple[str, ...], column: str) -> Path:
     if override := next((row[name] for name in overrides if row.get(name)), None):
         return Path(override)
-    folder = frames_root / row["participant_id"] / "rgb_frames" / row["video_id"]
-    return folder / f"frame_{int(row[column]):010d}.jpg"
+    name = f"frame_{int(row[column]):010d}.jpg"
+    return inside(frames_root, f"{row['participant_id']}/rgb_frames/{row['video_id']}/{name}")
 
 
 def _verb_and_noun(narration: str) -> tuple[str, str]:
-    words = narration.split()
-    length = 2 if len(words) > 1 and words[1] in _PARTICLES else 1
-    rest = words[length + (words[length : length + 1] == ["the"]) :]
+    words = [word for word in (word.strip(".,;") for word in narration.split()) if word]
+    place = _find_verb(words)
+    verb, rest = _FORMS.get(words[place].lower(), words[place]) if words else "", words[place + 1 :]
+    if rest and rest[0] in _PARTICLES:
+        verb, rest = f"{verb}-{rest[0]}", rest[1:]
+    elif (end := _find_particle(verb, rest)) is not None:
+        verb, rest = f"{verb}-{rest[end]}", rest[:end]
+    rest = rest[rest[:1] == ["the"] :]
     end = next((i for i, word in enumerate(rest) if word in _PLACE_WORDS), len(rest))
-    return "-".join(words[:length]), " ".join(rest[:end])
+    return verb, " ".join(rest[:end])
+
+
+def _find_verb(words: Sequence[str]) -> int:
+    """Return the place of a narration's verb: the first word, or one after fillers ("continue opening bag")."""
+    for place, word in enumerate(words):
+        if word.lower() in _FORMS and (place == 0 or words[place - 1].lower() in _BEFORE_VERBS):
+            return place
+    return 0
+
+
+def _find_particle(verb: str, rest: Sequence[str]) -> int | None:
+    """Return where a verb's particle stands behind its object: "oven on", and not "knob on stove"."""
+    for place, word in enumerate(rest):
+        last = place + 1 == len(rest) or rest[place + 1] in _PLACE_WORDS | _AFTER_PARTICLES
+        if place and word in _PARTICLES_OF.get(verb, ()) and last:
+            return place
+    return None
 
 
 def dump(

@@ -8,14 +8,16 @@ Frames lie at `<root>/<participant>/rgb_frames/<video>/frame_%010d.jpg`, counted
 from __future__ import annotations
 
 import ast
-import csv
 import re
+from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
 from visdyn.datasets.bad_items import DatasetError, collecting
+from visdyn.files import read_rows
+from visdyn.paths import inside
 from visdyn.quarantine import Quarantine
 from visdyn.trajectory import Trajectory
 
@@ -65,13 +67,12 @@ def load_segments(csv_path: str | Path) -> list[Segment]:
         DatasetError: the file is missing, a column is missing (named), or a cell cannot be read (row and column named).
     """
     path = Path(csv_path)
-    if not path.is_file():
-        raise DatasetError(f"{path} does not exist; give the path of an EPIC_100 segment CSV")
-    with open(path, newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-            raise DatasetError(f"{path} lacks the column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
-        return [_parse_segment(path, reader.line_num, row) for row in reader]
+    rows = read_rows(path, COLUMNS, DatasetError, "give the path of an EPIC_100 segment CSV")
+    segments = [_parse_segment(path, line, row) for line, row in rows]
+    ids = Counter(segment.narration_id for segment in segments)
+    if twice := [name for name, count in ids.items() if count > 1]:
+        raise DatasetError(f"{path} has narration_id {twice[0]} twice ({len(twice)} such); keep one row of each")
+    return segments
 
 
 def _parse_segment(path: Path, line: int, row: dict) -> Segment:
@@ -79,7 +80,7 @@ def _parse_segment(path: Path, line: int, row: dict) -> Segment:
     for name in COLUMNS:
         try:
             values[name] = _PARSERS[_TYPES[name]](row[name])
-        except (ValueError, SyntaxError, TypeError) as error:
+        except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
             raise DatasetError(f"{path} line {line}: column {name} cannot be read from {row[name]!r}") from error
     return Segment(**values)
 
@@ -94,8 +95,7 @@ def index_rate(video_id: str) -> int:
 
 def frame_path(frames_root: str | Path, segment: Segment, frame: int) -> Path:
     """Return where the frame file with index `frame` (from 1) of the segment's video belongs."""
-    folder = Path(frames_root) / segment.participant_id / "rgb_frames" / segment.video_id
-    return folder / f"frame_{frame:010d}.jpg"
+    return inside(frames_root, f"{segment.participant_id}/rgb_frames/{segment.video_id}/frame_{frame:010d}.jpg")
 
 
 def segment_frames(frames_root: str | Path, segment: Segment, n: int = 5) -> list[Path]:
@@ -146,7 +146,9 @@ def _list_frame_indices(folder: Path) -> tuple[int, ...]:
 @lru_cache(maxsize=64)
 def _glob_frame_indices(folder: Path, _mtime_ns: int) -> tuple[int, ...]:
     # The modification time is part of the cache's key, so that a folder that grows is listed again.
-    return tuple(sorted(int(path.stem.removeprefix("frame_")) for path in folder.glob("frame_*.jpg")))
+    # A browser's copy, `frame_0000000001 (1).jpg`, is no frame.
+    names = (re.fullmatch(r"frame_(\d+)", path.stem) for path in folder.glob("frame_*.jpg"))
+    return tuple(sorted(int(name[1]) for name in names if name))
 
 
 def load_trajectories(

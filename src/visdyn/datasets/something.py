@@ -23,6 +23,8 @@ from PIL import Image
 from visdyn.compute.progress import Progress
 from visdyn.compute.workers import Lost, Task, each
 from visdyn.datasets.bad_items import DatasetError
+from visdyn.files import Unusable, read_items
+from visdyn.paths import OutsideError, inside
 from visdyn.quarantine import Quarantine
 
 # What AURORA's own filter drops, as substrings ("show" also hits "shower").
@@ -70,15 +72,20 @@ def plan(items: Iterable[dict], videos: str | Path, root: str | Path) -> list[Ex
     """Return what is to be extracted for annotations, each video once.
 
     Raises:
-        DatasetError: an annotation does not name `<id>/first.jpg` and `<id>/last.jpg`.
+        DatasetError: an annotation does not name `<id>/first.jpg` and `<id>/last.jpg`, or names files outside `root`.
     """
     found: dict[str, Extraction] = {}
     for number, item in enumerate(items):
-        first, last = Path(item.get("input", "")), Path(item.get("output", ""))
+        first, last = (Path(str(item.get(end) or "")) for end in ("input", "output"))
         if (first.stem, last.stem) != ("first", "last") or first.parent != last.parent:
             raise DatasetError(f"annotation {number} names {first} and {last}, not <id>/first.jpg and <id>/last.jpg")
         name = first.parent.name
-        found[name] = Extraction(Path(videos) / f"{name}.webm", Path(root) / first, Path(root) / last)
+        try:
+            found[name] = Extraction(
+                inside(videos, f"{name}.webm"), *(inside(root, str(path), links=False) for path in (first, last))
+            )
+        except OutsideError as error:
+            raise DatasetError(f"annotation {number}: {error}") from error
     return list(found.values())
 
 
@@ -159,12 +166,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _read_items(path: Path) -> list[dict]:
-    try:
-        items = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DatasetError(f"{path} cannot be read ({error}); give AURORA's data/something/train.json") from error
-    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
-        raise DatasetError(f"{path} is no list of annotations; give AURORA's data/something/train.json")
+    advice = "give AURORA's data/something/train.json"
+    items = read_items(path, DatasetError, advice)
+    for number, item in enumerate(items):
+        if not isinstance(item, dict):
+            reason = item.reason if isinstance(item, Unusable) else f"is a {type(item).__name__}, not an object"
+            raise DatasetError(f"{path}: annotation {number} {reason}; {advice}")
     return items
 
 

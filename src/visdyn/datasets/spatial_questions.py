@@ -13,15 +13,18 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from visdyn.datasets.bad_items import DatasetError, collecting, image_problem
+from visdyn.files import Unusable, read_items, read_lines, read_text
 from visdyn.images import ImageError, ImageRef
 from visdyn.images import decode as decode_image
+from visdyn.paths import inside
 from visdyn.quarantine import Quarantine
+
+_ADVICE = "give the benchmark's question file"
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,7 @@ def load_spatialmqa(
         options, answer = _read_options(row, "options"), _read_text(row, "answer")
         if answer not in options:
             raise ValueError(f"answer {answer!r} is not among the options {', '.join(options)}")
-        source = Path(image_folder) / _read_text(row, "image")
+        source = inside(image_folder, _read_text(row, "image"))
         if require_images and (problem := image_problem(source, decode)):
             raise ValueError(problem)
         name, relation = str(row.get("id", number)), str(row.get("relation") or answer)
@@ -104,7 +107,7 @@ def load_spatialmqa(
             source, _read_text(row, "question"), options, options.index(answer), benchmark, "", relation, name
         )
 
-    return _collect_questions(path, _split_json_lines(_read_text_file(path)), read_question, quarantine)
+    return _collect_questions(path, _read_question_lines(path), read_question, quarantine)
 
 
 def load_embspatial(
@@ -145,9 +148,8 @@ def _collect_questions(
             place = f"{path.name}[{number}]"
             try:
                 if not isinstance(row, dict):
-                    raise ValueError(
-                        "is no JSON object" if row is None else f"is a {type(row).__name__}, not an object"
-                    )
+                    kind = f"is a {type(row).__name__}, not an object"
+                    raise ValueError(row.reason if isinstance(row, Unusable) else kind)
                 question = read(row, number)
                 if question.id in found:
                     raise ValueError(f"has the id {question.id} of an earlier question")
@@ -161,35 +163,13 @@ def _collect_questions(
     return list(found.values())
 
 
-def _read_text_file(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError as error:
-        raise DatasetError(f"{path} does not exist; give the benchmark's question file") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not UTF-8 text; give the benchmark's question file") from error
-
-
-def _split_json_lines(text: str) -> list:
-    # Not splitlines(): it would cut a text at the line separators that JSON allows inside a string.
-    return [_parse_object(line) for line in text.split("\n") if line.strip()]
-
-
-def _parse_object(line: str):
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None  # set aside by the caller, with its line's number
+def _read_question_lines(path: Path) -> list:
+    return [row for _, row in read_lines(path, DatasetError, _ADVICE)]
 
 
 def _read_array_or_lines(path: Path) -> list:
-    text = _read_text_file(path)
-    if not text.lstrip().startswith("["):
-        return _split_json_lines(text)
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise DatasetError(f"{path} is not valid JSON ({error}); fetch it again") from error
+    is_array = read_text(path, DatasetError, _ADVICE).lstrip().startswith("[")
+    return read_items(path, DatasetError, _ADVICE) if is_array else _read_question_lines(path)
 
 
 def _read_text(row: dict, name: str) -> str:
@@ -203,7 +183,10 @@ def _read_options(row: dict, name: str) -> tuple[str, ...]:
     values = row.get(name)
     if not isinstance(values, list) or len(values) < 2:
         raise ValueError(f"field {name} is not a list of at least two options")
-    return tuple(_read_text({name: value}, name) for value in values)
+    options = tuple(_read_text({name: value}, name) for value in values)
+    if len(set(options)) < len(options):
+        raise ValueError(f"field {name} has an option twice")
+    return options
 
 
 def _decode_base64(text: str) -> bytes:

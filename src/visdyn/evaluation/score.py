@@ -140,7 +140,8 @@ def _aurora(options: argparse.Namespace, quarantine: Quarantine) -> tuple[list, 
 def _doundo(options: argparse.Namespace, quarantine: Quarantine) -> tuple[list, list[SystemImages], pd.DataFrame]:
     if not options.annotations:
         raise SystemExit("--bench doundo needs --annotations, the benchmark's annotations_test.json")
-    pairs = with_short_prompts(doundo_bench.load(options.annotations, options.root, quarantine))
+    pairs = doundo_bench.load(options.annotations, options.root, quarantine)
+    pairs = with_short_prompts(pairs, quarantine) if options.prompt == "short" else pairs
     pairs = pairs[: options.items or None]
     known, model = _captions(options)
     keys = [("", pair.id) for pair in pairs]

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from visdyn.evaluation.statistics import Interval, bootstrap_statistic, sign_flip_test, wilcoxon_against
+from visdyn.files import read_frame
 from visdyn.human_study.export import COLUMNS
 from visdyn.human_study.study_criteria import OVERALL
 
@@ -31,10 +32,18 @@ def read_answers(path: str | Path) -> pd.DataFrame:
     Raises:
         AnswersError: columns are missing.
     """
-    answers = pd.read_csv(path, dtype=str, keep_default_na=False)
+    advice = "export the answers again"
+    answers = read_frame(path, AnswersError, advice, dtype=str, keep_default_na=False)
     if missing := [name for name in COLUMNS if name not in answers]:
-        raise AnswersError(f"{path} lacks the columns {', '.join(missing)}; export the answers again")
-    return answers.astype({"annotator": int, "assigned": int, "position": int, "revision": int})
+        raise AnswersError(f"{path} lacks the columns {', '.join(missing)}; {advice}")
+    for name in ("annotator", "assigned", "position", "revision"):
+        if not (whole := answers[name].str.fullmatch(r"\d+")).all():
+            raise AnswersError(f"{path}: {name} is {answers[name][~whole].iloc[0]!r}, no whole number; {advice}")
+        answers[name] = answers[name].astype(int)
+    if len(twice := answers[answers.duplicated([*_ITEM, "criterion", "shown"])]):
+        row = twice.iloc[0]
+        raise AnswersError(f"{path}: annotator {row['annotator']} answers {row['item']} twice; {advice}")
+    return answers
 
 
 def participation(answers: pd.DataFrame) -> pd.DataFrame:

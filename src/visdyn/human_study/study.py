@@ -22,12 +22,14 @@ from pathlib import Path
 import yaml
 
 from visdyn.datasets.bad_items import image_problem
+from visdyn.files import Unusable, read_lines, read_text
 from visdyn.human_study.study_criteria import ADVICE, BEST_WORST, CONSENT, CRITERIA, OVERALL, PAIRWISE, Criterion
 from visdyn.quarantine import Quarantine
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_SYSTEMS = 12  # more cannot be compared on one page
 VIEWS = {BEST_WORST: ("",), PAIRWISE: ("forward", "reverse")}
+_ADVICE = "a study folder holds study.yaml and items.jsonl"
 _CHOICES = {"kind": (BEST_WORST, PAIRWISE), "draw": ("random", "balanced"), "ask": (OVERALL, "each"),
             "pairs": ("one", "all")}  # fmt: skip
 
@@ -126,28 +128,29 @@ def load_study(folder: str | Path, quarantine: Quarantine | None = None) -> Stud
     settings = _read_settings(folder / "study.yaml")
     bad = Quarantine() if quarantine is None else quarantine
     items = {}
-    for number, line in enumerate(_read_text(folder / "items.jsonl").splitlines(), 1):
-        if line.strip():
-            _add_item(line, f"items.jsonl line {number}", folder, settings, items, bad)
+    for number, value in read_lines(folder / "items.jsonl", StudyError, _ADVICE):
+        _add_item(value, f"items.jsonl line {number}", folder, settings, items, bad)
     if not items:
         raise StudyError(f"{folder} has no item that can be shown: {bad.summary()}")
     ordered = tuple(items[key] for key in sorted(items))
     return Study(settings, ordered, _hash_content(settings, ordered))
 
 
-def _add_item(line: str, place: str, folder: Path, settings: Settings, items: dict, bad: Quarantine) -> None:
+def _add_item(value: object, place: str, folder: Path, settings: Settings, items: dict, bad: Quarantine) -> None:
     try:
-        item = _read_item(json.loads(line), folder, settings)
+        if isinstance(value, Unusable):
+            raise StudyError(value.reason)
+        item = _read_item(value, folder, settings)
         if item.key in items:
             raise StudyError(f"item {item.key} stands there twice; the first is kept")
         items[item.key] = item
-    except (StudyError, json.JSONDecodeError) as error:
+    except StudyError as error:
         bad.add(place, str(error))
 
 
 def _read_settings(path: Path) -> Settings:
     try:
-        raw = yaml.safe_load(_read_text(path))
+        raw = yaml.safe_load(read_text(path, StudyError, _ADVICE))
     except yaml.YAMLError as error:
         raise StudyError(f"{path} is not YAML: {error}") from error
     known = [field.name for field in fields(Settings)]
@@ -225,13 +228,6 @@ def _require_image(path: Path) -> Path:
     if problem := image_problem(path, decode=True):
         raise StudyError(problem)
     return path
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path} cannot be read ({error}); a study folder holds study.yaml and items.jsonl") from error
 
 
 def _hash_content(settings: Settings, items: tuple[Item, ...]) -> str:

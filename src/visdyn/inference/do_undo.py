@@ -24,6 +24,7 @@ from PIL import Image
 from visdyn.compute.seeds import item_seed
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.bad_items import image_problem
+from visdyn.files import read_json
 from visdyn.images import ImageRef
 from visdyn.mining.reversible import with_short_prompts
 from visdyn.models.editors.protocol import REVERSE_FROM, Edit, Guidance, ImageEditor, Request
@@ -183,7 +184,7 @@ def run(
     world_size = int(os.environ.get("WORLD_SIZE", "1")) if world_size is None else world_size
     output, unusable, quarantine = Path(output), Quarantine(), Quarantine()
     pairs = doundo_bench.load(annotations, frames, unusable)
-    pairs = with_short_prompts(pairs) if protocol.prompts == "short" else pairs
+    pairs = with_short_prompts(pairs, unusable) if protocol.prompts == "short" else pairs
     _check_ids(pairs)
     _claim_folder(output, protocol, Path(annotations))
     quarantine.items += unusable.items if rank == 0 else []
@@ -225,7 +226,7 @@ def _claim_folder(output: Path, protocol: Protocol, annotations: Path) -> None:
     """Refuse a folder of another protocol; else record this one."""
     record = json.loads(json.dumps({**asdict(protocol), "annotations": file_digest(annotations)}))
     path = output / SETTINGS_FILE
-    if path.is_file() and (found := json.loads(path.read_text())) != record:
+    if path.is_file() and (found := read_json(path, dict, BenchmarkError)) != record:
         differing = sorted(key for key in record if found.get(key) != record[key])
         raise BenchmarkError(
             f"{output} holds images of another run (different {', '.join(differing)}); choose another folder"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from visdyn.compute.seeds import named_seeds
+from visdyn.files import read_records
 from visdyn.kitchen.render import render, render_state
 from visdyn.kitchen.scene import Scene, Transition
 from visdyn.kitchen.state import Action, State, apply, inverse, valid_actions
@@ -165,8 +166,7 @@ def load_truth(root: str | Path, name: str) -> list[dict[str, Any]]:
     path = Path(root) / "truth" / f"{name}.jsonl"
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; write the kitchen first (stage 00_world)")
-    with path.open(encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines]
+    return read_records(path)
 
 
 def state_at(record: dict[str, Any], frame: int) -> int | None:

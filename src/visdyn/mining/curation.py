@@ -243,7 +243,7 @@ def _load_case(pair: MinedPair, frames_root: str | Path, num_frames: int, decode
         if problem := next(filter(None, (image_problem(frame, decode) for frame in frames)), None):
             raise FrameError(problem)
         return Case(pair, frames)
-    except FrameError as error:
+    except ValueError as error:  # no such frame, or a name that leads out of the frames' folder
         reasons[pair.segment.narration_id] = str(error)
         return None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from visdyn.files import read_records
 from visdyn.mining.clip_mining import MinedClips
 from visdyn.mining.keyframes import KeyframePair
 from visdyn.trajectory import ReversiblePair
@@ -79,15 +80,15 @@ def _hard_link(source: Path, target: Path) -> None:
 
 def read_lengths(folder: str | Path) -> pd.DataFrame:
     """Read how long the mined clips are, those without a pair too: dataset, class, video, frames, seconds."""
-    lines = (Path(folder) / LENGTHS).read_text().splitlines()
+    rows = read_records(Path(folder) / LENGTHS, advice="run stage mining")
     columns = ["dataset", "class", "video", "frames", "seconds"]
-    return pd.DataFrame([json.loads(line) for line in lines], columns=columns)
+    return pd.DataFrame(rows, columns=columns)
 
 
 def read_pairs(folder: str | Path) -> list[ImagePair]:
     """Read what `write_pairs` wrote; image paths are joined to `folder`."""
     folder = Path(folder)
-    rows = [json.loads(line) for line in (folder / INDEX).read_text().splitlines()]
+    rows = read_records(folder / INDEX, advice="run stage mining")
     pairs = []
     for row in rows:
         class_name = row.pop("class", None) or row.pop("class_name")

@@ -15,6 +15,7 @@ import pandas as pd
 
 from visdyn.datasets.epic_kitchens import Segment
 from visdyn.mining.inverse_text import inverse_narration
+from visdyn.quarantine import Quarantine
 from visdyn.trajectory import ReversiblePair
 
 _V1 = {
@@ -95,24 +96,30 @@ def _mine_segment(segment: Segment, vocabulary: str, inverses: dict[str, str], a
 
 
 def with_short_prompts(
-    pairs: Iterable[ReversiblePair], vocabulary: str = "v2", out_of_distribution: bool = True
+    pairs: Iterable[ReversiblePair],
+    quarantine: Quarantine | None = None,
+    vocabulary: str = "v2",
+    out_of_distribution: bool = True,
 ) -> list[ReversiblePair]:
     """Write the short reverse prompt where a pair has none (the released files have none).
 
+    Args:
+        quarantine: takes the pairs whose verb has no inverse in the vocabulary: narrations are free text.
+
     Raises:
-        ValueError: the verb has no inverse in the vocabulary; the pair is named.
+        ValueError: there is such a pair, and no quarantine; the pair is named.
     """
-    inverses = inverse_verbs(vocabulary, out_of_distribution)
-    return [pair if pair.reverse_short else _write_reverse_short(pair, inverses) for pair in pairs]
-
-
-def _write_reverse_short(pair: ReversiblePair, inverses: dict[str, str]) -> ReversiblePair:
-    if pair.verb not in inverses:
-        raise ValueError(
-            f"pair {pair.id}: verb {pair.verb!r} has no inverse; choose another vocabulary or set it aside"
-        )
-    reverse = inverse_narration(pair.narration, pair.verb, inverses[pair.verb], pair.noun)
-    return replace(pair, reverse_short=reverse)
+    inverses, completed = inverse_verbs(vocabulary, out_of_distribution), []
+    for pair in pairs:
+        if not pair.reverse_short and pair.verb not in inverses:
+            reason = f"verb {pair.verb!r} has no inverse, so no short prompt undoes it; choose another vocabulary"
+            if quarantine is None:
+                raise ValueError(f"pair {pair.id}: {reason}")
+            quarantine.add(pair.id, reason)
+            continue
+        reverse = pair.reverse_short or inverse_narration(pair.narration, pair.verb, inverses[pair.verb], pair.noun)
+        completed.append(replace(pair, reverse_short=reverse))
+    return completed
 
 
 def statistics(segments: Sequence[Segment], pairs: Iterable[MinedPair]) -> pd.DataFrame:

@@ -6,10 +6,10 @@ newcomer should read that in one place, and not in `git status`.
 
 from __future__ import annotations
 
-import json
 import subprocess
 from pathlib import Path
 
+from visdyn.files import parse_json, read_json
 from visdyn.paths import profile_root, repository_root
 from visdyn.pipeline.arithmetic import is_portable
 from visdyn.reporting.provenance import name_families, read_families
@@ -31,7 +31,7 @@ def describe_changes(profile: str = ".") -> list[str]:
     if not number:
         return [*lines, "Every result in git is byte for byte that of the last commit."]
     reference = _git(repository, "show", f"HEAD:{places[0]}/machine.json")
-    committed = json.loads(reference)["machines"] if reference else {}
+    committed = parse_json(reference, "the committed machine.json", dict)["machines"] if reference else {}
     lines.append(f"{number} files in git ({', '.join(places)}) differ from the last commit's: "
                  + _say_why(committed, read_families(root / "reports/machine.json")))  # fmt: skip
     if "portable" in name_families(committed).values() and not is_portable():
@@ -59,7 +59,7 @@ def _name_native_stages(path: Path) -> list[str]:
     """Say which stages were made before PORTABLE was asked for: DVC takes what is there as made."""
     if not is_portable() or not path.is_file():
         return []
-    families, stages = read_families(path), json.loads(path.read_text())["stages"]
+    families, stages = read_families(path), read_json(path, dict)["stages"]
     native = sorted(stage for stage, family in stages.items() if families[family] == "native")
     if not native:
         return []

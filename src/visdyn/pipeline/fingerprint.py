@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from visdyn.files import read_json
 from visdyn.paths import file_digest, write_atomically
 from visdyn.pipeline.arithmetic import apply, is_portable, read_flags, read_settings, settle
 
@@ -83,7 +84,7 @@ def take_fingerprint() -> Machine:
 
 def record_stage(path: Path, stage: str, machine: Machine) -> None:
     """Note in a profile's machine.json which machine computed a stage; machines that no stage names are forgotten."""
-    found = json.loads(path.read_text()) if path.is_file() else {"machines": {}, "stages": {}}
+    found = read_json(path, dict) if path.is_file() else {"machines": {}, "stages": {}}
     stages = found["stages"] | {stage: machine.fingerprint}
     facts = {name: value for name, value in asdict(machine).items() if name != "fingerprint"}
     machines = found["machines"] | {machine.fingerprint: facts}
@@ -103,7 +104,7 @@ def recall_machine(scratch: Path) -> Machine:
     key = {"cpu": cpu, "instructions": list(instructions), "packages": versions,
            "settings": read_settings(environment), "portable": is_portable(environment),
            "kernels": file_digest(Path(__file__))}  # fmt: skip
-    kept = json.loads(scratch.read_text()) if scratch.is_file() else {}
+    kept = read_json(scratch, dict) if scratch.is_file() else {}
     if kept.get("key") != key:
         command = [sys.executable, "-m", "visdyn.pipeline.fingerprint"]
         found = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)

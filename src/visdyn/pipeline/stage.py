@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visdyn.files import read_json
 from visdyn.params import Params, load_params
 from visdyn.paths import expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError
@@ -134,7 +134,7 @@ class Stage:
             return name_or_path
         pointer = inside / REFERENCE
         if pointer.is_file():
-            name = json.loads(pointer.read_text())["name_or_path"]
+            name = read_json(pointer, dict)["name_or_path"]
             return str(self.root / name) if (self.root / name).is_dir() else name
         return str(inside)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import math
 import subprocess
 import sys
@@ -30,6 +29,7 @@ import pandas as pd
 from scipy import stats
 
 from visdyn.evaluation.measurements import VIEWS, Measurements, NotMeasuredError
+from visdyn.files import read_json
 from visdyn.paths import file_digest, repository_root
 from visdyn.pipeline.changed_files import describe_changes
 from visdyn.reporting.ledger import build_ledger
@@ -277,7 +277,7 @@ def _machine(profile: Path) -> str:
     path = profile / "reports/machine.json"
     if not path.is_file():
         return ", on an unrecorded machine"
-    families, machines = read_families(path), json.loads(path.read_text())["machines"]
+    families, machines = read_families(path), read_json(path, dict)["machines"]
     return ", on " + "; ".join(f"{name} ({kind}, {machines[name]['cpu']})" for name, kind in families.items())
 
 

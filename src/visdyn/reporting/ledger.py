@@ -18,6 +18,7 @@ import yaml
 
 from visdyn.evaluation.claims import KINDS, VERDICTS, Claim, ClaimTest, Published, measure, read_claims
 from visdyn.evaluation.measurements import VIEWS, Measurements, NotMeasuredError
+from visdyn.files import read_frame
 from visdyn.reporting import names, published, tables
 from visdyn.reporting.results import EXTERNAL, ResultError, Results
 
@@ -103,7 +104,7 @@ def write_ledger(ledger: pd.DataFrame, reports: str | Path) -> list[Path]:
 
 def read_ledger(path: str | Path) -> pd.DataFrame:
     """Read a `claims.csv`: text as str, numbers as float64 with NaN where a cell is empty."""
-    ledger = pd.read_csv(path, dtype=str, keep_default_na=False)
+    ledger = read_frame(path, dtype=str, keep_default_na=False)
     numbers = ["neutral", "smallest", "published", "estimate", "low", "high", "spread", "chains", "n"]
     return ledger.assign(**{column: pd.to_numeric(ledger[column].replace("", np.nan)) for column in numbers})
 

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import yaml
 
+from visdyn.files import read_json
 from visdyn.paths import write_atomically
 
 PACKAGES = (
@@ -181,7 +182,7 @@ def read_families(path: str | Path) -> dict[str, str]:
         path: a profile's machine.json (`visdyn.pipeline.fingerprint`); where there is none, nothing is known.
     """
     path = Path(path)
-    return name_families(json.loads(path.read_text())["machines"]) if path.is_file() else {}
+    return name_families(read_json(path, dict)["machines"]) if path.is_file() else {}
 
 
 def name_families(machines: Mapping[str, Mapping]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from visdyn.files import read_frame
 from visdyn.paths import repository_root
 
 COLUMNS = ["panel", "row", "column", "value", "spread", "note"]
@@ -32,7 +33,7 @@ def load(name: str, repository: str | Path | None = None) -> pd.DataFrame:
     path = folder(repository) / f"{Path(name).stem}.csv"
     if not path.is_file():
         raise FileNotFoundError(f"no published numbers {path.name}; {path.parent.name}/ holds one CSV for each item")
-    frame = pd.read_csv(path, dtype=str, keep_default_na=False)
+    frame = read_frame(path, dtype=str, keep_default_na=False)
     if list(frame.columns) != COLUMNS:
         raise ValueError(f"{path.name} has columns {list(frame.columns)}; expected {COLUMNS}")
     twice = frame[frame.duplicated(["panel", "row", "column"])]

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from PIL import Image
 
+from visdyn.images import load
 from visdyn.reporting import items as item_module
 from visdyn.reporting import ledger, provenance, published, roster, tables
 from visdyn.reporting import rendering as outputs
@@ -171,8 +171,7 @@ def _entry(outcome: Outcome, reports: Path, repository: Path) -> dict:
 def _embedded(png: Path) -> str:
     """Return a figure for the page, in 256 colours: a quarter of the bytes; the file beside it has them all."""
     buffer = io.BytesIO()
-    with Image.open(png) as image:
-        image.convert("RGB").quantize(256).save(buffer, "PNG", optimize=True)
+    load(png).quantize(256).save(buffer, "PNG", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 

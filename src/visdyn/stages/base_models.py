@@ -10,6 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.compute.seeds import training_seed
+from visdyn.files import read_frame
 from visdyn.kitchen.state import NOUNS
 from visdyn.kitchen.text import vocabulary
 from visdyn.pipeline.stage import REFERENCE, Stage
@@ -140,5 +141,5 @@ def training_curves(stage: Stage) -> pd.DataFrame:
     for name in stage.params.references.trained:
         folder = stage.path(f"models/{name}")
         for chain, path in members_in(folder) or [(None, folder)]:
-            curves.append(pd.read_csv(path / "training.csv").assign(model=name, chain=chain))
+            curves.append(read_frame(path / "training.csv").assign(model=name, chain=chain))
     return pd.concat(curves)[columns].astype({"chain": "Int64"}) if curves else pd.DataFrame(columns=columns)

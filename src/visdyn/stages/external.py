@@ -29,6 +29,7 @@ from visdyn.datasets.aurora import load_bench
 from visdyn.datasets.bad_items import DatasetError
 from visdyn.datasets.epic_kitchens import Segment, load_segments
 from visdyn.evaluation.benches.aurora_copy import PUBLISHED_COPY_L1, copy_rows, crop_rows
+from visdyn.files import read_json
 from visdyn.mining.balanced_test import UNSEEN_VERBS, wanted_counts
 from visdyn.mining.reversible import mine_pairs, statistics
 from visdyn.paths import repository_root, shared_data
@@ -161,7 +162,7 @@ def _measure(found: dict[str, Path | None], repository: Path) -> None:
     folder = repository / FOLDER
     folder.mkdir(parents=True, exist_ok=True)
     record = folder / "provenance.json"
-    provenance = json.loads(record.read_text()) if record.is_file() else {}
+    provenance = read_json(record, dict) if record.is_file() else {}
     for name, path in found.items():
         if path is None:
             continue

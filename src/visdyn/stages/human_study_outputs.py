@@ -62,8 +62,9 @@ def prepare_study(
     else:
         settings = {"length": "short"} | settings
         annotations = stage.located(stage.settings.evaluation_doundo.annotations, "evaluation_doundo.annotations")
-        items = with_short_prompts(load(annotations, stage.data("epic") / "frames"))
         length = str(settings["length"])
+        items = load(annotations, stage.data("epic") / "frames", bad)
+        items = with_short_prompts(items, bad) if length == "short" else items
         requests = [Request(length), Request(length, "reverse", "generated")]
     bench = BENCHES[kind]
     wanted = {name: [tuple(root / name / bench.file(item, request) for request in requests) for item in items]

@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.compute.progress import Progress, say
+from visdyn.files import read_frame
 from visdyn.inference.probing import COLUMNS, probe, supported_definitions
 from visdyn.models import load_model
 from visdyn.models.token.unified import UnifiedModel
@@ -74,7 +75,7 @@ def write_rows(table: pd.DataFrame, path: Path) -> None:
 def read_rows(path: Path) -> pd.DataFrame:
     """Read what `write_rows` wrote; ids stay text."""
     texts = {"id": str, "subset": str, "model": str}
-    return pd.read_csv(path, dtype=texts, float_precision="round_trip", keep_default_na=False, na_values=[""])
+    return read_frame(path, dtype=texts, float_precision="round_trip", keep_default_na=False, na_values=[""])
 
 
 def _load(stage: Stage, reference: str):

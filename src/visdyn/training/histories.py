@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from visdyn.files import read_frame
 from visdyn.training.runs import runs_in
 
 
@@ -14,6 +15,6 @@ def histories(folder: Path, names: Sequence[str]) -> pd.DataFrame:
     """Gather `training.csv` of every run folder `<name>-s<chain>`: its columns after those of `names`."""
     tables = []
     for *run, path in runs_in(folder):
-        tables.append(pd.read_csv(path / "training.csv").assign(**dict(zip(names, run, strict=True))))
+        tables.append(read_frame(path / "training.csv").assign(**dict(zip(names, run, strict=True))))
     table = pd.concat(tables, ignore_index=True)
     return table[[*names, *[column for column in table if column not in names]]]

@@ -7,10 +7,10 @@ can be had: `clip_t` with the target's, `clip_t_edited` with the edited image's 
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from visdyn.files import read_rows
 from visdyn.images import ImageRef, load
 from visdyn.models.understanding.chat_cache import CachedVLM
 
@@ -30,16 +30,12 @@ def read_captions(path: str | Path) -> Captions:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; correct evaluation.captions.file or leave it empty")
     captions: Captions = {}
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if missing := {"image", "subset", "id", "caption"} - set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; it needs image, subset, id, caption")
-        for row in reader:
-            key = (row["image"], row["subset"] or "", row["id"])
-            if row["image"] not in IMAGES or key in captions:
-                why = "names an item again" if key in captions else f"has image {row['image']!r}, not {IMAGES}"
-                raise ValueError(f"{path} line {reader.line_num} {why}")
-            captions[key] = row["caption"].strip()
+    for line, row in read_rows(path, ("image", "subset", "id", "caption"), ValueError):
+        key = (row["image"], row["subset"], row["id"])
+        if row["image"] not in IMAGES or key in captions:
+            why = "names an item again" if key in captions else f"has image {row['image']!r}, not {IMAGES}"
+            raise ValueError(f"{path} line {line} {why}")
+        captions[key] = row["caption"].strip()
     return captions
 
 

@@ -10,6 +10,8 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from visdyn.files import read_frame
+
 SUBSETS = ("magicbrush", "ag", "something", "whatsup", "kubric")
 CRITERIA = ("score", "editing_success", "minimal_editing")
 # A metric's name in the recorded files -> the kit's.
@@ -74,8 +76,8 @@ def load(folder: str | Path) -> Evidence:
     folder = Path(folder)
     content = yaml.safe_load((folder / "systems.yaml").read_text())
     systems = tuple(RecordedSystem(**entry) for entry in content["systems"])
-    items, aggregates = (pd.read_csv(folder / f"{name}.csv") for name in ("items", "aggregates"))
-    replies = pd.read_csv(folder / "replies.csv").rename(columns={"final_score": "score"})
+    items, aggregates = (read_frame(folder / f"{name}.csv", EvidenceError) for name in ("items", "aggregates"))
+    replies = read_frame(folder / "replies.csv", EvidenceError).rename(columns={"final_score": "score"})
     replies = replies.merge(items[["subset", "item", "source"]], on=["subset", "item"], how="left", validate="m:1")
     evidence = Evidence(systems, content.get("runs", {}), replies, aggregates, items)
     _check_replies(evidence)

@@ -8,7 +8,6 @@ which dropped replies are missing. Nothing is written into the clone, and none o
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import pandas as pd
 from visdyn.evaluation.judges.judge_answers import parse_scores
 from visdyn.evaluation.metrics.similarity import l1
 from visdyn.evaluation.recorded.evidence import CRITERIA, IMAGE_METRICS, SUBSETS, Evidence, RecordedSystem
+from visdyn.files import decode_text, parse_json
 from visdyn.images import decode, load
 from visdyn.trajectory import Trajectory
 
@@ -119,7 +119,7 @@ def _read_metrics(clone: str | Path, system: RecordedSystem) -> dict:
     blob = read_blob(clone, system.commit, path)
     if blob is None:
         raise RepositoryError(f"{clone} has no {path} at commit {system.commit}; is it a clone of another repository?")
-    content = json.loads(blob)
+    content = parse_json(decode_text(blob, path, RepositoryError), path, dict, RepositoryError)
     for subset in SUBSETS:
         if missing := [name for name in (*_AGGREGATES, "GPT4o_all_predictions") if name not in content.get(subset, {})]:
             raise RepositoryError(f"{path} at commit {system.commit}: {subset} lacks {missing[0]!r}")

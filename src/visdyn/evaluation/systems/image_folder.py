@@ -23,7 +23,9 @@ from pathlib import Path
 from PIL import Image
 
 from visdyn import images
+from visdyn.files import read_rows
 from visdyn.images import ImageError, ImageRef
+from visdyn.paths import printable
 from visdyn.trajectory import Trajectory
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")
@@ -107,7 +109,7 @@ class FolderReport:
     def write(self, path: str | Path) -> None:
         """Write the entries as CSV with the columns `FIELDS`; paths keep their file name only."""
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        with open(path, "w", newline="", encoding="utf-8") as file:
+        with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(FIELDS)
             for entry in self.entries:
@@ -192,22 +194,18 @@ def _read_index(path: Path) -> dict[tuple[str, str], Path]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a CSV with the columns subset, id, path")
     listed: dict[tuple[str, str], Path | None] = {}  # no path: the system gave no image
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file)
-        if missing := {"subset", "id", "path"} - set(reader.fieldnames or ()):
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}; it needs subset, id, path")
-        for row in reader:
-            key = (row["subset"] or "", row["id"] or "")
-            if key in listed:
-                raise ValueError(f"{path} line {reader.line_num} names item {'/'.join(key)} again; keep one line")
-            listed[key] = _inside(path.parent, path.parent / row["path"]) if row["path"] else None
+    for line, row in read_rows(path, ("subset", "id", "path"), ValueError):
+        key = (row["subset"], row["id"])
+        if key in listed:
+            raise ValueError(f"{path} line {line} names item {'/'.join(key)} again; keep one line")
+        listed[key] = _inside(path.parent, path.parent / row["path"]) if row["path"] else None
     return {key: place for key, place in listed.items() if place is not None}
 
 
 def _inside(root: Path, path: Path) -> Path:
     # A name such as "../secret" must not reach files that are no predictions.
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise ValueError(f"{path} lies outside {root}; predictions must be inside their folder")
+    if "\0" in str(path) or not path.resolve().is_relative_to(root.resolve()):
+        raise ValueError(f"{printable(path)} lies outside {root}; predictions must be inside their folder")
     return path
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from visdyn.files import read_json
 from visdyn.models.vqgan.code_cache import CodeCache
 from visdyn.models.vqgan.code_shards import CHECKSUM_BYTES, KEY_BYTES
 from visdyn.quarantine import Quarantine
@@ -67,11 +68,11 @@ class CachedTriplets:
 
     def __init__(self, folder: str | Path) -> None:
         folder = Path(folder)
-        manifest = json.loads((folder / "manifest.json").read_text())
+        manifest = read_json(folder / "manifest.json", dict)
         self.shards = Path(manifest["shards"])
         self.record = np.dtype([(name, kind, tuple(shape)) for name, kind, shape in manifest["record"]])
         self.places = np.load(folder / "places.npy")
-        self.actions: list[str] = json.loads((folder / "actions.json").read_text())
+        self.actions: list[str] = read_json(folder / "actions.json", list)
         self.size = KEY_BYTES + self.record.itemsize + CHECKSUM_BYTES
 
     def __len__(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from visdyn.datasets.action_classes import load_classes
+from visdyn.datasets.bad_items import collecting
 from visdyn.datasets.doundo_bench import load
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.metrics.action_accuracy import ActionClassifier
@@ -20,7 +21,9 @@ def doundo_evaluation(stage: Stage, quarantine: Quarantine | None = None) -> Edi
     """Load the Do-Undo test pairs (`evaluation_doundo.annotations`) with all that scoring needs."""
     settings = stage.settings.evaluation_doundo
     annotations = stage.located(settings.annotations, "evaluation_doundo.annotations")
-    pairs = load(annotations, stage.data("epic") / "frames", quarantine)
+    with collecting(quarantine, annotations) as bad:
+        pairs = load(annotations, stage.data("epic") / "frames", bad)
+        pairs = with_short_prompts(pairs, bad) if "short" in settings.prompts else pairs
     pairs = pairs[: settings.pairs or None]
     encoders = load_encoders(stage, settings.encoders)
     flow = NamedFlow(resolved(settings.flow.backend), settings.flow.weights or None, stage.device)
@@ -38,7 +41,7 @@ def doundo_evaluation(stage: Stage, quarantine: Quarantine | None = None) -> Edi
         captions = tuple(truth.captions("epic_validation", ids, end) for end in ("start", "end"))
         candidates = tuple(truth.reachable_images("epic_validation", ids, backwards) for backwards in (False, True))
         return EditingEvaluation(pairs, captions, candidates, *encoders, **options)
-    pairs, (known, model) = with_short_prompts(pairs), load_captions(stage, settings.captions)
+    known, model = load_captions(stage, settings.captions)
     keys = [("", pair.id) for pair in pairs]
     captions = tuple(captions_of(end, keys, [getattr(pair, end) for pair in pairs], known, model)
                      for end in ("start", "end"))  # fmt: skip

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,6 +12,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from visdyn.files import read_json
 from visdyn.models.adapters import make_portable
 from visdyn.models.bagel import Bagel, Dropout
 from visdyn.models.bagel.checkpoint import load_autoencoder, local_folder
@@ -151,7 +151,7 @@ def encoder(model: Bagel) -> Callable[[str], list[int]]:
 
 def _check_sharding(hardware: dict, config: BagelFineTuning) -> None:
     settings = hardware.get("deepspeed") or {}
-    settings = json.loads(Path(settings).read_text()) if isinstance(settings, str) else settings
+    settings = read_json(settings, dict) if isinstance(settings, str) else settings
     if settings.get("zero_optimization", {}).get("stage") != 3:
         return
     if config.average_decay is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy as np
 
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.bad_items import DatasetError, image_problem
+from visdyn.files import Unusable, read_items, read_lines
 from visdyn.models.bagel.samples import ANSWER, IMAGE, QUESTION
 from visdyn.training.bagel.mixture import Caption, Conversation, FramePair, Question
 
@@ -72,27 +72,20 @@ def read_questions(path: Path) -> list[Question] | list[Conversation]:
     Raises:
         DatasetError: as `read_records`.
     """
-    lines = _text_lines(path, ("question", "answer"))
+    texts = ("question", "answer")
     if path.suffix == ".json":
-        try:
-            rows = json.loads("\n".join(lines))
-        except ValueError as error:
-            raise DatasetError(f"{path} is no JSON array of conversations ({error})") from error
+        rows = read_items(path, DatasetError, _advise(texts))
         return [_read_conversation(row, path, f"row {number}") for number, row in enumerate(rows, start=1)]
-    if '"conversations"' not in next(iter(lines), ""):
-        return list(_read_lines(path, Question, ("question", "answer")))
-    found = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DatasetError(f"{path}, line {number}: no JSON ({error})") from error
-        found.append(_read_conversation(row, path, f"line {number}"))
-    return found
+    lines = read_lines(path, DatasetError, _advise(texts))
+    if lines and isinstance(lines[0][1], dict) and "conversations" not in lines[0][1]:
+        return list(_read_lines(path, Question, texts))
+    return [_read_conversation(row, path, f"line {number}") for number, row in lines]
 
 
-def _read_conversation(row: dict, path: Path, where: str) -> Conversation:
+def _read_conversation(row: object, path: Path, where: str) -> Conversation:
     try:
+        if isinstance(row, Unusable):
+            raise ValueError(row.reason)
         names = row.get("image") or []
         images = [path.parent / name for name in ([names] if isinstance(names, str) else names)]
         said = [(turn["from"], turn["value"]) for turn in row["conversations"]]
@@ -124,25 +117,25 @@ def _read_turns(said: list[tuple[str, str]], images: Iterator[Path]) -> Iterator
 
 def _read_captions(path: Path) -> list[Caption]:
     images = path.parent / "images.npy"
-    if not images.is_file() or '"image"' in next(iter(_text_lines(path, ("text",))), ""):
+    lines = read_lines(path, DatasetError, _advise(("text",)))
+    if not images.is_file() or (lines and isinstance(lines[0][1], dict) and "image" in lines[0][1]):
         return list(_read_lines(path, Caption, ("text",)))
-    texts = [json.loads(line)["caption"] for line in _text_lines(path, ("caption",))]
+    texts = [row["caption"] for row in read_records(path, DatasetError)]
     pixels = np.load(images, mmap_mode="r")
     if len(texts) != len(pixels):
         raise DatasetError(f"{path} has {len(texts)} captions for the {len(pixels)} images of {images}")
     return [Caption(image, text) for image, text in zip(pixels, texts, strict=True)]
 
 
-def _text_lines(path: Path, texts: tuple[str, ...]) -> list[str]:
-    if not path.is_file():
-        raise DatasetError(f"{path} does not exist; give a file of JSON lines with image, {', '.join(texts)}")
-    return path.read_text(encoding="utf-8").splitlines()
+def _advise(texts: tuple[str, ...]) -> str:
+    return f"give a file of JSON lines with image, {', '.join(texts)}"
 
 
 def _read_lines(path: Path, kind: type, texts: tuple[str, ...]) -> Iterator:
-    for number, line in enumerate(_text_lines(path, texts), start=1):
+    for number, row in read_lines(path, DatasetError, _advise(texts)):
         try:
-            row = json.loads(line)
+            if isinstance(row, Unusable):
+                raise ValueError(row.reason)
             image, values = path.parent / row["image"], [row[name].strip() for name in texts]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{path}, line {number}: expected image, {', '.join(texts)} ({error!r})") from error

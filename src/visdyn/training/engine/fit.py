@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+from visdyn.files import read_json
 from visdyn.params.dynamics import FineTuning
 from visdyn.training.engine.sharding import resolve_hardware
 from visdyn.training.engine.trainer import (
@@ -217,7 +218,7 @@ def _claim_scratch(scratch: Path, recipe: Recipe, arguments: TrainingArguments) 
     """Refuse resume state of another recipe or world size; else mark the folder as this run's."""
     claim = {**asdict(recipe), "world_size": arguments.world_size}
     marker = scratch / "run.json"
-    if marker.is_file() and (found := json.loads(marker.read_text())) != claim:
+    if marker.is_file() and (found := read_json(marker, dict, ScratchError, "delete the folder")) != claim:
         differing = sorted(key for key in claim if found.get(key) != claim[key])
         raise ScratchError(
             f"{scratch} holds the unfinished state of another run (different {', '.join(differing)}); "

@@ -20,6 +20,7 @@ import yaml
 
 from visdyn.compute.pool import cores
 from visdyn.compute.progress import Interval, say
+from visdyn.files import read_json
 from visdyn.paths import digest_of, repository_root
 from visdyn.training.engine.worker import Worker, fork_worker, launch_worker
 
@@ -230,7 +231,7 @@ def _check_state(folder: Path, description: dict) -> None:
     """Refuse unfinished state of a job with other arguments; whether other hardware fits, the training loop says."""
     if not (folder / "state").exists() or not (folder / "job.json").is_file():
         return
-    found = json.loads((folder / "job.json").read_text())
+    found = read_json(folder / "job.json", dict, JobError, "delete the folder")
     found["arguments"].pop("hardware", None)
     if found != json.loads(json.dumps(description)):
         raise JobError(f"{folder} holds the unfinished state of a run with other arguments; delete it to start afresh")

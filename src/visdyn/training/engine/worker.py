@@ -7,7 +7,6 @@ server does it once a stage, and each job is a fork of it.
 from __future__ import annotations
 
 import importlib
-import json
 import multiprocessing
 import os
 import subprocess
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from visdyn.compute.pool import end_when, end_with_parent, warm_context
+from visdyn.files import read_json
 from visdyn.params.reading import from_mapping
 from visdyn.paths import repository_root
 
@@ -88,7 +88,7 @@ def main(path: str) -> None:
     logging.set_verbosity_error()
     without_kernels()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-    job = json.loads(Path(path).read_text())
+    job = read_json(path, dict)
     module, _, name = job["function"].partition(":")
     function = getattr(importlib.import_module(module), name)
     from visdyn.training.engine.fit import DivergedError

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
 import torch
 
+from visdyn.files import read_records
 from visdyn.models.token.chameleon import ChameleonLM, tiny_config
 from visdyn.models.token.sequences import SequenceBuilder, TokenSequence
 from visdyn.models.token.tokens import IMAGE, TokenLayout, build_tokenizer
@@ -49,7 +47,7 @@ def train_base(
         extra_words: words that captions lack but actions need.
     """
     tokenizer_model = VQGAN.from_checkpoint(vqgan)
-    texts = [json.loads(line)["caption"] for line in Path(captions).read_text().splitlines()]
+    texts = [row["caption"] for row in read_records(captions)]
     words = {word for text in [*texts, FDM_PROMPT.format(action=""), IDM_PROMPT] for word in text.split()}
     tokenizer = build_tokenizer(words | set(extra_words or ()), tokenizer_model.config.n_embed)
     layout = TokenLayout.of(tokenizer)

@@ -9,7 +9,6 @@ the transformers layout that public checkpoints have.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
+from visdyn.files import read_records
 from visdyn.training.engine.fit import Recipe, fit, write_history
 from visdyn.training.tiny.patch_start import start_patch_embedding
 from visdyn.training.tiny.tokenizer import ImageDataset
@@ -228,7 +228,7 @@ def train_clip(
         model: arguments of `tiny_clip`.
     """
     settings = Recipe.of(recipe)
-    texts = [json.loads(line)["caption"] for line in Path(captions).read_text().splitlines()]
+    texts = [row["caption"] for row in read_records(captions)]
     tokenizer = build_caption_tokenizer([*texts, *extra_texts])
     torch.manual_seed(settings.seed)
     clip, dataset = tiny_clip(len(tokenizer), **(model or {})), CaptionedImages(images, texts, tokenizer)

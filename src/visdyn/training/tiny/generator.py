@@ -6,7 +6,6 @@ phrases. It never sees an action's text between two frames, so that zero-shot ro
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from visdyn.files import read_json, read_records
 from visdyn.models.autoencoder import load_autoencoder
 from visdyn.models.bagel import Autoencoder, Bagel, BagelConfig, SamplerSettings, TextConfig, TransformConfig
 from visdyn.models.bagel.checkpoint import special_tokens_of
@@ -70,8 +70,8 @@ def train_generator(
     Returns:
         the history of `train_bagel`.
     """
-    texts = [json.loads(line)["caption"] for line in Path(data.captions).read_text().splitlines()]
-    rows = json.loads(Path(data.prompts).read_text())
+    texts = [row["caption"] for row in read_records(data.captions)]
+    rows = read_json(data.prompts, list)
     texts += [row[name] for row in rows for name in PROMPTS if row.get(name)]
     recipe = {"seed": 0, "weight_decay": 0.0, "warmup_steps": 0, "scheduler": "cosine", "precision": "fp32", **recipe}
     torch.manual_seed(seed := recipe.pop("seed"))
