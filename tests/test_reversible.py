@@ -11,6 +11,7 @@ from visdyn.datasets.epic_kitchens import Segment, load_segments
 from visdyn.mining import reversible
 from visdyn.mining.inverse_text import inverse_narration
 from visdyn.paths import shared_data
+from visdyn.quarantine import Quarantine
 from visdyn.trajectory import ReversiblePair
 
 PUBLIC = shared_data() / "data/epic-kitchens-100-annotations/EPIC_100_validation.csv" if shared_data() else None

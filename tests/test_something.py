@@ -83,7 +83,7 @@ def test_frames_are_never_written_outside_the_root(aurora, name):
     """AURORA's published annotations name `../../change_descriptions/...`."""
     (aurora / "link").symlink_to(aurora.parent)
     items = [{"input": f"{name}/first.jpg", "output": f"{name}/last.jpg"}]
-    with pytest.raises(DatasetError, match="annotation 0: .*leads out of"):
+    with pytest.raises(DatasetError, match=r"annotation 0: .*leads out of"):
         something.plan(items, aurora / "videos", aurora)
 
 

@@ -89,9 +89,10 @@ def _read_trajectories(path, items, subset, quarantine, require_images, decode) 
     usable = []
     with collecting(quarantine, path) as bad:
         for index, item in items:
-            problem = _find_problem(root, item, require_images, decode)
-            if not problem and subset is None and not isinstance(_task_of(item), str):
+            if subset is None and isinstance(item, dict) and not isinstance(item.get("task"), str):
                 problem = "has no task, the name of its subset"
+            else:
+                problem = _find_problem(root, item, require_images, decode)
             if problem:
                 bad.add(f"{path.name}[{index}]" if subset is None else f"{subset}/{path.name}[{index}]", problem)
             else:
