@@ -103,7 +103,7 @@ def test_narrations_are_free_text(tmp_path, narration, verb, noun):
 
 
 def test_rows_that_stand_twice_or_run_backwards_or_lead_out_are_set_aside(tmp_path):
-    rows = [ROW, ROW, ROW | {"narration_id": "b", "stop_frame": 1810}, ROW | {"narration_id": "c", "video_id": "../.."},
+    rows = [ROW, ROW, ROW | {"narration_id": "b", "stop_frame": 1810}, ROW | {"narration_id": "c", "video_id": "../../.."},
             ROW | {"narration_id": "d", "participant_id": "/etc"}]  # fmt: skip
     bad = Quarantine()
     assert len(_load(tmp_path, rows, bad, require_images=False)) == 1

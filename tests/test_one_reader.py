@@ -15,15 +15,15 @@ READERS = {
     "cv2.imread": "images.py",
     "cv2.imdecode": "images.py",
     "cv2.VideoCapture": "videos.py",
-    "json.load": "files.py",
-    "json.loads": "files.py",
-    "json.JSONDecoder": "files.py",
-    "csv.reader": "files.py",
-    "csv.DictReader": "files.py",
-    "pd.read_csv": "files.py",
-    "pd.read_json": "files.py",
-    "pandas.read_csv": "files.py",
-    "pandas.read_json": "files.py",
+    "json.load": "readers.py",
+    "json.loads": "readers.py",
+    "json.JSONDecoder": "readers.py",
+    "csv.reader": "readers.py",
+    "csv.DictReader": "readers.py",
+    "pd.read_csv": "readers.py",
+    "pd.read_json": "readers.py",
+    "pandas.read_csv": "readers.py",
+    "pandas.read_json": "readers.py",
 }
 STORE = "values of the kit's own store, which were whole when they were put there"
 ANSWER = "what a server or a model says, whose failure to be JSON is an outcome of its own"
@@ -69,7 +69,7 @@ def test_files_are_opened_by_the_one_reader_each():
         for call in calls(path.read_text())
         if READERS[call] != path.relative_to(SOURCE).as_posix()
     }
-    assert found - EXCEPTIONS.keys() == set(), "read it with visdyn.images, visdyn.videos or visdyn.files"
+    assert found - EXCEPTIONS.keys() == set(), "read it with visdyn.images, visdyn.videos or visdyn.readers"
     assert EXCEPTIONS.keys() - found == set(), "an exception that nobody needs"
 
 

@@ -139,4 +139,4 @@ def test_other_annotations_are_refused(aurora, capsys):
         something.plan([{"input": "a.png", "output": "b.png"}], aurora, aurora)
     (aurora / "aurora/data/something/train.json").write_text("{}")
     assert _run(aurora) == 2
-    assert "no list of annotations" in capsys.readouterr().err
+    assert "where a list is expected" in capsys.readouterr().err

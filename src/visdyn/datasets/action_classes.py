@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from visdyn.datasets.bad_items import DatasetError
-from visdyn.files import read_items, read_rows
+from visdyn.readers import read_items, read_rows
 
 
 def load_classes(annotations: str | Path) -> dict[str, tuple[int, int]]:

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from visdyn.files import read_records
+from visdyn.readers import read_records
 
 FILE = "triplets.jsonl"
 _IMAGES = ("source", "target")

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from visdyn.datasets.bad_items import DatasetError, collecting, image_problem
-from visdyn.files import Unusable, read_items
 from visdyn.paths import OutsideError, inside
 from visdyn.quarantine import Quarantine
+from visdyn.readers import Unusable, read_items
 from visdyn.trajectory import Trajectory
 
 # The five subsets of AURORA-Bench that the Bootstrapping paper probes and evaluates (section 2).

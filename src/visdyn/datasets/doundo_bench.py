@@ -15,9 +15,9 @@ from pathlib import Path
 
 from visdyn.datasets.bad_items import DatasetError, collecting, image_problem
 from visdyn.datasets.epic_kitchens import Segment
-from visdyn.files import Unusable, read_items, read_rows
 from visdyn.paths import inside
 from visdyn.quarantine import Quarantine
+from visdyn.readers import Unusable, read_items, read_rows
 from visdyn.trajectory import ReversiblePair
 
 FIELDS = (

@@ -16,9 +16,9 @@ from functools import lru_cache
 from pathlib import Path
 
 from visdyn.datasets.bad_items import DatasetError, collecting
-from visdyn.files import read_rows
 from visdyn.paths import inside
 from visdyn.quarantine import Quarantine
+from visdyn.readers import read_rows
 from visdyn.trajectory import Trajectory
 
 # The dataset's errata say that the published frames of these two videos are wrong.

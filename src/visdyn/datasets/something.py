@@ -23,9 +23,9 @@ from PIL import Image
 from visdyn.compute.progress import Progress
 from visdyn.compute.workers import Lost, Task, each
 from visdyn.datasets.bad_items import DatasetError
-from visdyn.files import Unusable, read_items
 from visdyn.paths import OutsideError, inside
 from visdyn.quarantine import Quarantine
+from visdyn.readers import Unusable, read_items
 
 # What AURORA's own filter drops, as substrings ("show" also hits "shower").
 KEYWORDS = (

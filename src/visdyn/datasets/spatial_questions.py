@@ -18,11 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from visdyn.datasets.bad_items import DatasetError, collecting, image_problem
-from visdyn.files import Unusable, read_items, read_lines, read_text
 from visdyn.images import ImageError, ImageRef
 from visdyn.images import decode as decode_image
 from visdyn.paths import inside
 from visdyn.quarantine import Quarantine
+from visdyn.readers import Unusable, read_items, read_lines, read_text
 
 _ADVICE = "give the benchmark's question file"
 

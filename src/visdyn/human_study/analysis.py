@@ -14,9 +14,9 @@ import numpy as np
 import pandas as pd
 
 from visdyn.evaluation.statistics import Interval, bootstrap_statistic, sign_flip_test, wilcoxon_against
-from visdyn.files import read_frame
 from visdyn.human_study.export import COLUMNS
 from visdyn.human_study.study_criteria import OVERALL
+from visdyn.readers import read_frame
 
 ALPHA = 0.05  # Table 5's dagger
 _ITEM = ["annotator", "subset", "item"]

@@ -22,9 +22,9 @@ from pathlib import Path
 import yaml
 
 from visdyn.datasets.bad_items import image_problem
-from visdyn.files import Unusable, read_lines, read_text
 from visdyn.human_study.study_criteria import ADVICE, BEST_WORST, CONSENT, CRITERIA, OVERALL, PAIRWISE, Criterion
 from visdyn.quarantine import Quarantine
+from visdyn.readers import Unusable, read_lines, read_text
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_SYSTEMS = 12  # more cannot be compared on one page

@@ -24,12 +24,12 @@ from PIL import Image
 from visdyn.compute.seeds import item_seed
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.bad_items import image_problem
-from visdyn.files import read_json
 from visdyn.images import ImageRef
 from visdyn.mining.reversible import with_short_prompts
 from visdyn.models.editors.protocol import REVERSE_FROM, Edit, Guidance, ImageEditor, Request
 from visdyn.paths import file_digest, write_atomically
 from visdyn.quarantine import Quarantine
+from visdyn.readers import read_json
 from visdyn.trajectory import ReversiblePair
 
 SETTINGS_FILE = "benchmark.json"

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 
 from visdyn.compute.seeds import named_seeds
-from visdyn.files import read_records
 from visdyn.kitchen.render import render, render_state
 from visdyn.kitchen.scene import Scene, Transition
 from visdyn.kitchen.state import Action, State, apply, inverse, valid_actions
 from visdyn.kitchen.text import canonical, caption
+from visdyn.readers import read_records
 
 NAMES = ("aurora_train", "aurora_test", "epic_train", "epic_validation", "clips")
 

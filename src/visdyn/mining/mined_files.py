@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from visdyn.files import read_records
 from visdyn.mining.clip_mining import MinedClips
 from visdyn.mining.keyframes import KeyframePair
+from visdyn.readers import read_records
 from visdyn.trajectory import ReversiblePair
 
 INDEX = "keyframe_pairs.jsonl"

@@ -9,9 +9,9 @@ from __future__ import annotations
 import subprocess
 from pathlib import Path
 
-from visdyn.files import parse_json, read_json
 from visdyn.paths import profile_root, repository_root
 from visdyn.pipeline.arithmetic import is_portable
+from visdyn.readers import parse_json, read_json
 from visdyn.reporting.provenance import name_families, read_families
 
 

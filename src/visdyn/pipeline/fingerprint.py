@@ -21,9 +21,9 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from visdyn.files import read_json
 from visdyn.paths import file_digest, write_atomically
 from visdyn.pipeline.arithmetic import apply, is_portable, read_flags, read_settings, settle
+from visdyn.readers import read_json
 
 INSTRUCTIONS = ("avx", "avx2", "fma", "avx512f", "avx512_bf16", "amx_tile", "sve", "asimd")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visdyn.files import read_json
+from visdyn.readers import read_json
 from visdyn.params import Params, load_params
 from visdyn.paths import expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError

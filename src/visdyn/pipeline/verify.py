@@ -29,9 +29,9 @@ import pandas as pd
 from scipy import stats
 
 from visdyn.evaluation.measurements import VIEWS, Measurements, NotMeasuredError
-from visdyn.files import read_json
 from visdyn.paths import file_digest, repository_root
 from visdyn.pipeline.changed_files import describe_changes
+from visdyn.readers import read_json
 from visdyn.reporting.ledger import build_ledger
 from visdyn.reporting.provenance import EDITED, read_families, recorded_outputs
 from visdyn.reporting.results import ResultError, Results

@@ -18,7 +18,7 @@ import yaml
 
 from visdyn.evaluation.claims import KINDS, VERDICTS, Claim, ClaimTest, Published, measure, read_claims
 from visdyn.evaluation.measurements import VIEWS, Measurements, NotMeasuredError
-from visdyn.files import read_frame
+from visdyn.readers import read_frame
 from visdyn.reporting import names, published, tables
 from visdyn.reporting.results import EXTERNAL, ResultError, Results
 

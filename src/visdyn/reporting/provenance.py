@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from visdyn.files import read_json
+from visdyn.readers import read_json
 from visdyn.paths import write_atomically
 
 PACKAGES = (

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from visdyn.files import read_frame
 from visdyn.paths import repository_root
+from visdyn.readers import read_frame
 
 COLUMNS = ["panel", "row", "column", "value", "spread", "note"]
 

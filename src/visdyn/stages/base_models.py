@@ -10,10 +10,10 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.compute.seeds import training_seed
-from visdyn.files import read_frame
 from visdyn.kitchen.state import NOUNS
 from visdyn.kitchen.text import vocabulary
 from visdyn.pipeline.stage import REFERENCE, Stage
+from visdyn.readers import read_frame
 from visdyn.training.engine.launch import Job, run_jobs
 from visdyn.training.runs import member, members_in, run_name
 from visdyn.training.tiny.generator import GeneratorData

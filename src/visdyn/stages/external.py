@@ -29,11 +29,11 @@ from visdyn.datasets.aurora import load_bench
 from visdyn.datasets.bad_items import DatasetError
 from visdyn.datasets.epic_kitchens import Segment, load_segments
 from visdyn.evaluation.benches.aurora_copy import PUBLISHED_COPY_L1, copy_rows, crop_rows
-from visdyn.files import read_json
 from visdyn.mining.balanced_test import UNSEEN_VERBS, wanted_counts
 from visdyn.mining.reversible import mine_pairs, statistics
 from visdyn.paths import repository_root, shared_data
 from visdyn.quarantine import Quarantine
+from visdyn.readers import read_json
 from visdyn.reporting.provenance import sha256
 from visdyn.result_tables import check_columns
 

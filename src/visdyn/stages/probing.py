@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.compute.progress import Progress, say
-from visdyn.files import read_frame
 from visdyn.inference.probing import COLUMNS, probe, supported_definitions
 from visdyn.models import load_model
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.paths import write_atomically
 from visdyn.pipeline.stage import Stage
+from visdyn.readers import read_frame
 from visdyn.training.runs import run_name
 from visdyn.trajectory import Trajectory
 

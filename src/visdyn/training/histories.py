@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from visdyn.files import read_frame
+from visdyn.readers import read_frame
 from visdyn.training.runs import runs_in
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from visdyn.files import read_rows
 from visdyn.images import ImageRef, load
 from visdyn.models.understanding.chat_cache import CachedVLM
+from visdyn.readers import read_rows
 
 IMAGES = ("target", "start", "end")
 _AT_ONCE = 16

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from visdyn.files import read_frame
+from visdyn.readers import read_frame
 
 SUBSETS = ("magicbrush", "ag", "something", "whatsup", "kubric")
 CRITERIA = ("score", "editing_success", "minimal_editing")

@@ -18,8 +18,8 @@ import pandas as pd
 from visdyn.evaluation.judges.judge_answers import parse_scores
 from visdyn.evaluation.metrics.similarity import l1
 from visdyn.evaluation.recorded.evidence import CRITERIA, IMAGE_METRICS, SUBSETS, Evidence, RecordedSystem
-from visdyn.files import decode_text, parse_json
 from visdyn.images import decode, load
+from visdyn.readers import decode_text, parse_json
 from visdyn.trajectory import Trajectory
 
 METRICS_FILE = "all_evaluation_metrics.json"

@@ -23,9 +23,9 @@ from pathlib import Path
 from PIL import Image
 
 from visdyn import images
-from visdyn.files import read_rows
 from visdyn.images import ImageError, ImageRef
 from visdyn.paths import printable
+from visdyn.readers import read_rows
 from visdyn.trajectory import Trajectory
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp")

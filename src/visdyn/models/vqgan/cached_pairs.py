@@ -18,10 +18,10 @@ from pathlib import Path
 
 import numpy as np
 
-from visdyn.files import read_json
 from visdyn.models.vqgan.code_cache import CodeCache
 from visdyn.models.vqgan.code_shards import CHECKSUM_BYTES, KEY_BYTES
 from visdyn.quarantine import Quarantine
+from visdyn.readers import read_json
 from visdyn.trajectory import Trajectory
 
 _PLACE = np.dtype([("key", f"V{KEY_BYTES}"), ("shard", "S2"), ("row", "<i8")])

@@ -12,12 +12,12 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from visdyn.files import read_json
 from visdyn.models.adapters import make_portable
 from visdyn.models.bagel import Bagel, Dropout
 from visdyn.models.bagel.checkpoint import load_autoencoder, local_folder
 from visdyn.models.strict_load import load_state, require_finite
 from visdyn.params.doundo import BagelFineTuning
+from visdyn.readers import read_json
 from visdyn.training.bagel.mixture import BagelMixture, collate
 from visdyn.training.bagel.objective import BagelObjective, RunningAverage
 from visdyn.training.bagel.posteriors import posterior_cache

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from visdyn import readers
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.bad_items import DatasetError, image_problem
-from visdyn.files import Unusable, read_items, read_lines
 from visdyn.models.bagel.samples import ANSWER, IMAGE, QUESTION
+from visdyn.paths import inside
+from visdyn.readers import Unusable, read_items, read_lines
 from visdyn.training.bagel.mixture import Caption, Conversation, FramePair, Question
 
 MARK = "<image>"  # where LLaVA's conversations show an image
@@ -87,7 +89,7 @@ def _read_conversation(row: object, path: Path, where: str) -> Conversation:
         if isinstance(row, Unusable):
             raise ValueError(row.reason)
         names = row.get("image") or []
-        images = [path.parent / name for name in ([names] if isinstance(names, str) else names)]
+        images = [inside(path.parent, name) for name in ([names] if isinstance(names, str) else names)]
         said = [(turn["from"], turn["value"]) for turn in row["conversations"]]
         turns = list(_read_turns(said, iter(images)))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -120,7 +122,7 @@ def _read_captions(path: Path) -> list[Caption]:
     lines = read_lines(path, DatasetError, _advise(("text",)))
     if not images.is_file() or (lines and isinstance(lines[0][1], dict) and "image" in lines[0][1]):
         return list(_read_lines(path, Caption, ("text",)))
-    texts = [row["caption"] for row in read_records(path, DatasetError)]
+    texts = [row["caption"] for row in readers.read_records(path, DatasetError)]
     pixels = np.load(images, mmap_mode="r")
     if len(texts) != len(pixels):
         raise DatasetError(f"{path} has {len(texts)} captions for the {len(pixels)} images of {images}")
@@ -136,7 +138,7 @@ def _read_lines(path: Path, kind: type, texts: tuple[str, ...]) -> Iterator:
         try:
             if isinstance(row, Unusable):
                 raise ValueError(row.reason)
-            image, values = path.parent / row["image"], [row[name].strip() for name in texts]
+            image, values = inside(path.parent, row["image"]), [row[name].strip() for name in texts]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise DatasetError(f"{path}, line {number}: expected image, {', '.join(texts)} ({error!r})") from error
         if problem := image_problem(image) or (None if all(values) else "has an empty text"):

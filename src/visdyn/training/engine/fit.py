@@ -17,8 +17,8 @@ from torch.utils.data import Dataset
 from transformers import PrinterCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from visdyn.files import read_json
 from visdyn.params.dynamics import FineTuning
+from visdyn.readers import read_json
 from visdyn.training.engine.sharding import resolve_hardware
 from visdyn.training.engine.trainer import (
     COMPLETE,

@@ -20,8 +20,8 @@ import yaml
 
 from visdyn.compute.pool import cores
 from visdyn.compute.progress import Interval, say
-from visdyn.files import read_json
 from visdyn.paths import digest_of, repository_root
+from visdyn.readers import read_json
 from visdyn.training.engine.worker import Worker, fork_worker, launch_worker
 
 

@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import get_type_hints
 
 from visdyn.compute.pool import end_when, end_with_parent, warm_context
-from visdyn.files import read_json
 from visdyn.params.reading import from_mapping
 from visdyn.paths import repository_root
+from visdyn.readers import read_json
 
 
 class Worker:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from visdyn.files import read_records
 from visdyn.models.token.chameleon import ChameleonLM, tiny_config
 from visdyn.models.token.sequences import SequenceBuilder, TokenSequence
 from visdyn.models.token.tokens import IMAGE, TokenLayout, build_tokenizer
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.models.vqgan import VQGAN
+from visdyn.readers import read_records
 from visdyn.training.dynamics import fit_and_save
 from visdyn.training.engine.fit import Recipe
 from visdyn.training.triplets import SequenceDataset

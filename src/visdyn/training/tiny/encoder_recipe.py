@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset
 
-from visdyn.files import read_records
+from visdyn.readers import read_records
 from visdyn.training.engine.fit import Recipe, fit, write_history
 from visdyn.training.tiny.patch_start import start_patch_embedding
 from visdyn.training.tiny.tokenizer import ImageDataset

@@ -13,12 +13,12 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from visdyn.files import read_json, read_records
 from visdyn.models.autoencoder import load_autoencoder
 from visdyn.models.bagel import Autoencoder, Bagel, BagelConfig, SamplerSettings, TextConfig, TransformConfig
 from visdyn.models.bagel.checkpoint import special_tokens_of
 from visdyn.params.base_models import GeneratorModel
 from visdyn.params.doundo import BagelFineTuning, BagelTraining, ConditionDropout, Mixture
+from visdyn.readers import read_json, read_records
 from visdyn.training.bagel.recipe import train_bagel
 from visdyn.training.bagel.records import BagelData
 from visdyn.training.tiny.phrases import phrase_tokenizer
