@@ -103,8 +103,9 @@ def test_narrations_are_free_text(tmp_path, narration, verb, noun):
 
 
 def test_rows_that_stand_twice_or_run_backwards_or_lead_out_are_set_aside(tmp_path):
-    rows = [ROW, ROW, ROW | {"narration_id": "b", "stop_frame": 1810}, ROW | {"narration_id": "c", "video_id": "../../.."},
-            ROW | {"narration_id": "d", "participant_id": "/etc"}]  # fmt: skip
+    changes = [{}, {}, {"narration_id": "b", "stop_frame": 1810}, {"narration_id": "c", "video_id": "../../.."},
+               {"narration_id": "d", "participant_id": "/etc"}]  # fmt: skip
+    rows = [ROW | change for change in changes]
     bad = Quarantine()
     assert len(_load(tmp_path, rows, bad, require_images=False)) == 1
     for entry, reason in zip(bad, ("stands there twice", "does not come after", "leads out", "leads out"), strict=True):

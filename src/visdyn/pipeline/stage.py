@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from visdyn.readers import read_json
 from visdyn.params import Params, load_params
 from visdyn.paths import expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.tables import write_json, write_table
+from visdyn.readers import read_json
 from visdyn.result_tables import check_columns, read_columns
 from visdyn.training.runs import of_chain
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 import yaml
 
-from visdyn.readers import read_json
 from visdyn.paths import write_atomically
+from visdyn.readers import decode_text, parse_json, read_json
 
 PACKAGES = (
     "torch",
@@ -88,8 +88,10 @@ def recorded_outputs(profile: str | Path) -> RecordedOutputs:
 
 @lru_cache(maxsize=8)
 def _read_records(profile: Path, lock: bytes | None, machine: bytes | None, external: bytes | None) -> RecordedOutputs:
-    beside = dict(json.loads(machine or b"{}").get("results", {}))
-    for source in json.loads(external or b"{}").values():
+    texts = {"machine.json": machine, "provenance.json": external}
+    noted = {name: parse_json(decode_text(text or b"{}", name), name, dict) for name, text in texts.items()}
+    beside = dict(noted["machine.json"].get("results", {}))
+    for source in noted["provenance.json"].values():
         beside |= {f"{EXTERNAL}/{name}": digest for name, digest in source.get("results", {}).items()}
     if lock is None:
         return RecordedOutputs(profile, beside, "there is no dvc.lock")
@@ -106,7 +108,7 @@ def _read_records(profile: Path, lock: bytes | None, machine: bytes | None, exte
 def record_results(profile: str | Path, folder: str) -> None:
     """Note the hash of `reports/results/<folder>`, which DVC does not make, in a profile's reports/machine.json."""
     path, output = Path(profile) / "reports/machine.json", f"reports/results/{folder}"
-    found = json.loads(path.read_text()) if path.is_file() else {"machines": {}, "stages": {}}
+    found = read_json(path, dict) if path.is_file() else {"machines": {}, "stages": {}}
     digests = found.get("results", {}) | {output: output_digest(Path(profile) / output)}
     content = json.dumps(found | {"results": digests}, indent=1, sort_keys=True) + "\n"
     path.parent.mkdir(parents=True, exist_ok=True)
