@@ -20,8 +20,6 @@ READERS = {
     "json.JSONDecoder": "readers.py",
     "csv.reader": "readers.py",
     "csv.DictReader": "readers.py",
-    "pd.read_csv": "readers.py",
-    "pd.read_json": "readers.py",
     "pandas.read_csv": "readers.py",
     "pandas.read_json": "readers.py",
 }
@@ -39,7 +37,7 @@ EXCEPTIONS = {
     ("inference/do_undo.py", "json.loads"): "brings a record in memory to what JSON makes of it",
     ("training/engine/launch.py", "json.loads"): "brings a description in memory to what JSON makes of it",
     ("pipeline/fingerprint.py", "json.loads"): "what the kit's own process has just printed",
-    ("result_tables.py", "pd.read_csv"): RESULTS,
+    ("result_tables.py", "pandas.read_csv"): RESULTS,
     ("result_tables.py", "csv.reader"): RESULTS,
     ("pipeline/processes.py", "json.loads"): "DVC's own note, read by a process that imports nothing of the kit",
     ("stages/contact_sheets.py", "Image.open"): "a sheet that matplotlib has just drawn into memory",
