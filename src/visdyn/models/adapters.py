@@ -19,7 +19,7 @@ def make_portable(folder: Path, base: str) -> None:
     path = folder / SETTINGS
     if not path.is_file():
         return
-    settings = json.loads(path.read_text())
+    settings = read_settings(path)
     settings["base_model_name_or_path"] = base
     if Path(base).is_dir():
         absolute, adapter = Path(base).resolve(), folder.resolve()

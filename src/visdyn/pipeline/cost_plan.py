@@ -9,7 +9,6 @@ here (`.visdyn/timings`) shows beside its plan what it took.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from visdyn.params import ParamsError, load_params
 from visdyn.paths import profile_root
 from visdyn.pipeline.plan_facts import NOTHING, Facts, Machine, Range
 from visdyn.pipeline.plan_stages import Planner, StagePlan
+from visdyn.readers import read_json
 from visdyn.training.engine.launch import Hardware
 
 # Stages that compute in their own process: one core or one GPU, whatever there is.
@@ -96,7 +96,7 @@ def _read_hours(profile: str, stage: str) -> float | None:
     """Return how long the stage's last run here took, as the runner wrote it."""
     path = profile_root(profile) / ".visdyn/timings" / f"{stage}.json"
     try:
-        return json.loads(path.read_text())["notebook"]["duration"] / 3600
+        return read_json(path, dict)["notebook"]["duration"] / 3600
     except (FileNotFoundError, KeyError, TypeError, ValueError):
         return None
 

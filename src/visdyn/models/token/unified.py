@@ -24,7 +24,6 @@ from visdyn.models.vqgan.preprocess import centre_crop
 from visdyn.models.vqgan.preprocess import to_pixels as public_pixels
 from visdyn.models.weight_files import read_settings
 from visdyn.params.prompts import SENTENCES, DynamicsPrompts, Prompts
-from visdyn.readers import read_json
 
 DECODINGS = ("plain", "draft")
 _PIXELS_AT_ONCE = 2**21  # of the VQGAN's input: 8 images at 512 pixels, whose largest feature maps take 1 GiB
