@@ -87,10 +87,10 @@ def test_dino_preprocessing_is_the_public_one(width, height):
 
 def test_embedded_preprocessing_keeps_every_pixel():
     image = _noise_image(64, 64)
-    values = DINO_PRESETS["embedded"].preprocessing(image)
+    values = DINO_PRESETS["embedded"].at_size(64).preprocessing(image)
     assert values.dtype == np.float32
     np.testing.assert_allclose((values.transpose(1, 2, 0) / 2 + 0.5) * 255, np.asarray(image), atol=1e-3)
-    assert CLIP_PRESETS["embedded"].preprocessing(_noise_image(90, 40)).shape == (3, 64, 64)
+    assert CLIP_PRESETS["embedded"].at_size(48).preprocessing(_noise_image(90, 40)).shape == (3, 48, 48)
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +145,7 @@ def test_clip_embeds_images_and_texts_as_transformers_does(clip_folder):
     encoder = ImageTextEncoder.from_pretrained(clip_folder, batch_size=2)
     images, texts = [_noise_image(64, 64, seed) for seed in range(3)], ["red cup at one", "blue jar", "red cup"]
     inputs = encoder.tokenizer(texts, padding=True, return_tensors="pt")
-    pixels = torch.from_numpy(np.stack([CLIP_PRESETS["embedded"].preprocessing(image) for image in images]))
+    pixels = torch.from_numpy(np.stack([encoder.preset.preprocessing(image) for image in images]))
     outputs = encoder.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], pixel_values=pixels)
     np.testing.assert_allclose(encoder.embed_images(images), outputs.image_embeds.numpy(), atol=1e-5)
     np.testing.assert_allclose(encoder.embed_texts(texts), outputs.text_embeds.numpy(), atol=1e-5)

@@ -154,7 +154,7 @@ def test_states_from_truth_render_as_states():
     assert (image == render(transition.end, transition.scene)).all()
 
 
-@pytest.mark.parametrize("size", [32, 128])
+@pytest.mark.parametrize("size", [32, 48, 128])
 def test_other_sizes_show_the_same_picture(size):
     transition, _ = draw(2)
     image = render(transition.start, transition.scene, None, size=size)

@@ -109,7 +109,11 @@ def test_a_wrong_type_is_named(values, section, key, value, said):
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("mining.flow", "farnebeck", "must be one of farneback, dis, not 'farnebeck' (str); did you mean 'farneback'?"),
+        (
+            "mining.flow",
+            "farnebeck",
+            "must be one of farneback, dis, dis_fast, not 'farnebeck' (str); did you mean 'farneback'?",
+        ),
         ("mining.modes", ["top"], "'mining.modes[0]' must be one of top_then_space, greedy_spaced, quiet_around_peak"),
         ("mining.modes", [], "must be not empty, not [] (list)"),
         ("mining.test_per_verb", 0, "must be at least 1, not 0 (int)"),

@@ -35,7 +35,7 @@ class ImageSettings:
     """How images are taken and written.
 
     Attributes:
-        size: side in pixels: 256 divided by a power of two (64 in the papers' embedded world).
+        size: side in pixels, a multiple of 8 from 16 to 256.
         jitter: largest camera shift between two images of one scene, in pixels of a 64-pixel image, along each axis.
         noise: standard deviation of the sensor noise, in grey levels of 255.
         jpeg_quality: of EPIC frames (4:4:4).
@@ -57,8 +57,8 @@ class ImageSettings:
     idle_frames: int = 6
 
     def __post_init__(self) -> None:
-        if self.size not in (16, 32, 64, 128, 256):
-            raise ValueError(f"image size {self.size} is not 16, 32, 64, 128 or 256; use 64")
+        if self.size not in range(16, 257, 8):
+            raise ValueError(f"image size {self.size} is no multiple of 8 from 16 to 256; use 64")
         if not 0 <= self.jitter * self.size / 64 < 2:
             raise ValueError(f"jitter {self.jitter} is not between 0 and 2 pixels of the written image; use 0.1")
 

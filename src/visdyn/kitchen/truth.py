@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from visdyn.compute.seeds import named_seeds
-from visdyn.kitchen.render import render, render_state
+from visdyn.kitchen.render import ImageSettings, render, render_state
 from visdyn.kitchen.scene import Scene, Transition
 from visdyn.kitchen.state import Action, State, apply, inverse, valid_actions
 from visdyn.kitchen.text import canonical, caption
 from visdyn.readers import read_records
 
+MARKER = "kitchen.json"  # written last: what the folder was made with
 NAMES = ("aurora_train", "aurora_test", "epic_train", "epic_validation", "clips")
 
 
@@ -33,6 +34,7 @@ class Truth:
 
     def __init__(self, kitchen: Path | None) -> None:
         self.kitchen = kitchen
+        self._image = cache(lambda: load_image_settings(kitchen))
         self._records = cache(lambda part: {record["id"]: record for record in load_truth(kitchen, part)})
 
     @property
@@ -52,10 +54,8 @@ class Truth:
         states = [State.from_json(self._records(part)[name][end]) for name in ids]
         return [caption(state, np.random.default_rng([seed, row]), 0.0) for row, state in enumerate(states)]
 
-    def reachable_images(
-        self, part: str, ids: Sequence[str], backwards: bool = False, size: int = 64
-    ) -> list[list[np.ndarray]] | None:
-        """Render, for each item, every state that one valid action leads to: uint8 (size, size, 3) each.
+    def reachable_images(self, part: str, ids: Sequence[str], backwards: bool = False) -> list[list[np.ndarray]] | None:
+        """Render, for each item, every state that one valid action leads to: uint8 (S, S, 3), of the items' size S.
 
         Args:
             part: one whose items were written with their candidates (`aurora_test`, `epic_validation`).
@@ -66,6 +66,7 @@ class Truth:
         records = [self._records(part)[name] for name in ids]
         if backwards:
             records = [_reverse_record(record) for record in records]
+        size = self._image().size
         return [[render_state(item["state"], record["scene"], size) for item in record["candidates"]]
                 for record in records]  # fmt: skip
 
@@ -73,11 +74,12 @@ class Truth:
         """Render each item's end state once more, with other noise and another camera shift: uint8 (H, W, 3) each."""
         if self.kitchen is None:
             return None
-        images = []
+        images, settings = [], self._image()
         for name in ids:
             record = self._records(part)[name]
+            state, scene = State.from_json(record["end"]), Scene.from_json(record["scene"])
             rng = np.random.default_rng(named_seeds(seed, name))
-            images.append(render(State.from_json(record["end"]), Scene.from_json(record["scene"]), rng))
+            images.append(render(state, scene, rng, settings.jitter, settings.noise, settings.size))
         return images
 
     def random_walks(
@@ -102,7 +104,8 @@ class Truth:
                 state = apply(state, action)
                 texts.append(canonical(action))
             walks.append(texts)
-        return [render_state(records[row]["start"], records[row]["scene"]) for row in rows], walks
+        size = self._image().size
+        return [render_state(records[row]["start"], records[row]["scene"], size) for row in rows], walks
 
     def settled_ranges(self) -> dict[tuple[str, str, str], list[tuple[int, int, str]]] | None:
         """Return, for each clip (dataset, class, video), the frame ranges (first, last, state) without hand or motion.
@@ -139,6 +142,15 @@ class Truth:
 def open_truth(kitchen: Path | None) -> Truth:
     """Open what is known of a rendered kitchen; of real data (None) nothing is."""
     return Truth(kitchen)
+
+
+def load_image_settings(root: str | Path) -> ImageSettings:
+    """Return how the images of a kitchen tree were taken.
+
+    Raises:
+        FileNotFoundError: the tree has no marker.
+    """
+    return ImageSettings(**json.loads((Path(root) / MARKER).read_text())["image"])
 
 
 def load_truth(root: str | Path, name: str) -> list[dict[str, Any]]:

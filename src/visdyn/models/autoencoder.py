@@ -15,7 +15,13 @@ from visdyn.models.bagel import Autoencoder
 from visdyn.models.strict_load import load_pretrained
 
 
-def tiny_autoencoder(latent_channels: int = 16, widths: Sequence[int] = (64,), patch: int = 8, norm_groups: int = 1):
+def tiny_autoencoder(
+    latent_channels: int = 16,
+    widths: Sequence[int] = (64,),
+    patch: int = 8,
+    norm_groups: int = 1,
+    image_size: int = 64,
+):
     """Build a small untrained `diffusers.AutoencoderKL` without quant convolutions, as FLUX has it.
 
     Its latents are (N, latent_channels, H / f, W / f) with f = patch * 2**(len(widths) - 1): 8 by default.
@@ -25,6 +31,7 @@ def tiny_autoencoder(latent_channels: int = 16, widths: Sequence[int] = (64,), p
         widths: channels of each level; each level after the first halves the sides.
         patch: side of the pixel blocks folded into channels; 1 is the public layout.
         norm_groups: groups of every group normalisation.
+        image_size: side of the images that it is made for, in pixels.
     """
     from diffusers import AutoencoderKL
 
@@ -37,7 +44,7 @@ def tiny_autoencoder(latent_channels: int = 16, widths: Sequence[int] = (64,), p
         layers_per_block=1,
         latent_channels=latent_channels,
         norm_num_groups=norm_groups,
-        sample_size=64 // patch,
+        sample_size=image_size // patch,
         scaling_factor=1.0,
         shift_factor=0.0,
         use_quant_conv=False,

@@ -8,7 +8,7 @@ encoders: the whole image at the encoder's own size.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
@@ -24,12 +24,12 @@ class Preprocessing:
 
     Attributes:
         resize: length of the shorter side after a bicubic resize; None squeezes the image to `crop` x `crop`.
-        crop: side of the centre crop.
+        crop: side of the centre crop; None is the side that the encoder was made for (`Preset.at_size`).
         mean, std: per channel, of values in [0, 1].
     """
 
     resize: int | None
-    crop: int
+    crop: int | None
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
@@ -54,21 +54,26 @@ class Preset:
     preprocessing: Preprocessing
     pooling: str
 
+    def at_size(self, side: int) -> Preset:
+        """Return the preset for an encoder of images of `side` pixels: its crop, where the preset names none."""
+        known = self.preprocessing
+        return self if known.crop is not None else replace(self, preprocessing=replace(known, crop=side))
+
 
 _CLIP = Preset(Preprocessing(224, 224, CLIP_MEAN, CLIP_STD), "projected")
 _DINO_224 = Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD)
-_WHOLE_64 = Preprocessing(None, 64, HALF, HALF)
+_WHOLE = Preprocessing(None, None, HALF, HALF)
 
 _MAGICBRUSH_DINO = Preset(_DINO_224, "cls")
 # `bootstrapping` is MagicBrush's: the paper compares with that evaluator.
 CLIP_PRESETS = {
-    "embedded": Preset(_WHOLE_64, "projected"),
+    "embedded": Preset(_WHOLE, "projected"),
     "magicbrush": _CLIP,
     "bootstrapping": _CLIP,
     "doundo": _CLIP,
 }
 DINO_PRESETS = {
-    "embedded": Preset(_WHOLE_64, "mean"),
+    "embedded": Preset(_WHOLE, "mean"),
     "magicbrush": _MAGICBRUSH_DINO,
     "bootstrapping": _MAGICBRUSH_DINO,
     "doundo": Preset(_DINO_224, "mean"),

@@ -45,8 +45,8 @@ class ImageEncoder:
             FileNotFoundError: there is no such folder, no checkpoint in it, and no hub id in reach.
             ValueError: unknown preset, a checkpoint of another family, or weights that are not exactly the encoder's.
         """
-        chosen = preset_of(cls.presets, preset)
-        return cls(_load_dino(path), chosen, device, batch_size)
+        chosen, model = preset_of(cls.presets, preset), _load_dino(path)
+        return cls(model, chosen.at_size(model.config.image_size), device, batch_size)
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[ImageRef]) -> np.ndarray:
@@ -93,6 +93,7 @@ class ImageTextEncoder(ImageEncoder):
         folder = find_folder(path, pickled=True)
         _read_model_type(folder, ("clip",))
         model = load_pretrained(CLIPModel, folder, dtype=torch.float32)
+        chosen = chosen.at_size(model.config.vision_config.image_size)
         return cls(model, load_tokenizer(folder), chosen, device, batch_size)
 
     @torch.no_grad()

@@ -23,6 +23,7 @@ class World:
     """The kitchen world on disk; the counts are `kitchen.write.KitchenSizes`."""
 
     kind: Literal["kitchen", "external"]  # rendered here, or real data
+    image_size: Whole  # pixels of a side
     jitter: NotNegative  # pixels of camera shift
     noise: NotNegative  # standard deviation of the sensor's, of 255
     aurora_train_per_subset: Whole  # labelled triplets

@@ -26,7 +26,7 @@ def make_world(stage: Stage) -> pd.DataFrame:
             ["part", "count", "found", "sha256"]
         ]
     sizes = KitchenSizes(**{field.name: getattr(world, field.name) for field in fields(KitchenSizes)})
-    image = ImageSettings(jitter=world.jitter, noise=world.noise)
+    image = ImageSettings(size=world.image_size, jitter=world.jitter, noise=world.noise)
     counts = write_kitchen(folder, sizes, stage.seed, image)
     counts |= {f"dev_{part}": count for part, count in write_dev(dev, world.dev, stage.seed, image).items()}
     return pd.Series(counts, name="count").rename_axis("part").reset_index()

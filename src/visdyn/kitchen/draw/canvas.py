@@ -104,8 +104,10 @@ class Canvas:
             cv2.copyTo(sprite.pixels[part], sprite.mask[part], self.pixels[y0:y1, x0:x1])
 
     def image(self, size: int = UNITS) -> np.ndarray:
-        """Return the picture as uint8 (size, size, 3); `size` is 256 divided by a power of two."""
-        pixels = self.pixels
+        """Return the picture as uint8 (size, size, 3)."""
+        pixels, side = self.pixels, len(self.pixels)
+        if side % size or side // size & (side // size - 1):  # no power of two
+            return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
         while len(pixels) > size:  # halving is three times faster in OpenCV than one step of four
             half = len(pixels) // 2
             pixels = cv2.resize(pixels, (half, half), interpolation=cv2.INTER_AREA)

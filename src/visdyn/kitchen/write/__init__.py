@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 
 from visdyn.kitchen.render import ImageSettings
+from visdyn.kitchen.truth import MARKER
 from visdyn.kitchen.write.aurora_files import write_aurora_test, write_aurora_train
 from visdyn.kitchen.write.caption_files import write_captions
 from visdyn.kitchen.write.clip_files import write_clips
@@ -19,7 +20,6 @@ from visdyn.kitchen.write.spatial_files import write_spatial
 from visdyn.params.world import DevSizes
 
 FOLDERS = ("aurora", "epic", "clips", "doundo", "captions", "spatial", "truth")
-MARKER = "kitchen.json"
 
 
 @dataclass(frozen=True)

@@ -70,8 +70,9 @@ def train_autoencoder(
     """
     settings = Recipe.of(recipe)
     torch.manual_seed(settings.seed)
-    vae = tiny_autoencoder(latent_channels, widths, patch).to(memory_format=torch.channels_last)
     dataset = ImageDataset(images)
+    vae = tiny_autoencoder(latent_channels, widths, patch, image_size=dataset.images.shape[1])
+    vae.to(memory_format=torch.channels_last)
     start_autoencoder(vae, dataset.images)
 
     def save(history: pd.DataFrame) -> None:

@@ -219,7 +219,7 @@ def train_clip(
     """Train a tiny CLIP and write it and its tokenizer to `output`, with `training.csv`.
 
     Args:
-        images: .npy file, uint8 (N, 64, 64, 3).
+        images: .npy file, uint8 (N, S, S, 3).
         captions: JSON lines, one record with `caption` for each image, in order.
         output: folder to write.
         recipe: keys of `visdyn.training.engine.fit.Recipe`.
@@ -231,7 +231,8 @@ def train_clip(
     texts = [row["caption"] for row in read_records(captions)]
     tokenizer = build_caption_tokenizer([*texts, *extra_texts])
     torch.manual_seed(settings.seed)
-    clip, dataset = tiny_clip(len(tokenizer), **(model or {})), CaptionedImages(images, texts, tokenizer)
+    dataset = CaptionedImages(images, texts, tokenizer)
+    clip = tiny_clip(len(tokenizer), **{"image_size": dataset.images.images.shape[1], **(model or {})})
     start_patch_embedding(clip.vision_model.embeddings.patch_embedding, dataset.images.images)
 
     def save(history: pd.DataFrame) -> None:
@@ -254,7 +255,7 @@ def train_dino(
     """Train the DINO stand-in and write it to `output`, with `training.csv`.
 
     Args:
-        images: .npy file, uint8 (N, 64, 64, 3).
+        images: .npy file, uint8 (N, S, S, 3).
         output: folder to write.
         recipe: keys of `visdyn.training.engine.fit.Recipe`.
         scratch: folder for resume state.
@@ -263,11 +264,12 @@ def train_dino(
     """
     settings = Recipe.of(recipe)
     torch.manual_seed(settings.seed)
-    dino = tiny_dino(**(model or {}))
+    dataset = ImageDataset(images)
+    dino = tiny_dino(**{"image_size": dataset.images.shape[1], **(model or {})})
 
     def save(history: pd.DataFrame) -> None:
         dino.save_pretrained(output)
         write_history(history, output)
 
     training = DinoStandInTraining(dino, ViewSettings(**(views or {})))
-    fit(training, ImageDataset(images), settings, scratch, save=save)
+    fit(training, dataset, settings, scratch, save=save)

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -76,7 +77,8 @@ def train_generator(
     recipe = {"seed": 0, "weight_decay": 0.0, "warmup_steps": 0, "scheduler": "cosine", "precision": "fp32", **recipe}
     torch.manual_seed(seed := recipe.pop("seed"))
     start = Path(scratch) / "start"
-    small_bagel(load_autoencoder(data.autoencoder), texts, whole, model).save_pretrained(start)
+    side = np.load(data.frame_pairs, mmap_mode="r").shape[-2]
+    small_bagel(load_autoencoder(data.autoencoder), texts, whole, model, side).save_pretrained(start)
     config = BagelFineTuning(
         base=str(start),
         adapter="full",

@@ -22,8 +22,8 @@ from visdyn.models.vqgan import VQGAN, VQGANConfig
 from visdyn.training.engine.fit import Recipe, fit, write_history
 from visdyn.training.tiny.patch_start import start_from_patches, take_evenly
 
-# 64 x 64 pixels to 8 x 8 codes. Folding 8 x 8 pixels into channels leaves one level at 8 x 8: a fifth of the time of
-# the unfolded net with widths 16 to 64.
+# A code for 8 x 8 pixels, whatever the images' size. Folding 8 x 8 pixels into channels leaves one level: a fifth of
+# the time of the unfolded net with widths 16 to 64.
 TINY_TOKENIZER = VQGANConfig(
     ch=64,
     ch_mult=(1,),
@@ -174,7 +174,7 @@ def train_tokenizer(
     torch.manual_seed(chosen.seed)
     # JSON knows lists only; the configuration is hashable.
     changes = {name: tuple(value) if isinstance(value, list) else value for name, value in (model or {}).items()}
-    config = VQGANConfig(**{**vars(TINY_TOKENIZER), **changes})
+    config = VQGANConfig(**{**vars(TINY_TOKENIZER), "resolution": dataset.images.shape[1], **changes})
     training = TokenizerTraining(VQGAN(config), TokenizerSettings(**(settings or {})))
     training.start(dataset.images)
     training.to(memory_format=torch.channels_last)
