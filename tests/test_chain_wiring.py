@@ -134,7 +134,7 @@ def test_labels_and_candidates_come_from_the_chain_s_own_models_and_seeds(open_s
     assert [labeller.model.rpartition("/")[2] for labeller in labellers] == ["s0", "s1", "s2"]
     assert [labeller.decoding.seed for labeller in labellers] == [sampling_seed(0, "labels", c) for c in CHAINS]
 
-    monkeypatch.setattr(verification, "map_processes", lambda function, given, shared: jobs.extend(given) or [])
+    monkeypatch.setattr(verification, "map_gpus", lambda function, given, shared: jobs.extend(given) or [])
     found = [("supervised", chain, f"models/fdm/supervised-s{chain}") for chain in CHAINS]
     with pytest.raises(ValueError, match="No objects to concatenate"):
         verification.candidate_tables(open_stage("verification"), found, [])

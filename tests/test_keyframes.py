@@ -232,7 +232,7 @@ def test_key_frames_of_a_clip_lie_in_its_motion(clip):
 
 def test_a_first_pass_mines_the_same_pairs(clip):
     plain = ClipSettings(min_interval=5, modes=PAPER_MODES)
-    first = ClipSettings(min_interval=5, modes=PAPER_MODES, first_pass=16)
+    first = ClipSettings(min_interval=5, modes=PAPER_MODES, first_pass=32)
     mined, again = mine_clips([clip], plain), mine_clips([clip], first)
     assert mined.pairs == again.pairs
     assert len(mined.pairs) > 1

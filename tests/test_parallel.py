@@ -7,6 +7,7 @@ import os
 import pytest
 import toy_jobs
 
+from visdyn.compute.gpus import map_gpus
 from visdyn.compute.pool import map_processes
 
 
@@ -31,3 +32,25 @@ def test_an_error_in_a_process_reaches_the_caller():
 def test_one_item_stays_in_this_process():
     assert map_processes(toy_jobs.square, [2], 1) == [(5, os.getpid())]
     assert map_processes(toy_jobs.square, [], 1) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("visible", "seen"), [(None, {"0", "1"}), ("3,GPU-5", {"3", "GPU-5"})])
+def test_models_are_spread_over_the_gpus_each_of_which_is_one_processs_own(monkeypatch, visible, seen):
+    """As if there were two: the calls ask for none."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = map_gpus(toy_jobs.name_gpu, [3, 1, 2, 0, 5, 4], 10)
+    assert [value for value, _, _ in found] == [19, 11, 14, 10, 35, 26]
+    assert {gpu for _, _, gpu in found} == seen
+    assert len({(process, gpu) for _, process, gpu in found}) == 2
+    assert os.environ.get("CUDA_VISIBLE_DEVICES") == visible
+
+
+def test_with_one_gpu_all_stays_in_this_process(monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert map_gpus(toy_jobs.square, [2, 3], 1) == [(5, os.getpid()), (10, os.getpid())]

@@ -50,6 +50,12 @@ def square(shared: int, item: int) -> tuple[int, int]:
     return shared + item**2, os.getpid()
 
 
+def name_gpu(shared: int, item: int) -> tuple[int, int, str]:
+    """Return shared + item squared, the process that computed it, and the GPUs that it sees."""
+    value, process = square(shared, item)
+    return value, process, os.environ["CUDA_VISIBLE_DEVICES"]
+
+
 def abort_at_exit(*, output: str) -> None:
     """Join the other rank, and leave behind what aborts the interpreter's shutdown, as a group's thread may."""
     import atexit

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from visdyn.compute.pool import map_processes
+from visdyn.compute.gpus import map_gpus
 from visdyn.compute.progress import Progress
 from visdyn.compute.seeds import sampling_seed
 from visdyn.inference.candidates import FOLDER, KEYS, VERIFIERS, keep_candidates
@@ -81,7 +81,7 @@ def candidate_tables(stage: Stage, runs: Sequence[tuple[str, int, Path]], items:
         for run in runs
         for draw in range(stage.params.repeats)
     ]
-    return pd.concat(map_processes(_candidate_table, jobs, items), ignore_index=True)[COLUMNS]
+    return pd.concat(map_gpus(_candidate_table, jobs, items), ignore_index=True)[COLUMNS]
 
 
 def _candidate_table(items: Sequence[Trajectory], job: _Job) -> pd.DataFrame:

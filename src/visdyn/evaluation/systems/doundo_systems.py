@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from visdyn.compute.gpus import map_gpus
 from visdyn.compute.pool import map_processes
 from visdyn.evaluation.benches.bench import DOUNDO_BENCH
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
@@ -102,11 +103,11 @@ def edit_with_models(
         sources: what is undone from, `gt` and `generated`.
         steps: of the sampler; None is the model's own.
     """
-    # Processes share the prompt lengths; on a GPU, where there is one process, each checkpoint is loaded once.
+    # Cores share the prompt lengths; on GPUs each checkpoint is one call, and so loaded once.
     shares = [prompts] if device == "cuda" else [(prompt,) for prompt in prompts]
     jobs = [(checkpoint, share) for checkpoint in checkpoints for share in shares]
     systems: dict[tuple[str, int], SystemImages] = {}
-    for system in map_processes(_edit_with_model, jobs, (list(pairs), outputs, device, sources, steps)):
+    for system in map_gpus(_edit_with_model, jobs, (list(pairs), outputs, device, sources, steps)):
         key = system.name, system.chain
         old = systems.get(key)
         systems[key] = system if old is None else replace(old, images=old.images | system.images)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from visdyn.compute.gpus import map_gpus
 from visdyn.compute.pool import map_processes
 from visdyn.compute.seeds import item_seed
 from visdyn.evaluation.benches.bench import AURORA_BENCH
@@ -64,7 +65,7 @@ def sample_models(
         sampling: of their image tokens.
         prompts: the words for a model that brings none of its own.
     """
-    return map_processes(_sample_model, checkpoints, (list(items), outputs, device, sampling, prompts))
+    return map_gpus(_sample_model, checkpoints, (list(items), outputs, device, sampling, prompts))
 
 
 def edit_items(editor: EditorSystem, items: Sequence[Trajectory], seed: int) -> SystemImages:
