@@ -40,7 +40,7 @@ def test_a_session_from_consent_to_thanks(site, ada):
         assert ada.get("/task").headers["location"] == f"/task/{page}"
         assert ada.post(f"/task/{page}", ranked(2, 0)).headers["location"] == "/task"
     assert "Thank you, Ada" in ada.get("/task").text
-    tasks = {task.key: task for task in plan(site.study, 1)}
+    tasks = {task.key: task for task in plan(site.study, 1, site.store.draw)}
     for answer in site.store.answers():
         shown = tasks[answer.task].shown
         assert answer.choice == Choice(shown[2], shown[0])
@@ -82,7 +82,7 @@ def test_a_stale_page_is_told_and_a_change_is_taken(site, ada):
     assert re.search(r'id="best\.overall\.0"[^>]*checked', page)
     assert 'name="seen.overall" value="1"' in page
     assert ada.post("/task/1", ranked(3, 2, seen=1)).status_code == 303
-    assert site.store.answers()[0].choice.best == plan(site.study, 1)[0].shown[3]
+    assert site.store.answers()[0].choice.best == plan(site.study, 1, site.store.draw)[0].shown[3]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_pairwise_session(tmp_path):
     assert "to undo it: close" in page
     client.post("/task/1", {"prefer.overall": "1", "seen.overall": "0"})
     client.post("/task/2", {"prefer.overall": "none", "seen.overall": "0"})
-    first, second = plan(site.study, 1)
+    first, second = plan(site.study, 1, site.store.draw)
     answers = {answer.task: answer.choice for answer in site.store.answers()}
     assert answers == {first.key: Choice(first.shown[1], first.shown[0]), second.key: Choice("", "")}
     assert re.search(r'id="prefer\.overall\.none"[^>]*checked', client.get("/task/2").text)
@@ -162,9 +162,10 @@ def test_fifty_annotators_at_once_lose_nothing(tmp_path):
     assert {answer.annotator for answer in answers} == set(range(1, 51))
     assert {answer.revision for answer in answers} == {1}
     study = load_study(folder)
-    for annotator in Store(folder / "answers.sqlite", study.fingerprint).annotators():
+    store = Store(folder / "answers.sqlite", study.fingerprint)
+    for annotator in store.annotators():
         stored = {answer.task: answer.choice for answer in answers if answer.annotator == annotator.number}
-        for task, (best, worst) in zip(plan(study, annotator.number), given[annotator.name], strict=True):
+        for task, (best, worst) in zip(plan(study, annotator.number, store.draw), given[annotator.name], strict=True):
             assert stored[task.key] == Choice(task.shown[best], task.shown[worst])
     with closing(sqlite3.connect(folder / "answers.sqlite")) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)

@@ -105,7 +105,7 @@ def test_a_session_by_keyboard_closed_and_resumed(chromium, study):
     answers = {(answer.annotator, answer.task): answer.choice for answer in store.answers()}
     assert len(answers) == 8
     for annotator, picks in ((1, [(0, 1), (2, 0), (3, 1), (3, 1)]), (2, [(0, 3)] * 4)):
-        for task, (best, worst) in zip(plan(loaded, annotator), picks, strict=True):
+        for task, (best, worst) in zip(plan(loaded, annotator, store.draw), picks, strict=True):
             assert answers[annotator, task.key] == Choice(task.shown[best], task.shown[worst])
 
 
@@ -129,7 +129,7 @@ def test_a_page_submitted_twice_from_two_tabs_and_after_back(chromium, study):
         assert page.locator("input:checked").count() == 2
     loaded, store = _stored(study)
     (answer,) = store.answers()
-    assert (answer.choice.best, answer.revision) == (plan(loaded, 1)[0].shown[0], 1)
+    assert (answer.choice.best, answer.revision) == (plan(loaded, 1, store.draw)[0].shown[0], 1)
 
 
 def test_open_questions_are_held_back_and_the_focus_is_seen(chromium, study):

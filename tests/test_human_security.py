@@ -38,7 +38,7 @@ def test_no_page_and_no_address_names_a_system(site, ada):
 
 
 def test_images_come_without_the_metadata_of_their_maker(site, ada):
-    task = plan(site.study, 1)[0]
+    task = plan(site.study, 1, site.store.draw)[0]
     note = PngImagePlugin.PngInfo()
     note.add_text("Software", "made by Zebra-Net")
     source = Image.open(task.item.source).convert("RGB")

@@ -53,7 +53,7 @@ def _simulated(folder, annotators: int, best_of) -> str:
     store = Store(folder / "answers.sqlite", study.fingerprint)
     for annotator in range(annotators):
         number = store.join(f"simulated {annotator}", f"form-{annotator}")[0].number
-        for task in plan(study, number):
+        for task in plan(study, number, store.draw):
             best, worst = best_of(task.shown, random.Random(f"{number}:{task.key}"))
             store.record(number, task.key, task.shown, {"overall": (Choice(best, worst), 0)})
     export(study, store, folder / "export.csv")

@@ -236,7 +236,7 @@ def test_the_fingerprint_sees_images_and_questions_but_not_wording(tmp_path):
 def test_export_and_reading_back(tmp_path, store, study):
     for row, name in enumerate(["=cmd|' /C calc'!A0", 'Ada, "the" first']):
         number = store.join(name, f"form-{row}")[0].number
-        for task in plan(study, number):
+        for task in plan(study, number, store.draw):
             choice = Choice(task.shown[0], task.shown[1])
             store.record(number, task.key, task.shown, {"overall": (choice, 0)})
     assert export(study, store, tmp_path / "out.csv") == 8
@@ -247,7 +247,7 @@ def test_export_and_reading_back(tmp_path, store, study):
     assert "Ada" not in written.decode()  # a name greets its owner, and leaves with no export
     assert set(table["kind"]) == {"best_worst"}
     assert (table["best"] == table["shown"].str.split("|").str[0]).all()
-    assert list(table["item"][:4]) == [task.item.id for task in plan(study, 1)]
+    assert list(table["item"][:4]) == [task.item.id for task in plan(study, 1, store.draw)]
     export(study, store, tmp_path / "out.csv")
     assert (tmp_path / "out.csv").read_bytes() == written
 

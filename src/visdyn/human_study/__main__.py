@@ -73,16 +73,19 @@ def _serve_study(study: Study, store: Store, host: str, port: int, token: str | 
     import uvicorn
 
     from visdyn.human_study.app import create_app
+    from visdyn.human_study.connections import BehindProxy, BoundedProtocol
 
     app = create_app(study, store, token, host in LOOPBACK, public_url)
     shown = f"[{host}]" if ":" in host else host
     address = public_url.rstrip("/") or f"http://{shown}:{port}"
     entry = f"/enter?token={quote(token, safe='')}" if token else "/"
     print(f"answers go to {store.path}")
+    print(f"for yourself, who has finished: {address}/progress/{store.owner_key}")
     print(f"open {address}{entry} (Ctrl-C ends the server; answers are kept)", flush=True)
     # No access log: its lines would hold the resume links. No server header: it tells a stranger what to attack.
     uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, log_level="warning", ws="none",
-                proxy_headers=False, timeout_keep_alive=30, limit_concurrency=1000)  # fmt: skip
+                proxy_headers=False, timeout_keep_alive=30, limit_concurrency=1000,
+                http=BehindProxy if public_url else BoundedProtocol)  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -17,12 +17,15 @@ from starlette.routing import Route
 from visdyn.human_study import pages
 from visdyn.human_study.pictures import Pictures
 from visdyn.human_study.plan import Task, plan
-from visdyn.human_study.security import LOOPBACK, Guard, access_proof, check_public_url, read_form, same
+from visdyn.human_study.security import LOOPBACK, Guard, Limit, access_proof, check_public_url, read_form, same
 from visdyn.human_study.study import Study
-from visdyn.human_study.study_store import Annotator, Store
+from visdyn.human_study.study_store import Annotator, FullError, Store
 
 SESSION, ACCESS = "visdyn_session", "visdyn_access"
 MAX_NAME = 60  # characters of an annotator's name
+# An address may be a whole institute's, or a proxy's: these stop a script, not a class that starts together.
+MAX_JOINS, MAX_GUESSES = 120, 60  # sessions begun, and tokens or links that were wrong, an address
+LIMIT_SECONDS = 600.0
 _TEMPLATES = Path(__file__).parent / "templates"
 _MONTH = 30 * 24 * 3600
 _ALREADY = "This page was sent before with other choices, which are shown below. Change them here if you like."
@@ -58,6 +61,7 @@ class _Site:
         self.token = access_token
         self.proof = access_proof(store.secret, access_token) if access_token else ""
         self.pictures = Pictures(study, store.secret)
+        self.joins, self.guesses = Limit(MAX_JOINS, LIMIT_SECONDS), Limit(MAX_GUESSES, LIMIT_SECONDS)
         self.templates = Environment(loader=FileSystemLoader(_TEMPLATES), autoescape=True, undefined=StrictUndefined,
                                      trim_blocks=True, lstrip_blocks=True)  # fmt: skip
         self.style = (_TEMPLATES / "style.css").read_text(encoding="utf-8")
@@ -74,6 +78,7 @@ class _Site:
             Route("/task/{position:int}", self.submit, methods=["POST"]),
             Route("/pause", self.pause),
             Route("/leave", self.leave, methods=["POST"]),
+            Route("/progress/{key}", self.progress),
             Route("/image/{name}", self.image),
             Route("/style.css", self.stylesheet),
         ]
@@ -85,7 +90,7 @@ class _Site:
     def consent(self, request: Request) -> Response:
         self._require_access(request)
         return self._render_page("consent.html.j2", form=secrets.token_urlsafe(16), error="", name="",
-                          annotator=self._find_annotator(request), pages=len(plan(self.study, 1)))  # fmt: skip
+                          annotator=self._find_annotator(request), pages=len(self._plan(1)))  # fmt: skip
 
     async def start(self, request: Request) -> Response:
         return await run_in_threadpool(self._start_session, request, await read_form(request))
@@ -97,12 +102,18 @@ class _Site:
             "" if given.get("agree") == "yes" else "Please agree first, or leave."
         ):
             again = {"form": form, "error": error, "name": name[:MAX_NAME]}
-            return self._render_page("consent.html.j2", 422, **again, annotator=None, pages=len(plan(self.study, 1)))
+            return self._render_page("consent.html.j2", 422, **again, annotator=None, pages=len(self._plan(1)))
         if len(form) < 16:
             raise HTTPException(400, "The form is not the one this page shows. Reload it and send it again.")
         if self._find_annotator(request):
             return _redirect_to("/task")
-        return _with_cookie(_redirect_to("/task"), SESSION, self.store.join(name, form)[1], request)
+        self._refuse_beyond(self.joins, request, "Many sessions were begun from here. Wait some minutes.")
+        try:
+            token = self.store.join(name, form)[1]
+        except FullError as error:
+            raise HTTPException(403, f"Thank you, but {error}.") from error
+        self.joins.note(_read_address(request))
+        return _with_cookie(_redirect_to("/task"), SESSION, token, request)
 
     def enter(self, request: Request) -> Response:
         given = request.query_params.get("token")
@@ -112,13 +123,17 @@ class _Site:
         return self._check_access(request, (await read_form(request)).get("token", ""))
 
     def _check_access(self, request: Request, given: str) -> Response:
+        self._refuse_guessing(request)
         if self.token is not None and not same(access_proof(self.store.secret, given), self.proof):
+            self.guesses.note(_read_address(request))
             return self._render_page("enter.html.j2", 403, error="This is not the study's access token.")
         return _with_cookie(_redirect_to("/"), ACCESS, self.proof, request) if self.proof else _redirect_to("/")
 
     def resume(self, request: Request) -> Response:
+        self._refuse_guessing(request)
         token = request.path_params["token"]
         if self.store.annotator(token) is None:
+            self.guesses.note(_read_address(request))
             raise HTTPException(404, "This link belongs to no session of this study.")
         return _with_cookie(_redirect_to("/task"), SESSION, token, request)
 
@@ -133,12 +148,28 @@ class _Site:
         response.delete_cookie(SESSION)
         return response
 
+    def progress(self, request: Request) -> Response:
+        """Show whoever runs the study how far it is; it names no system, so that its reader may annotate as well."""
+        self._refuse_guessing(request)
+        if not same(request.path_params["key"], self.store.owner_key):
+            self.guesses.note(_read_address(request))
+            raise HTTPException(404, "There is no such page.")
+        rows = []
+        for annotator in self.store.annotators():
+            tasks, remaining = self._pages_of(annotator)
+            code = "" if remaining else self.store.completion_code(annotator.number)
+            rows.append({"number": annotator.number, "name": annotator.name, "done": len(tasks) - len(remaining),
+                         "total": len(tasks), "code": code})  # fmt: skip
+        finished = sum(not row["done"] < row["total"] for row in rows)
+        return self._render_page("progress.html.j2", rows=rows, finished=finished)
+
     # ---------------------------------------------------------------- the comparisons
     def next_task(self, request: Request) -> Response:
         annotator, tasks, remaining = self._load_session(request)
         if remaining:
             return _redirect_to(f"/task/{remaining[0]}")
-        return self._render_page("done.html.j2", annotator=annotator, total=len(tasks))
+        code = self.store.completion_code(annotator.number)
+        return self._render_page("done.html.j2", annotator=annotator, total=len(tasks), code=code)
 
     def task(self, request: Request) -> Response:
         return self._task_page(request, {})
@@ -198,10 +229,22 @@ class _Site:
     def _load_session(self, request: Request) -> tuple[Annotator, tuple[Task, ...], list[int]]:
         """Return who asks, their pages, and the positions (from 1) still to answer."""
         annotator = self._session_of(request)
-        tasks = plan(self.study, annotator.number)
+        return annotator, *self._pages_of(annotator)
+
+    def _pages_of(self, annotator: Annotator) -> tuple[tuple[Task, ...], list[int]]:
+        tasks = self._plan(annotator.number)
         counts, needed = self.store.counts(annotator.number), len(self.study.questions)
-        remaining = [place for place, task in enumerate(tasks, 1) if counts.get(task.key, 0) < needed]
-        return annotator, tasks, remaining
+        return tasks, [place for place, task in enumerate(tasks, 1) if counts.get(task.key, 0) < needed]
+
+    def _plan(self, number: int) -> tuple[Task, ...]:
+        return plan(self.study, number, self.store.draw)
+
+    def _refuse_guessing(self, request: Request) -> None:
+        self._refuse_beyond(self.guesses, request, "Many wrong links came from here. Wait some minutes.")
+
+    def _refuse_beyond(self, limit: Limit, request: Request, words: str) -> None:
+        if limit.is_reached(_read_address(request)):
+            raise HTTPException(429, words, {"Retry-After": f"{limit.seconds:.0f}"})
 
     # ---------------------------------------------------------------- answers in HTML
     async def refused(self, request: Request, error: HTTPException) -> Response:
@@ -232,6 +275,10 @@ def _find_name_problem(name: str) -> str:
     if len(name) > MAX_NAME or not name.isprintable():
         return f"A name has at most {MAX_NAME} characters, all of them printable."
     return ""
+
+
+def _read_address(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 def _redirect_to(path: str) -> Response:

@@ -25,7 +25,7 @@ def rows(study: Study, store: Store) -> list[dict[str, object]]:
     Raises:
         KeyError: an answer to a page that the annotator does not have; the store refuses such files before.
     """
-    tasks = {annotator.number: plan(study, annotator.number) for annotator in store.annotators()}
+    tasks = {annotator.number: plan(study, annotator.number, store.draw) for annotator in store.annotators()}
     places = {number: {task.key: place for place, task in enumerate(pages)} for number, pages in tasks.items()}
     found = []
     for answer in store.answers():

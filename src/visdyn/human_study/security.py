@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
+import threading
+import time
+from collections import deque
 from collections.abc import Sequence
 from urllib.parse import parse_qsl, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -19,6 +23,8 @@ MAX_BODY = 16 * 1024
 MAX_DRAIN = 8 * 1024 * 1024  # read and thrown away of a body too large, so that the refusal still reaches its sender
 MAX_FIELDS = 64
 MAX_VALUE = 200  # characters of one form field
+BODY_SECONDS = 30.0  # for a form, which a slow connection sends in one
+MAX_CLIENTS = 10_000  # addresses that a `Limit` remembers
 
 _HEADERS = {
     # No script at all: nothing on these pages needs one.
@@ -85,16 +91,53 @@ class Guard:
         return None
 
 
+class Limit:
+    """So many events an address and span of time; the addresses that are remembered are bounded too."""
+
+    def __init__(self, count: int, seconds: float) -> None:
+        """Allow `count` events in any `seconds`."""
+        self.count, self.seconds = count, seconds
+        self._times: dict[str, deque[float]] = {}
+        self._lock = threading.Lock()
+
+    def is_reached(self, address: str) -> bool:
+        """Tell whether an address has had its events."""
+        with self._lock:
+            return len(self._recent(address)) >= self.count
+
+    def note(self, address: str) -> None:
+        """Count one event."""
+        with self._lock:
+            times = self._recent(address)
+            times.append(time.monotonic())
+            self._times.pop(address, None)
+            self._times[address] = times  # the latest last
+            while len(self._times) > MAX_CLIENTS:
+                self._times.pop(next(iter(self._times)))
+
+    def _recent(self, address: str) -> deque[float]:
+        times, since = self._times.get(address, deque(maxlen=self.count)), time.monotonic() - self.seconds
+        while times and times[0] < since:
+            times.popleft()
+        return times
+
+
 async def read_form(request: Request) -> dict[str, str]:
     """Return the fields of a posted form.
 
     Raises:
         HTTPException: 415 for another content type, 413 for a body over `MAX_BODY`, 400 for bad encoding, too many
-            fields, a field sent twice or one over `MAX_VALUE` characters.
+            fields, a field sent twice or one over `MAX_VALUE` characters, 408 for a body that takes longer than
+            `BODY_SECONDS`, 400 for one that is cut off.
     """
     if request.headers.get("content-type", "").partition(";")[0].strip() != "application/x-www-form-urlencoded":
         raise HTTPException(415, "This page takes only its own form.")
-    text = (await _read_body(request)).decode("latin-1")
+    try:
+        text = (await asyncio.wait_for(_read_body(request), BODY_SECONDS)).decode("latin-1")
+    except TimeoutError as error:
+        raise HTTPException(408, f"The form took longer than {BODY_SECONDS:.0f} seconds. Send it again.") from error
+    except ClientDisconnect as error:  # nobody is there to read this
+        raise HTTPException(400, "The form was cut off. Send it again.") from error
     try:
         pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS, encoding="utf-8", errors="strict")
     except ValueError as error:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import os
 import secrets
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 BUSY_SECONDS = 30
+MAX_ANNOTATORS = 2000  # who consented; a stranger with a script could else fill the disk, and the results
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -49,6 +51,10 @@ _WHO = "SELECT number, name FROM annotators WHERE token_hash = ?"
 
 class StoreError(ValueError):
     """The file of answers does not fit the study, or is none; the message says what to do."""
+
+
+class FullError(RuntimeError):
+    """The study has as many annotators as it takes."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +101,7 @@ class Store:
         """
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        _make_private(self.path)
         try:
             with closing(self._open_connection()) as connection:
                 connection.execute("PRAGMA journal_mode = WAL")
@@ -107,6 +114,18 @@ class Store:
                 "restore them, or name another file for the answers"
             )
         self.secret = self._store_once("secret", secrets.token_hex(32))
+        # A study that was begun before the secret went into the draw keeps the pages that its annotators were shown.
+        drawn = self._store_once("drawn", "from the seed" if self.annotators() else "from the secret")
+        self.draw = self._derive("draw") if drawn == "from the secret" else ""
+
+    def completion_code(self, annotator: int) -> str:
+        """Return what an annotator who has finished can show for it; whoever runs the study has the same list."""
+        return self._derive(f"completion:{annotator}")[:10].upper()
+
+    @property
+    def owner_key(self) -> str:
+        """What opens the page of progress, which is not for annotators."""
+        return self._derive("owner")[:32]
 
     def join(self, name: str, form: str) -> tuple[Annotator, str]:
         """Add one who consented; returns them and the token that is their session (only its hash is stored).
@@ -114,12 +133,17 @@ class Store:
         Args:
             name: what they call themselves.
             form: a random text given out with the consent form; the same form sent twice is the same annotator.
+
+        Raises:
+            FullError: `MAX_ANNOTATORS` have consented.
         """
-        token = hmac.new(self.secret.encode(), f"session:{form}".encode(), hashlib.sha256).hexdigest()
+        token = self._derive(f"session:{form}")
         query = "INSERT INTO annotators (token_hash, name, consented_at) VALUES (?, ?, ?)"
         with self._write_transaction() as connection:
             # Looked up first: a refused insert would still use up a number.
             if connection.execute(_WHO, (_hash_token(token),)).fetchone() is None:
+                if connection.execute("SELECT COUNT(*) FROM annotators").fetchone()[0] >= MAX_ANNOTATORS:
+                    raise FullError(f"this study has the {MAX_ANNOTATORS} annotators that it takes")
                 connection.execute(query, (_hash_token(token), name, _format_now()))
             return Annotator(*connection.execute(_WHO, (_hash_token(token),)).fetchone()), token
 
@@ -174,6 +198,9 @@ class Store:
             rows = connection.execute("SELECT * FROM answers ORDER BY annotator, task, criterion")
             return [_parse_answer(row) for row in rows]
 
+    def _derive(self, what: str) -> str:
+        return hmac.new(self.secret.encode(), what.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
     def _read_page(self, connection: sqlite3.Connection, annotator: int, task: str) -> dict[str, Answer]:
         rows = connection.execute("SELECT * FROM answers WHERE annotator = ? AND task = ?", (annotator, task))
         return {answer.criterion: answer for answer in map(_parse_answer, rows)}
@@ -206,6 +233,16 @@ class Store:
                 connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
+
+
+def _make_private(path: Path) -> None:
+    """Make a file that its owner alone may read: it holds the secret of the draw, pseudonyms, and the answers.
+
+    What SQLite writes beside it (`-wal`, `-shm`) has the same mode.
+    """
+    os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    with suppress(PermissionError):  # another's file: its owner has chosen
+        path.chmod(0o600)
 
 
 def _parse_answer(row: tuple) -> Answer:
