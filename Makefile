@@ -20,7 +20,7 @@ FIGURE_INPUTS := data/generated/evaluation data/generated/evaluation_doundo
 EXECUTED := $(patsubst notebooks/%.ipynb,reports/notebooks/%.html,$(filter-out %/explore.ipynb %/11_robustness.ipynb,$(wildcard notebooks/*.ipynb)))
 
 .DEFAULT_GOAL := help
-.PHONY: help environment repro verify test test-fast lab report figures robust external choices doctor plan paper human-study smoke lint format clean
+.PHONY: help environment repro verify test test-fast torture lab report figures robust external choices doctor plan paper human-study smoke lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -54,6 +54,9 @@ test: environment ## run every test, the smoke pipeline included
 
 test-fast: environment ## run the tests that take seconds
 	python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+
+torture: environment ## try wrong inputs, kills, full disks and hostile servers: make torture TORTURE="--size night"
+	python -m visdyn.pipeline.arithmetic python tests/torture.py $(TORTURE)
 
 lab: environment ## open JupyterLab on this environment
 	python -m visdyn.pipeline.arithmetic jupyter lab --LabApp.default_url=/lab/tree/notebooks/explore.ipynb

@@ -1,0 +1,440 @@
+"""The standing campaign: wrong input, kills, full disks and hostile servers, counted by family: `make torture`.
+
+    python tests/torture.py [--size ci|day|night] [--seed 0] [FAMILY ...]
+
+Every case is drawn from the seed, so that a table can be made again. A case *holds* where the kit reads it rightly, or
+refuses it in words of its own: an error that a line of the package raised. What escapes from a library, hangs, ends the
+process or is silently read as something else does *not hold*, and is printed. A new reader is a function here with
+`@family`, which yields cases.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+SIZES = {"ci": 8, "day": 60, "night": 600}  # cases of a family; what starts processes has a tenth
+SECONDS = 20  # that a case may take before it counts as hanging
+# Readers whose families are not closed yet: they are counted and shown, and no test waits for them.
+OPEN = ("images", "json", "csv", "params")
+FOREIGN = (AttributeError, IndexError, KeyError, RecursionError, TypeError, UnicodeError, MemoryError)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to try: `run` returns "" where it was read rightly, else what was silently wrong."""
+
+    name: str
+    run: Callable[[], str]
+
+
+@dataclass
+class Count:
+    """What a family came to; `failures` are the cases that did not hold, each with what happened."""
+
+    tried: int
+    held: int
+    seconds: float
+    failures: list[str]
+
+
+FAMILIES: dict[str, tuple[Callable[[random.Random, Path], Iterator[Case]], int]] = {}
+
+
+def family(name: str, divisor: int = 1):
+    """Add a generator of cases; it is asked for so many as the size says, over `divisor`."""
+
+    def add(make):
+        FAMILIES[name] = make, divisor
+        return make
+
+    return add
+
+
+class Hang(BaseException):
+    """A case took longer than `SECONDS`."""
+
+
+def judge(case: Case) -> str:
+    """Run a case; return "" where it held, else what happened in one line."""
+
+    def hang(signum, frame):
+        raise Hang
+
+    signal.signal(signal.SIGALRM, hang)
+    signal.alarm(SECONDS)
+    try:
+        return case.run()
+    except Hang:
+        return f"hangs for {SECONDS} s"
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1].filename
+        own = type(error).__module__.startswith("visdyn.")
+        if own or ("/src/visdyn/" in last and not isinstance(error, FOREIGN)):
+            return "" if str(error).strip() else f"{type(error).__name__} without a word"
+        return f"{type(error).__name__}: {str(error)[:120]}"
+    finally:
+        signal.alarm(0)
+
+
+def run(names: list[str], size: str, seed: int) -> dict[str, Count]:
+    """Try the families by name; a family's cases do not depend on which others are tried."""
+    counts = {}
+    for name in names:
+        make, divisor = FAMILIES[name]
+        wanted, began, failures, tried = max(1, SIZES[size] // divisor), time.monotonic(), [], 0
+        with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+            cases = make(random.Random(f"{seed}:{name}"), Path(folder))
+            for tried, case in zip(range(1, wanted + 1), cases, strict=False):  # noqa: B007
+                if said := judge(case):
+                    failures.append(f"{case.name}: {said}")
+        counts[name] = Count(tried, tried - len(failures), time.monotonic() - began, failures)
+    return counts
+
+
+# ---------------------------------------------------------------- mutations
+def mutate_bytes(draw: random.Random, data: bytes) -> tuple[str, bytes]:
+    """Return what was done to bytes, and the bytes."""
+    at, end = sorted(draw.sample(range(len(data) + 1), 2))
+    kinds = {
+        "cut": data[:at],
+        "slice lost": data[:at] + data[end:],
+        "slice zeroed": data[:at] + bytes(end - at) + data[end:],
+        "slice doubled": data[:end] + data[at:],
+        "noise inserted": data[:at] + draw.randbytes(draw.randrange(1, 200)) + data[at:],
+        "bits flipped": bytes(byte ^ (draw.random() < 0.01) * draw.randrange(256) for byte in data),
+        "empty": b"",
+    }
+    kind = draw.choice(list(kinds))
+    return kind, kinds[kind]
+
+
+WEIRD = ("NaN", "-1", "1e999", "null", "[]", "{}", '""', "true", "012", "1:30", "0", "1.5", "&a [*a]", "é", "\u2028",
+         "=cmd|' /C calc'!A0", "../../x", "x" * 300, "[" * 3000, "\x00")  # fmt: skip
+
+
+def mutate_text(draw: random.Random, text: str) -> tuple[str, bytes]:
+    """Return what was done to a text of lines, and its bytes."""
+    lines = text.splitlines(keepends=True)
+    row = draw.randrange(len(lines))
+    words = lines[row].split(" ") if " " in lines[row].strip() else lines[row].split(",")
+    place, weird = draw.randrange(len(words)), draw.choice(WEIRD)
+    glue = " " if " " in lines[row].strip() else ","
+    strange = glue.join([*words[:place], weird, *words[place + 1 :]])
+    kinds = {
+        "line lost": [*lines[:row], *lines[row + 1 :]],
+        "line doubled": [*lines[: row + 1], *lines[row:]],
+        "lines turned round": lines[::-1],
+        f"a word is {weird[:12]!r}": [*lines[:row], strange + "\n" * (not strange.endswith("\n")), *lines[row + 1 :]],
+    }
+    whole = {"utf-16": text.encode("utf-16"), "latin-1": (text + "é").encode("latin-1"),
+             "bom": b"\xef\xbb\xbf" + text.encode(), "nothing": b""}  # fmt: skip
+    kind = draw.choice([*kinds, *kinds, *whole, "bytes"])
+    if kind == "bytes":
+        return mutate_bytes(draw, text.encode())
+    return kind, whole[kind] if kind in whole else "".join(kinds[kind]).encode("utf-8", "surrogatepass")
+
+
+# ---------------------------------------------------------------- readers
+@family("images")
+def try_images(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """Damaged images: read as RGB, or refused."""
+    from visdyn.images import load
+
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
+    while True:
+        form = draw.choice(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
+        buffer = io.BytesIO()
+        picture.save(buffer, form)
+        kind, data = mutate_bytes(draw, buffer.getvalue())
+        path = folder / f"a.{form.lower()}"
+
+        def case(path=path, data=data) -> str:
+            path.write_bytes(data)
+            image = load(path)
+            return "" if image.mode == "RGB" and min(image.size) > 0 else f"mode {image.mode}"
+
+        yield Case(f"{form}, {kind}", case)
+
+
+@family("json")
+def try_json(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """AURORA's test.json, damaged: items of the right types, the others set aside."""
+    from visdyn.datasets.aurora import load_bench
+    from visdyn.quarantine import Quarantine
+
+    items = [{"instruction": f"open it {n}", "input": "a.png", "output": "a.png", "task": "ag"} for n in range(4)]
+    text = json.dumps(items, indent=1)
+    Image.new("RGB", (8, 8)).save(folder / "a.png")
+    while True:
+        kind, data = mutate_text(draw, text)
+
+        def case(data=data) -> str:
+            (folder / "test.json").write_bytes(data)
+            found = load_bench(folder, quarantine=Quarantine())
+            return "" if all(isinstance(one.action, str) and one.action for one in found) else "an item without words"
+
+        yield Case(kind, case)
+
+
+@family("csv")
+def try_csv(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """EPIC-KITCHENS' segments, damaged."""
+    from visdyn.datasets.epic_kitchens import load_segments
+
+    head = ("narration_id,participant_id,video_id,narration_timestamp,start_timestamp,stop_timestamp,start_frame,"
+            "stop_frame,narration,verb,verb_class,noun,noun_class,all_nouns,all_noun_classes\n")  # fmt: skip
+    rows = [f"P01_01_{n},P01,P01_01,00:00:01.00,00:00:01.00,00:00:02.00,60,120,open door,open,3,door,8,['door'],[8]\n"
+            for n in range(4)]  # fmt: skip
+    while True:
+        kind, data = mutate_text(draw, head + "".join(rows))
+
+        def case(data=data) -> str:
+            (folder / "epic.csv").write_bytes(data)
+            found = load_segments(folder / "epic.csv")
+            return "" if all(one.start_frame >= 0 for one in found) else "a frame below 0"
+
+        yield Case(kind, case)
+
+
+@family("params")
+def try_params(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """params.yaml, damaged: read as DVC reads it, or refused."""
+    from visdyn.params import Params
+    from visdyn.params.reading import ParamsError, from_mapping
+
+    text = (ROOT / "params.yaml").read_text()
+    while True:
+        kind, data = mutate_text(draw, text)
+
+        def case(data=data) -> str:
+            try:
+                values = yaml.safe_load(data)
+            except yaml.YAMLError:
+                return ""  # no mapping reaches the reader
+            except (RecursionError, ValueError):
+                raise ParamsError("the file is no YAML") from None
+            from_mapping(Params, values, folder / "params.yaml")
+            return ""
+
+        yield Case(kind, case)
+
+
+@family("results")
+def try_results(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """Results edited by hand, beside the dvc.lock of their run: refused, or said to be edited."""
+    from visdyn.reporting.results import Results
+
+    source = ROOT / "reports/results"
+    shutil.copy(ROOT / "dvc.lock", folder)
+    names = [f"{path.parent.name}/{path.name}" for stage in ("fdm", "idm", "idm_evaluation", "doundo", "annotation")
+             for path in sorted((source / stage).glob("*.csv")) if path.stat().st_size > 200]  # fmt: skip
+    for stage in {Path(name).parts[0] for name in names}:
+        shutil.copytree(source / stage, folder / "reports/results" / stage)
+    results = Results(folder, repository=folder)
+    while True:
+        name = draw.choice(names)
+        text = (source / name).read_text()
+        kind, data = mutate_text(draw, text)
+
+        def case(name=name, text=text, data=data) -> str:
+            path = folder / "reports/results" / name
+            path.write_bytes(data)
+            try:
+                results.read(name)
+                unseen = data != text.encode() and not results.edited([name])
+                return "read as if nothing had been done to it" if unseen else ""
+            finally:
+                path.write_text(text)
+
+        yield Case(f"{name}, {kind}", case)
+
+
+@family("replies")
+def try_replies(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """Judges' words, damaged: two scores from 0 to 10, or none; nothing raised."""
+    from visdyn.evaluation.judges import read_answer
+
+    whole = '```json\n{"reasoning": "the drawer is open", "score": [7, 9]}\n```'
+    while True:
+        kind, data = mutate_text(draw, whole)
+
+        def case(data=data) -> str:
+            scores, reason = read_answer(data.decode("utf-8", "replace"))
+            if scores is None:
+                return "" if reason else "refused without a reason"
+            return "" if all(0 <= score <= 10 for score in scores) else f"scores {scores}"
+
+        yield Case(kind, case)
+
+
+# ---------------------------------------------------------------- servers, kills, disks, people
+@family("servers", divisor=4)
+def try_servers(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """An endpoint that fails at random, for a while: the right reply in the end, or a refusal; never the key."""
+    from fake_endpoint import KEY, FakeEndpoint, ask, completion
+
+    faults = {
+        "500": (500, {}, "{}"), "429": (429, {"Retry-After": "0"}, "{}"), "no JSON": (200, {}, "<html>busy</html>"),
+        "cut": (200, {"x-cut": "1"}, completion("x")[2]), "empty": (200, {}, ""), "a list": (200, {}, "[]"),
+        "the key back": (401, {}, f'{{"error": "wrong key {KEY}"}}'), "404": (404, {}, "not here"),
+        "no choices": (200, {}, '{"choices": []}'), "deep": (200, {}, "[" * 5000),
+        "moved": (302, {"Location": "/x"}, ""),
+    }  # fmt: skip
+    while True:
+        script = [draw.choice(list(faults)) for _ in range(draw.randrange(1, 5))]
+
+        def case(script=tuple(script)) -> str:
+            def answer(name, nth, repeat):
+                return faults[script[nth - 1]] if nth <= len(script) else completion("as asked")
+
+            server = FakeEndpoint(answer)
+            os.environ["JUDGE_KEY"] = KEY
+            try:
+                reply = ask(server)
+                said = f"{reply.text} {reply.finish_reason}"
+            except Exception as error:
+                said = f"{error} {getattr(error, 'attempts', '')}"
+                if KEY in said:
+                    return "the key comes back in the error"
+                raise
+            finally:
+                del os.environ["JUDGE_KEY"]
+                server.shutdown()
+                server.server_close()
+            return "the key comes back in the reply" if KEY in said else ""
+
+        yield Case(" then ".join(script), case)
+
+
+WRITER = """
+import sys
+from visdyn.paths import write_atomically
+for number in range(10**9):
+    write_atomically(sys.argv[1], bytes([number % 256]) * 200_000)
+    if not number:
+        print("writing", flush=True)
+"""
+
+
+@family("kills", divisor=4)
+def try_kills(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """kill -9 while a file is written again and again: it is one that was meant, whole."""
+    path = folder / "kept"
+    while True:
+        pause = draw.uniform(0, 0.3)
+
+        def case(pause=pause) -> str:
+            writer = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE)
+            writer.stdout.readline()
+            time.sleep(pause)
+            writer.kill()
+            writer.communicate()
+            content = path.read_bytes()
+            return "" if len(content) == 200_000 and len(set(content)) == 1 else "the file is torn"
+
+        yield Case(f"after {pause:.2f} s", case)
+
+
+@family("full disks", divisor=4)
+def try_full_disks(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """A file may not grow (as on a full disk) while a record is written: the old one stands, the cause is named."""
+    from visdyn.pipeline import kernel
+
+    while True:
+        room = draw.randrange(0, 4000)
+
+        def case(room=room) -> str:
+            path = folder / "out/a.ipynb"
+            shutil.rmtree(folder / "out", ignore_errors=True)
+            run_of = kernel.Kernel(folder / "a.ipynb", path, {}, folder / "log", folder / "timings.json", "a")
+            notebook = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            old, handler = kernel._execute_cells, signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+            def fill(run):
+                run.output.write_text(json.dumps(notebook))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+                return "cell 3 failed with OSError: No space left on device"
+
+            kernel._execute_cells = fill
+            try:
+                said = kernel.execute(run_of)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+                signal.signal(signal.SIGXFSZ, handler)
+                kernel._execute_cells = old
+            json.loads(path.read_text())  # whole, old or new
+            return (
+                "" if said.startswith("cell 3 failed with OSError: No space left") else f"the cause is hidden: {said}"
+            )
+
+        yield Case(f"{room} bytes are left", case)
+
+
+@family("unblinding", divisor=4)
+def try_unblinding(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """Who has code, items, seed and number names the systems behind the letters: as chance has it."""
+    import toy_study
+
+    from visdyn.human_study.plan import plan
+    from visdyn.human_study.study import load_study
+    from visdyn.human_study.study_store import Store
+
+    study = load_study(toy_study.best_worst(folder / "study", per_subset=6))
+    for number in range(10**9):
+
+        def case(number=number) -> str:
+            store = Store(folder / f"{number}.sqlite", study.fingerprint)
+            right = pages = 0
+            for annotator in range(1, 21):
+                public = {task.item.key: task.shown for task in plan(study, annotator)}
+                for task in plan(study, annotator, store.draw):
+                    right += task.shown == public[task.item.key]
+                    pages += 1
+            # 240 pages at 1 in 24: ten are expected, thirty are never seen
+            return "" if right < 30 else f"{right} of {pages} pages named"
+
+        yield Case(f"study {number}", case)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the table; return 1 where something of a closed family did not hold."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(FAMILIES)} (default: all)")
+    parser.add_argument("--size", choices=list(SIZES), default="day")
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    if unknown := set(options.families) - set(FAMILIES):
+        parser.error(f"no family is called {', '.join(sorted(unknown))}")
+    counts = run(options.families or list(FAMILIES), options.size, options.seed)
+    print(f"{'family':<12}{'tried':>7}{'held':>7}{'seconds':>9}   (size {options.size}, seed {options.seed})")
+    for name, count in counts.items():
+        print(f"{name:<12}{count.tried:>7}{count.held:>7}{count.seconds:>9.1f}" + "   open" * (name in OPEN))
+    for name, count in counts.items():
+        for line in count.failures:
+            print(f"  {name}: {line}")
+    return int(any(count.failures for name, count in counts.items() if name not in OPEN))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
