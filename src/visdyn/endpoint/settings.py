@@ -6,7 +6,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 GEMINI_URL = "https://generativelanguage.googleapis.com/v1beta/openai"
 ENDPOINTS = {
@@ -82,6 +82,8 @@ class EndpointSettings:
             )
         if address.scheme not in ("http", "https") or not address.hostname:
             raise ValueError("base_url is not an http or https address, such as https://api.openai.com/v1")
+        if problem := _find_address_problem(address):
+            raise ValueError(f"base_url {problem}; write the address alone, such as https://api.openai.com/v1")
         if "@" in address.netloc or address.query or address.fragment:
             raise ValueError("base_url has credentials or a query; name the key's variable in key_variable instead")
         if self.key_variable and address.scheme == "http" and not (self.allow_http or is_loopback(address.hostname)):
@@ -90,6 +92,22 @@ class EndpointSettings:
     def sampling_of(self, repeat: int) -> dict:
         """Return the sampling fields of repeat 0, 1, ...; the seed among them if one is sent."""
         return dict(self.sampling) | ({} if self.seed is None else {"seed": self.seed + repeat})
+
+
+def _find_address_problem(address: SplitResult) -> str:
+    """Say why no request can, or may, go to an address: the HTTP library would raise its own error, or call it."""
+    try:
+        address.hostname.encode("idna")
+        if address.port == 0:
+            return "has port 0"
+    except ValueError:  # a label that is empty or too long, a port that is no number
+        return "has a host or a port that is malformed"
+    try:
+        local = ipaddress.ip_address(address.hostname).is_link_local
+    except ValueError:
+        return ""
+    # A cloud machine's own accounts answer there, and a parameter file comes from anywhere.
+    return "is a link-local address, where a cloud keeps a machine's secrets" if local else ""
 
 
 def is_loopback(host: str) -> bool:
