@@ -33,7 +33,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"ci": 8, "day": 60, "night": 600}  # cases of a family; what starts processes has a tenth
-SECONDS = 20  # that a case may take before it counts as hanging
+SECONDS = 60  # that a case may take before it counts as hanging
 # Readers whose families are not closed yet: they are counted and shown, and no test waits for them.
 OPEN = ("images", "json", "csv", "params")
 FOREIGN = (AttributeError, IndexError, KeyError, RecursionError, TypeError, UnicodeError, MemoryError)
