@@ -185,7 +185,11 @@ def test_a_colour_profile_becomes_srgb(tmp_path):
 def test_srgb_and_damaged_profiles_change_no_byte(tmp_path):
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    for profile in (srgb, lab, b"no profile", srgb[:200]):
+    nearly = bytearray(srgb)  # its red a little further: other programs' sRGB
+    entry = next(place for place in range(132, 400, 12) if nearly[place : place + 4] == b"rXYZ")
+    place = int.from_bytes(nearly[entry + 4 : entry + 8], "big") + 8
+    nearly[place : place + 4] = (int.from_bytes(nearly[place : place + 4], "big") + 30).to_bytes(4, "big")
+    for profile in (srgb, bytes(nearly), lab, b"no profile", srgb[:200]):
         path = saved(Image.fromarray(COLOURS), tmp_path / "x.png", icc_profile=profile)
         assert np.array_equal(shown(path), COLOURS)
 
