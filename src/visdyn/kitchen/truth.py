@@ -19,7 +19,7 @@ from visdyn.kitchen.render import ImageSettings, render, render_state
 from visdyn.kitchen.scene import Scene, Transition
 from visdyn.kitchen.state import Action, State, apply, inverse, valid_actions
 from visdyn.kitchen.text import canonical, caption
-from visdyn.readers import read_records
+from visdyn.readers import parse_json, read_records
 
 MARKER = "kitchen.json"  # written last: what the folder was made with
 NAMES = ("aurora_train", "aurora_test", "epic_train", "epic_validation", "clips")
@@ -150,7 +150,8 @@ def load_image_settings(root: str | Path) -> ImageSettings:
     Raises:
         FileNotFoundError: the tree has no marker.
     """
-    return ImageSettings(**json.loads((Path(root) / MARKER).read_text())["image"])
+    marker = Path(root) / MARKER
+    return ImageSettings(**parse_json(marker.read_text(encoding="utf-8"), str(marker), dict)["image"])
 
 
 def load_truth(root: str | Path, name: str) -> list[dict[str, Any]]:
