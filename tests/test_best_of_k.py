@@ -253,7 +253,7 @@ def test_lines_are_of_the_items_that_were_drawn(tmp_path):
     scores = results.read("evaluation/fdm_scores.csv")
     copy = scores[(scores["system"] == "copy") & (scores["metric"] == "score")]
     other = copy.assign(system="GoT", value=7.0)
-    far = other.assign(id="999", value=0.0)  # no candidate was drawn for it
+    far = other.drop_duplicates(["subset", "chain"]).assign(id="999", value=0.0)  # no candidate was drawn for it
     pd.concat([scores, other, far]).to_csv(results.path("evaluation/fdm_scores.csv"), index=False)
     name = "evaluation/systems.csv"
     row = dict.fromkeys(declared_columns(name), "") | {"paper": "B", "system": "GoT", "label": "GoT"}

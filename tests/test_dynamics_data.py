@@ -33,12 +33,10 @@ DISTANCES = partial(recognition_weights, normalization="none")
 @pytest.fixture
 def trajectories(scenes, tmp_path):
     """Four triplets on disk, of other sizes than the model's."""
+    (root := tmp_path / "aurora").mkdir()
     for row, scene in enumerate(scenes[:8]):
-        Image.fromarray(scene).resize((20 + row, 18)).save(tmp_path / f"{row}.png")
-    return [
-        Trajectory(tmp_path / f"{row}.png", ACTIONS[row], tmp_path / f"{row + 4}.png", "ag", str(row))
-        for row in range(4)
-    ]
+        Image.fromarray(scene).resize((20 + row, 18)).save(root / f"{row}.png")
+    return [Trajectory(root / f"{row}.png", ACTIONS[row], root / f"{row + 4}.png", "ag", str(row)) for row in range(4)]
 
 
 def _cache(model, folder) -> CodeCache:
@@ -118,7 +116,7 @@ def stage(tiny_folder, trajectories, tmp_path):
     settings = load_params(".")
     for subset in ("magicbrush", "ag", "something", "kubric"):
         rows = [
-            {"input": str(item.source), "output": str(item.target), "instruction": item.action} for item in trajectories
+            {"input": item.source.name, "output": item.target.name, "instruction": item.action} for item in trajectories
         ]
         (tmp_path / "aurora/data" / subset).mkdir(parents=True)
         (tmp_path / "aurora/data" / subset / "train.json").write_text(json.dumps(rows))

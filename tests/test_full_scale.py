@@ -199,7 +199,7 @@ def test_the_test_set_that_a_run_drew_stands_beside_the_papers(chameleon, tmp_pa
     path.mkdir(parents=True)
     (path / "segments.csv").write_text(chameleon.path("mining/segments.csv").read_text())
     table = chameleon.read("mining/test_split.csv")  # by the newer version's rule no unseen verb is asked for
-    table = table.assign(wanted=table["wanted"].mask(table["unseen"], 0), unseen=table["unseen"].astype(int))
+    table = table.assign(wanted=table["wanted"].mask(table["unseen"] == 1, 0), unseen=table["unseen"].astype(int))
     table.to_csv(path / "test_split.csv", index=False)
     newer = built(replace(chameleon, profile=tmp_path), "d_figure4")
     assert cell(newer, row="samples", column="paper: test set")["status"] == "interpretation"

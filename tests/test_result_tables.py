@@ -26,7 +26,7 @@ def test_the_results_in_git_are_as_declared(name):
 
 @pytest.mark.parametrize("unknown", [np.nan, None, "", pd.NA])
 def test_an_unknown_number_is_written_and_read_as_unknown(unknown, tmp_path):
-    table = pd.concat([pairs(correct=unknown), pairs(correct=1)])
+    table = pd.concat([pairs(correct=unknown), pairs(correct=1, pair="51-60")])
     check_columns(NAME, table)
     table.to_csv(tmp_path / "pairs.csv", index=False)
     read = read_columns(NAME, tmp_path / "pairs.csv")

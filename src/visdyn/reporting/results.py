@@ -126,11 +126,15 @@ class Results:
         return frame
 
     def read_or_none(self, name: str) -> pd.DataFrame | None:
-        """Return a result, or None where it cannot be used (an item's optional files)."""
-        try:
-            return self.read(name)
-        except ResultError:
+        """Return a result, or None where there is no such file or it has no rows (an item's optional files).
+
+        Raises:
+            ResultError: it is there and not as declared.
+        """
+        if self.may_read(name) and not self.path(name).is_file():
             return None
+        frame = self._read_families(name)
+        return None if frame.empty else frame
 
     def read_evaluations(self, file: str) -> pd.DataFrame:
         """Return a file that the evaluation of each paper writes, Bootstrapping's rows first; of those that are there.
