@@ -251,9 +251,10 @@ def test_a_judge_that_answers_in_words_has_curves_of_its_own_and_lines(tmp_path)
 def test_lines_are_of_the_items_that_were_drawn(tmp_path):
     results = Results(reporting_results.write(tmp_path))
     scores = results.read("evaluation/fdm_scores.csv")
-    copy = scores[(scores["system"] == "copy") & (scores["metric"] == "score")]
+    copy = scores[scores["system"] == "copy"]
     other = copy.assign(system="GoT", value=7.0)
-    far = other.drop_duplicates(["subset", "chain"]).assign(id="999", value=0.0)  # no candidate was drawn for it
+    first = other.groupby("subset")["id"].transform("first")
+    far = other[other["id"] == first].assign(id="999", value=0.0)  # no candidate was drawn for it
     pd.concat([scores, other, far]).to_csv(results.path("evaluation/fdm_scores.csv"), index=False)
     name = "evaluation/systems.csv"
     row = dict.fromkeys(declared_columns(name), "") | {"paper": "B", "system": "GoT", "label": "GoT"}
