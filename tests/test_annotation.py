@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import multiprocessing
 from dataclasses import replace
 from pathlib import Path
@@ -173,3 +174,10 @@ def test_table_7_of_real_clips_needs_no_truth(tiny_folder, pairs, tmp_path):
     empty, _ = pairs_table([], [], [])
     assert [*empty.columns, "chain"] == list(table.columns)
     assert mining_summary(empty.assign(chain=0), lengths.iloc[:0]).empty
+
+
+def test_a_label_whose_likelihood_is_no_number_is_set_aside():
+    assert annotation._label_row(Annotation("open", float("nan")), None)["error"].startswith("the likelihood")
+    assert math.isnan(annotate(_Labeller([" "], [math.nan]), [1], [2])[0].score)
+    assert annotation._label_row(Annotation("open", -1.0), None) == {"action": "open", "score": -1.0}
+    assert annotation._label_row(Annotation("", float("-inf")), None) == {"action": "", "score": None}

@@ -192,3 +192,15 @@ def test_the_command_runs_a_bagel(bench, tmp_path, capsys):
     record = json.loads((tmp_path / "out/benchmark.json").read_text())
     assert (record["editor"], record["reverse_from"], record["seed"]) == (str(tmp_path / "bagel"), "generated", 2)
     assert Image.open(tmp_path / "out/P03_22_0_rev.png").size == (24, 16)
+
+
+def test_an_image_that_the_editor_could_not_make_is_set_aside(bench, tmp_path):
+    class Gaps(Inverter):
+        def edit(self, sources, prompts, seeds, steps=None, guidance=None):
+            made = super().edit(sources, prompts, seeds, steps, guidance)
+            return [None, *made[1:]]
+
+    out = tmp_path / "out"
+    report = run(Gaps(), *bench, out, GT)
+    assert report.generated < 10
+    assert "the editor made no image of it" in "".join(path.read_text() for path in out.glob("quarantine*.csv"))

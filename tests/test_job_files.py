@@ -12,7 +12,8 @@ from visdyn.params.doundo import Consistency
 from visdyn.training.bagel.recipe import train_bagel
 from visdyn.training.bagel.records import BagelData
 from visdyn.training.engine.launch import Job
-from visdyn.training.engine.worker import read_arguments
+from visdyn.training.engine.trainer import DivergedError
+from visdyn.training.engine.worker import main, read_arguments
 
 
 def written(**changes) -> dict:
@@ -35,3 +36,16 @@ def test_an_unknown_key_is_refused_by_name():
     arguments["config"]["consistency"]["t_gat"] = arguments["config"]["consistency"].pop("t_gate")
     with pytest.raises(ParamsError, match=r"job\.json: section 'config\.consistency' .* did you mean 't_gate'"):
         read_arguments(train_bagel, arguments, "job.json")
+
+
+def diverge(*, output: str) -> None:
+    raise DivergedError(f"training diverged at step 3: the loss is nan; not saved to {output}")
+
+
+def test_a_training_that_diverged_ends_its_process_with_one_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr("torch.set_num_threads", lambda count: None)
+    job = tmp_path / "job.json"
+    job.write_text(json.dumps({"function": f"{__name__}:diverge", "arguments": {"output": "here"}}))
+    with pytest.raises(SystemExit) as ended:
+        main(str(job))
+    assert ended.value.code == "training diverged at step 3: the loss is nan; not saved to here"

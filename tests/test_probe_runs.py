@@ -84,3 +84,20 @@ def test_rows_come_back_bit_for_bit(tmp_path):
     assert again["id"].tolist() == table["id"].tolist()
     assert set(again["subset"]) == {"nan"}
     assert np.array_equal(again["value"], table["value"].astype(float), equal_nan=True)
+
+
+def test_a_model_of_which_no_likelihood_is_a_number_is_listed_not_scored(stage, items, tiny_folder, monkeypatch):
+    real, spoiled = probe_runs.probe, []
+
+    def spoil(*arguments, **options):
+        table = real(*arguments, **options)
+        rows = table.index if not spoiled else table.index[:1]
+        spoiled.append(len(rows))
+        return table.assign(log_likelihood=table["log_likelihood"].where(~table.index.isin(rows)))
+
+    monkeypatch.setattr(probe_runs, "probe", spoil)
+    stage.in_chains = lambda name: [(chain, name) for chain in (0, 1)]
+    found, missing = probe_models(stage, items)
+    assert missing["reason"].tolist() == ["none of its likelihoods is a finite number"]
+    assert set(found["chain"]) == {1}  # of which one likelihood is unmeasured
+    assert preferences(found)["unmeasured"].sum() in (1, 4)  # a negative's, or a reference's of four negatives

@@ -188,7 +188,9 @@ TRAPS = {
 @pytest.mark.parametrize("key", TRAPS)
 def test_a_configuration_that_would_take_hours_is_refused_at_once(copied, key):
     configure(copied, **{key: TRAPS[key]})
-    with pytest.raises(CheckpointError):
+    with pytest.raises(
+        CheckpointError, match=f"{'num_hidden_layers asks' if 'layers' in key else 'asks for a model of'}"
+    ):
         load_model(copied)
 
 
@@ -359,28 +361,31 @@ def test_an_adapter_fits_wholly_or_is_refused(adapter, half):
         load_model(adapter)
 
 
+NO_FIT = "does not fit its base"
 SETTINGS = {
-    "a pattern without end": {"target_modules": r"(([a-z_.0-9]+)+)+\.X"},
-    "a pattern of a rank": {"rank_pattern": {r"(([a-z_.0-9]+)+)+\.X": 2}},
-    "no pattern": {"target_modules": "(q_proj"},
-    "an immense rank": {"r": 10**9},
-    "another rank": {"r": 1},
-    "a rank in words": {"r": "two"},
-    "another depth": {"layer_replication": [[0, 10**6]]},
-    "another kind": {"peft_type": "PREFIX_TUNING"},
-    "no kind": {"peft_type": None},
-    "no module": {"target_modules": ["nothing"]},
-    "infinite": {"lora_alpha": float("inf")},
-    "a flood of words": {"lora_alpha": "many"},
+    "a pattern without end": ({"target_modules": r"(([a-z_.0-9]+)+)+\.X"}, "takes over 1 seconds"),
+    "a pattern of a rank": ({"rank_pattern": {r"(([a-z_.0-9]+)+)+\.X": 2}}, "takes over 1 seconds"),
+    "no pattern": ({"target_modules": "(q_proj"}, "is no regular expression"),
+    "an immense rank": ({"r": 10**9}, "asks for rank 1000000000, but its weights have 2"),
+    "another rank": ({"r": 1}, NO_FIT),
+    "a rank in words": ({"r": "two"}, "asks for rank two"),
+    "another depth": ({"layer_replication": [[0, 10**6]]}, "layer_replication makes a model of another depth"),
+    "another kind": ({"peft_type": "PREFIX_TUNING"}, "peft_type is 'PREFIX_TUNING'"),
+    "no kind": ({"peft_type": None}, "peft_type is 'None'"),
+    "no module": ({"target_modules": ["nothing"]}, NO_FIT),
+    "infinite": ({"lora_alpha": float("inf")}, "lora_alpha is inf"),
+    "a rate in words": ({"lora_alpha": "many"}, NO_FIT),
 }
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_of_an_adapter_are_checked(adapter, setting, monkeypatch):
     monkeypatch.setattr("visdyn.models.strict_load._PATTERN_SECONDS", 1)
-    configure(adapter, "adapter_config.json", **SETTINGS[setting])
-    with pytest.raises(CheckpointError, match="adapter"):
+    changes, message = SETTINGS[setting]
+    configure(adapter, "adapter_config.json", **changes)
+    with pytest.raises(CheckpointError, match=message) as refused:
         load_model(adapter)
+    assert str(adapter) in str(refused.value)
 
 
 def test_an_adapter_without_weights_is_named(adapter):
@@ -423,6 +428,9 @@ def test_every_family_of_understanding_models_is_loaded_strictly(tmp_path, famil
 
 def test_the_doctor_names_files_that_are_no_weights(copied):
     assert find_fault(copied) is None
+    (copied / "pytorch_model.bin").write_bytes(POINTER)  # as `git lfs pull --include "*.safetensors"` leaves it
+    assert find_fault(copied) is None
+    (copied / "pytorch_model.bin").unlink()
     (copied / "vqgan/weights.safetensors").write_bytes(POINTER)
     assert "vqgan/weights.safetensors is a git-lfs pointer" in find_fault(copied)
     (copied / "vqgan/weights.safetensors").unlink()

@@ -82,3 +82,20 @@ def test_scored_candidates_agree_with_the_models(tiny, scenes):
         np.testing.assert_allclose(scored.forward[row], forward, atol=1e-4)
     fewer = score_candidates(tiny.forward_dynamics, tiny.inverse_dynamics, items, k=1, seed=5)
     np.testing.assert_allclose(fewer.inverse[:, 0], scored.inverse[:, 0], atol=1e-4)
+
+
+def test_nothing_is_chosen_by_likelihoods_that_are_no_numbers():
+    class Model:
+        def __init__(self, rewards):
+            self.rewards = torch.tensor(rewards)
+
+        def sample(self, source, action, num_samples, generator=None):
+            return [np.full((2, 2, 3), number, np.uint8) for number in range(num_samples)]
+
+        def log_likelihood(self, sources, targets, actions):
+            return self.rewards
+
+    known, unknown = Model([torch.nan, -2.0]), Model([torch.nan, torch.nan])
+    assert best_of_k(known, known, None, "open", 2).index == 1
+    with pytest.raises(ValueError, match="none of the 2 candidates' likelihoods is a finite number"):
+        best_of_k(unknown, unknown, None, "open", 2)

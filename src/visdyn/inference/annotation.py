@@ -98,7 +98,7 @@ def _annotate_by_text(idm, sources, targets, decoding: Decoding) -> list[Annotat
 
 
 def _make_annotation(action: str, score: float) -> Annotation:
-    return Annotation(action.strip(), score if action.strip() else float("-inf"))
+    return Annotation(action.strip(), score if action.strip() or math.isnan(score) else float("-inf"))
 
 
 @dataclass(frozen=True)

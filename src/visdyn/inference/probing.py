@@ -167,8 +167,8 @@ def preferences(likelihoods: pd.DataFrame) -> pd.DataFrame:
     # A draw of a negative is compared with the reference of its own trajectory; ties are no preference.
     reference = likelihoods[likelihoods["kind"] == "reference"].set_index(keys)["log_likelihood"].rename("reference")
     rows = likelihoods[likelihoods["kind"] != "reference"].join(reference, on=keys)
-    rows = rows.astype({"reference": float, "log_likelihood": float})  # a table without rows has no types
-    known = np.isfinite(rows["reference"]) & np.isfinite(rows["log_likelihood"])
+    # A table without a row has columns of no type.
+    known = np.isfinite(rows[["reference", "log_likelihood"]].astype(float)).all(axis=1)
     rows = rows.assign(
         preferred=(rows["reference"] > rows["log_likelihood"]).astype(float).where(known),
         ties=(rows["reference"] == rows["log_likelihood"]).astype(float).where(known),
