@@ -123,11 +123,13 @@ def _write_lines(root: Path) -> None:
     """Write the captions and questions that BAGEL's mixture takes beside reversible pairs."""
     frames = sorted(root.glob("epic/frames/**/*.jpg"))[:4]
     rows = {
-        "captions": [{"image": str(frame), "text": "open red drawer"} for frame in frames],
-        "questions": [{"image": str(frame), "question": "open drawer", "answer": "red"} for frame in frames],
+        "captions": [{"image": frame.name, "text": "open red drawer"} for frame in frames],
+        "questions": [{"image": frame.name, "question": "open drawer", "answer": "red"} for frame in frames],
     }
     for name, lines in rows.items():
         (root / name).mkdir()
+        for frame in frames:  # a list names images below its own folder
+            shutil.copy(frame, root / name)
         (root / f"{name}/{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
