@@ -357,7 +357,9 @@ HALVES = {
 @pytest.mark.parametrize("half", HALVES)
 def test_an_adapter_fits_wholly_or_is_refused(adapter, half):
     change(adapter, HALVES[half], ADAPTER)
-    with pytest.raises(CheckpointError, match="adapter"):
+    # Two adapters of one base stay unmerged: what is no number must be found in the file, not after the merge.
+    message = r"safetensors: \d+ tensors hold NaN" if half == "not a number" else "adapter"
+    with pytest.raises(CheckpointError, match=message):
         load_model(adapter)
 
 
