@@ -13,6 +13,9 @@ TORCH := $(shell grep -m1 '^torch==' requirements.lock)
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export JUPYTER_PREFER_ENV_PATH := 1
 export DVC_NO_ANALYTICS := 1
+# Of the user's own settings, what would put other packages before the lock's, or these somewhere else.
+export PIP_USER := 0
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONOPTIMIZE PYTHONUSERBASE PIP_TARGET PIP_PREFIX PIP_ROOT
 
 # What `figures` reads that is not in git.
 FIGURE_INPUTS := data/generated/evaluation data/generated/evaluation_doundo

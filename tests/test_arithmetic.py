@@ -9,9 +9,20 @@ import sys
 from pathlib import Path
 
 import pytest
+from foreign_environment import FOREIGN
 
 from visdyn.pipeline import arithmetic
-from visdyn.pipeline.arithmetic import CHOOSE_KERNELS, PORTABLE, StageError, apply, is_portable, settle
+from visdyn.pipeline.arithmetic import (
+    CHOOSE_KERNELS,
+    PORTABLE,
+    StageError,
+    apply,
+    is_portable,
+    isolate,
+    named_variables,
+    settle,
+)
+from visdyn.pipeline.processes import kernel_prefix
 
 # Shells of two other machines, as far as one can imitate them.
 OLD = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
@@ -109,7 +120,10 @@ print(name().decode())
      "TORCH_MKLDNN_MATMUL_MIN_DIM", "TORCH_BLAS_PREFER_CUBLASLT", "TORCH_LINALG_PREFER_CUSOLVER",
      "TORCH_CUDNN_V8_API_DISABLED", "PYTORCH_TUNABLEOP_ENABLED", "USE_HUB_KERNELS", "DIFFUSERS_ATTN_BACKEND",
      "TRANSFORMERS_SDPA_FORCE_GQA", "MKL_DOMAIN_NUM_THREADS", "RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE",
-     "LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID"],
+     "LOCAL_WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCHELASTIC_RUN_ID",
+     "PMIX_RANK", "MPI_LOCALNRANKS", "PJRT_DEVICE", "DS_ACCELERATOR", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD",
+     "NPY_PROMOTION_STATE", "PANDAS_FUTURE_INFER_STRING", "OPENCV_FFMPEG_CAPTURE_OPTIONS",
+     "OPENCV_VIDEOIO_PRIORITY_LIST", "OPENCV_IO_MAX_IMAGE_PIXELS"],
 )  # fmt: skip
 def test_what_would_change_results_is_left_out_and_said(name):
     settled, said = settle({name: "2", "HOME": "/home/reader"})
@@ -123,6 +137,71 @@ def test_what_stands_in_the_list_is_tried():
     untried = [pattern for pattern in arithmetic.LEFT_OUT
                if not any(arithmetic.fnmatchcase(name, pattern) for name in tried)]  # fmt: skip
     assert not untried
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_foreign_setting_does_not_reach_a_stage(name):
+    clean, foreign = (isolate(settle(given)[0])[0] for given in ({"HOME": "/h"}, {"HOME": "/h", name: FOREIGN[name]}))
+    assert foreign == clean
+
+
+@pytest.mark.parametrize("pattern", arithmetic.PASSED)
+def test_what_is_listed_passes_unless_it_changes_results(pattern):
+    name = pattern.replace("*", "SOMETHING")
+    kept, _ = isolate({name: "/tmp"})
+    assert kept[name].startswith("/tmp")
+    assert name not in isolate({f"X_{name}": "/tmp"})[0].keys() - {*arithmetic.SET, "TMPDIR", "no_proxy", "NO_PROXY"}
+
+
+def test_nothing_that_changes_results_is_listed_or_let_through_by_name():
+    tried = test_what_would_change_results_is_left_out_and_said.pytestmark[0].args[1]
+    given = dict.fromkeys(tried, "2") | {"VISDYN_PASS": ",".join(tried)}
+    assert not isolate(given, named=tried)[0].keys() & set(tried)
+
+
+def test_what_params_or_the_user_name_passes():
+    judges = [{"key_variable": "JUDGE_KEY"}, {"key_variable": ""}]
+    values = {"judges": judges, "data": {"epic": "$EPIC/a", "aurora": None}, "paths": ["${CLIPS}/b", "c$", "~/d"]}
+    assert named_variables(values) == {"JUDGE_KEY", "EPIC", "CLIPS"}
+    shell = dict.fromkeys(("JUDGE_KEY", "EPIC", "AWS_SECRET_ACCESS_KEY", "SITE_A", "SITE_B", "OTHER"), "x")
+    kept, _ = isolate(shell | {"VISDYN_PASS": "SITE_*, , NOTHING"}, named_variables(values))
+    assert kept.keys() & shell.keys() == {"JUDGE_KEY", "EPIC", "SITE_A", "SITE_B"}
+
+
+def test_what_is_set_is_the_same_whatever_the_shell_says():
+    for name, value in arithmetic.SET.items():
+        assert isolate({name: "another"})[0][name] == value
+
+
+@pytest.mark.parametrize(("given", "expected"), [
+    ({}, "localhost,127.0.0.1,::1"),
+    ({"no_proxy": "a.example, b.example"}, "a.example,b.example,localhost,127.0.0.1,::1"),
+    ({"NO_PROXY": "localhost", "no_proxy": ".example"}, ".example,localhost,127.0.0.1,::1"),
+])  # fmt: skip
+def test_proxies_never_stand_before_this_machine(given, expected):
+    kept, _ = isolate(given | {"HTTP_PROXY": "http://proxy:3128"})
+    assert kept["no_proxy"] == kept["NO_PROXY"] == expected
+    assert kept["HTTP_PROXY"] == "http://proxy:3128"
+
+
+def test_a_folder_for_scratch_files_is_short_and_writable(tmp_path, monkeypatch):
+    monkeypatch.setattr(arithmetic, "LONGEST_TMPDIR", len(os.fsencode(tmp_path)))
+    assert isolate({"TMPDIR": str(tmp_path)}) == (isolate({})[0] | {"TMPDIR": str(tmp_path)}, [])
+    longer = tmp_path / "x"
+    longer.mkdir()
+    for given in (str(longer), "/nowhere", "relative"):
+        kept, said = isolate({"TMPDIR": given})
+        assert kept["TMPDIR"] == "/tmp"
+        assert f"TMPDIR={given} is too long" in said[0]
+    monkeypatch.setattr(arithmetic, "LONGEST_TMPDIR", 3)
+    with pytest.raises(StageError, match="set TMPDIR to a short one"):
+        isolate({})
+
+
+def test_the_longest_folder_leaves_room_for_a_socket():
+    """Linux takes 107 bytes; the kernel's are <TMPDIR>/visdyn-<6>-<8>/kernel-<36>-ipc-<n>."""
+    path = f"{'/' * arithmetic.LONGEST_TMPDIR}/{kernel_prefix('x' * 32)}{'x' * 8}/kernel-{'x' * 36}-ipc-5"
+    assert len(path) <= 107
 
 
 def test_the_shell_gives_way_to_the_portable_settings_and_it_is_said():

@@ -21,8 +21,8 @@ from visdyn.kitchen.truth import load_truth
 from visdyn.kitchen.write import KitchenSizes, write_dev, write_kitchen
 from visdyn.models.autoencoder import tiny_autoencoder
 from visdyn.params.base_models import GeneratorModel
-from visdyn.params.choices import FILE, Choice, changed, current, read_choices, read_values, shown
-from visdyn.params.reading import ParamsError
+from visdyn.params.choices import FILE, Choice, changed, current, read_choices, shown
+from visdyn.params.reading import ParamsError, read_values
 from visdyn.params.world import DevSizes
 from visdyn.paths import repository_root
 from visdyn.pipeline import open_stage

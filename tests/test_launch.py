@@ -13,9 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
+from foreign_environment import FOREIGN
 from ranks import run_ranks
 
 from visdyn.paths import repository_root
+from visdyn.pipeline.arithmetic import left_out
 from visdyn.training.engine import launch
 from visdyn.training.engine.launch import Hardware, Job, JobError, check_split, run_jobs
 
@@ -135,6 +137,22 @@ def test_a_killed_stage_takes_its_jobs_along_and_is_continued(tmp_path, job):
     assert _ran(tmp_path) == ["first", "second"]
     assert (tmp_path / "models/first/result.txt").read_text() == "first"
     assert (tmp_path / "models/second/result.txt").read_text() == "second"
+
+
+def test_a_job_of_its_own_is_no_rank_of_another_job_whatever_the_shell_says(tmp_path, job):
+    """In a process of its own: the server that jobs are forked from keeps the environment that it was started in."""
+    script = f"""
+        from pathlib import Path
+        from visdyn.training.engine.launch import Hardware, Job, run_jobs
+        hardware = Hardware(parallel_jobs=1, environment={{"CUDA_VISIBLE_DEVICES": "3"}})
+        run_jobs([{job("one", "tell_environment")!r}], Path({str(tmp_path / "scratch")!r}), hardware)
+    """
+    ranks = {name: value for name, value in FOREIGN.items() if name in left_out(FOREIGN)}
+    assert {"RANK", "WORLD_SIZE", "ACCELERATE_MIXED_PRECISION", "OMPI_COMM_WORLD_SIZE"} <= ranks.keys()
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script)], env=os.environ | ranks, check=True)
+    found = json.loads((tmp_path / "models/one/environment.json").read_text())
+    assert not found.keys() & ranks.keys()
+    assert found["CUDA_VISIBLE_DEVICES"] == "3"
 
 
 @pytest.mark.parametrize(

@@ -172,6 +172,30 @@ def test_scrubbing_takes_times_addresses_and_random_ids(tmp_path):
     assert 'href="http' not in html
 
 
+def test_scrubbing_takes_widgets_and_folders_out_of_whatever_is_text(tmp_path):
+    """Two runs in two places: the same bytes, whichever output it is."""
+    new, written = nbformat.v4.new_output, []
+    for folder, number in ((tmp_path / "a", 11), (tmp_path / "b/c", 222)):
+        notebook = nbformat.read(write_notebook(tmp_path / "toy.ipynb", "f()"), as_version=4)
+        notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": {f"id{number}": {}}}}
+        view = {"application/vnd.jupyter.widget-view+json": {"model_id": f"id{number}"}, "text/plain": f"{number} s"}
+        table = {"text/html": f"<td>{folder}/x.png</td>", "text/plain": f"{folder}/x.png"}
+        raised = {"ename": "OSError", "evalue": f"no {folder}/x", "traceback": [f"\x1b[32m{folder}/m.py\x1b[39m:3"]}
+        warned = f"/tmp/ipykernel_{number}/{number}.py:3: UserWarning\n"
+        notebook.cells[2].outputs = [
+            new("display_data", data=view), new("display_data", data=table), new("error", **raised),
+            new("display_data", data={"application/json": {"path": [f"{folder}/y"]}, "image/png": "aGk="}),
+            new("stream", name="stderr", text=warned),
+        ]  # fmt: skip
+        scrub(notebook, (str(folder),))
+        written.append(nbformat.writes(notebook))
+    assert written[0] == written[1]
+    assert str(tmp_path) not in written[0]
+    assert "widget" not in written[0]
+    for kept in ("<td>x.png</td>", "no x", "m.py\\u001b[39m:3", "aGk=", "cell.py:3: UserWarning"):
+        assert kept in written[0], kept
+
+
 def test_scrubbing_joins_a_cell_s_streams_and_takes_out_this_machine_s_folders(tmp_path):
     """How output was cut into pieces is timing; two equal runs must give equal bytes."""
     stream = nbformat.v4.new_output

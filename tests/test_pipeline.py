@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from foreign_environment import FOREIGN
 from toy import make_repository, write_notebook
 
 from visdyn import paths
@@ -45,11 +46,12 @@ def outputs(path):
 
 def test_a_stage_runs_in_this_environment_at_the_repository_root(toy, capsys):
     shown = "import os, sys\nnames = ('PYTHONHASHSEED', 'HF_HUB_OFFLINE', 'OMP_NUM_THREADS')"
-    printed = "print(sys.prefix, os.getcwd(), [os.environ[name] for name in names], batch_size, stage.seed)"
+    places = "sys.prefix == os.environ['VISDYN_PREFIX'], os.getcwd() == os.environ['VISDYN_ROOT']"
+    printed = f"print({places}, [os.environ[name] for name in names], batch_size, stage.seed)"
     make_repository(toy, shown, printed, "stage.write_json({'x': 1 / 3}, 'x.json')\nstage.scratch('step')")
     executed = run_stage("fdm")
     threads = yaml.safe_load((toy / "params.yaml").read_text())["runtime"]["threads"]
-    assert outputs(executed).strip() == f"{sys.prefix} {toy} ['0', '1', '{threads}'] 32 0"
+    assert outputs(executed).strip() == f"True True ['0', '1', '{threads}'] 32 0"
     assert json.loads((toy / "reports/results/fdm/x.json").read_text()) == {"x": 0.333333}
     assert executed.with_suffix(".html").stat().st_size > 1000
     assert capsys.readouterr().err.count("fdm: cell ") == 6  # one line a code cell, the injected one included
@@ -71,6 +73,36 @@ def test_the_shell_s_arithmetic_does_not_reach_a_stage(toy, capsys, monkeypatch)
     assert "fdm: portable: of the shell's environment these give way: ATEN_CPU_CAPABILITY=default" in said
     (machine,) = json.loads((toy / "reports/machine.json").read_text())["machines"].values()
     assert machine["portable"]
+
+
+def test_a_shell_full_of_foreign_settings_gives_a_stage_the_same_environment(toy, monkeypatch):
+    """What differs from run to run is apart: the run's token, the kernel's folders."""
+    shown = "import json, os\nown = ('VISDYN_RUN', 'VISDYN_STAGE_KEY', 'JPY_', 'JUPYTER_', 'IPYTHONDIR', 'PYTEST_')"
+    printed = "print(json.dumps({n: v for n, v in os.environ.items() if not n.startswith(own)}))"
+    make_repository(toy, shown, printed)
+    for name in FOREIGN:
+        monkeypatch.delenv(name, raising=False)
+    clean = json.loads(outputs(run_stage("fdm")))
+    for name, value in FOREIGN.items():
+        monkeypatch.setenv(name, value)
+    assert json.loads(outputs(run_stage("fdm"))) == clean
+    assert clean["PYTHONPATH"].startswith("src:")
+    assert clean["LC_ALL"] == "C.UTF-8"
+
+
+def test_results_name_no_folder_of_this_machine(toy, monkeypatch):
+    monkeypatch.setenv("VISDYN_STAGE_KEY", "key")
+    make_repository(toy)
+    stage = open_stage("fdm")
+    data = stage.settings.data
+    place = toy / "data/kitchen/clips"
+    assert data.clips == "data/kitchen/clips"
+    bad = stage.quarantine()
+    bad.add(place / "moments/a.avi", f"{place}/moments/a.avi cannot be read by {sys.prefix}/lib/cv2.so")
+    assert [(one.item, one.reason) for one in bad] == [("moments/a.avi", "moments/a.avi cannot be read by lib/cv2.so")]
+    assert bad.most == stage.settings.runtime.most_set_aside
+    path = stage.write_json({"base": str(toy / "models/base"), "files": [f"file://{toy}/x"], "n": 1}, "x.json")
+    assert json.loads(path.read_text()) == {"base": "models/base", "files": ["file://x"], "n": 1}
 
 
 def test_a_second_run_writes_the_same_bytes_and_timings_go_elsewhere(toy):

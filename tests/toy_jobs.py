@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -25,6 +26,12 @@ def meet(*, output: str, scratch: str, record: str, name: str, other: str, hardw
             raise TimeoutError(f"{name} never met {other}")
         time.sleep(0.05)
     write(output=output, scratch=scratch, record=record, name=name)
+
+
+def tell_environment(*, output: str, scratch: str, record: str, name: str, hardware: dict | None = None) -> None:
+    """Write the environment that the job has."""
+    Path(output).mkdir(parents=True)
+    (Path(output) / "environment.json").write_text(json.dumps(dict(os.environ)))
 
 
 def fail(*, output: str, scratch: str, text: str) -> None:

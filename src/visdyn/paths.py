@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,21 @@ def expanded(text: str, name: str = "a path in params.yaml") -> str:
     if "$" in path:
         raise UnsetVariableError(f"{name} is {text!r}, but the environment variable in it is unset; export it")
     return path
+
+
+def without_folders(text: str, folders: Iterable[str | Path]) -> str:
+    """Return a text that names files from these folders on: what stands before them differs from machine to machine.
+
+    Args:
+        folders: absolute; one that lies in another goes first, the root of the file system is passed by.
+    """
+    for folder in sorted({str(folder).rstrip("/") for folder in folders} - {""}, key=len, reverse=True):
+        if folder in text:
+            # Not inside a longer path: /data/epic is no part of /mnt/data/epic, nor of /data/epic-100.
+            alone = rf"(?:(?<![\w./-])|(?<=://)){re.escape(folder)}"
+            text = re.sub(rf"{alone}/+(?=[^\s'\"<>)])", "", text)
+            text = re.sub(rf"{alone}/*(?![\w./-])", ".", text)
+    return text
 
 
 def shared_data() -> Path | None:

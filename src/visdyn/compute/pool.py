@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 # The libraries that are worth importing once. The server that forks the processes computes nothing itself, so that
@@ -30,8 +32,44 @@ def warm_context() -> multiprocessing.context.BaseContext:
 
 
 def cores() -> int:
-    """Return how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Return how many cores this process may use: of the machine, its affinity and its container's quota the least."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, int(min(count, cpu_quota())))
+
+
+def cpu_quota(root: Path = Path("/")) -> float:
+    """Return how many cores' time the control groups of this process allow; infinite where none limits it (Linux).
+
+    Args:
+        root: where `proc` and `sys` lie.
+    """
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return math.inf
+    quotas = [math.inf]
+    for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1):
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        # Version 2 has one tree, version 1 one a controller. Seen from inside a container a path may not be there.
+        top = root / "sys/fs/cgroup" / controllers
+        folder = top / path.lstrip("/")
+        for place in (folder, *folder.parents):
+            quotas.append(_read_quota(place))
+            if place == top:
+                break
+    return min(quotas)
+
+
+def _read_quota(folder: Path) -> float:
+    try:
+        if (folder / "cpu.max").is_file():
+            quota, period = (folder / "cpu.max").read_text().split()
+        else:
+            quota, period = ((folder / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return int(quota) / int(period) if int(quota) > 0 else math.inf
+    except (OSError, ValueError, ZeroDivisionError):  # "max" is no number
+        return math.inf
 
 
 def map_processes(function: Callable, items: Sequence, shared: Any = None, processes: int = 0) -> list:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from visdyn.datasets.bad_items import DatasetError, collecting, image_problem
+from visdyn.datasets.bad_items import DatasetError, collecting, image_problem, require_rows
 from visdyn.paths import OutsideError, inside
 from visdyn.quarantine import Quarantine
 from visdyn.readers import Unusable, read_items
@@ -44,7 +44,7 @@ def load_bench(
         Trajectories whose images are paths, whose subset is the task and whose id is the index in test.json.
 
     Raises:
-        DatasetError: test.json is missing or malformed, or a subset asked for by name has no item.
+        DatasetError: test.json is missing, malformed or without an item, or a subset asked for by name has none.
     """
     path = Path(root) / "test.json"
     items = _read_list(path)
@@ -74,7 +74,7 @@ def load_train(
     `require_images=False` skips the look on the disk, for the public annotations without their images.
 
     Raises:
-        DatasetError: the file is missing or malformed.
+        DatasetError: the file is missing, malformed or empty.
     """
     path = Path(root) / "data" / subset / "train.json"
     return _read_trajectories(path, list(enumerate(_read_list(path))), subset, quarantine, require_images, decode)
@@ -86,8 +86,9 @@ def _read_list(path: Path) -> list:
 
 def _read_trajectories(path, items, subset, quarantine, require_images, decode) -> list[Trajectory]:
     root = path.parent if subset is None else path.parents[2]
-    usable = []
-    with collecting(quarantine, path) as bad:
+    require_rows(items, path, "give AURORA's own file, or leave the subset out")
+    usable: list[Trajectory] = []
+    with collecting(quarantine, path, usable) as bad:
         for index, item in items:
             if subset is None and isinstance(item, dict) and not isinstance(item.get("task"), str):
                 problem = "has no task, the name of its subset"

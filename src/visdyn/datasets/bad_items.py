@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,12 +17,31 @@ class DatasetError(ValueError):
 
 
 @contextmanager
-def collecting(quarantine: Quarantine | None, origin: str | Path) -> Iterator[Quarantine]:
-    """Yield the quarantine to fill; where the caller gave none, warn at the end about what would have gone into it."""
+def collecting(quarantine: Quarantine | None, origin: str | Path, usable: Sized) -> Iterator[Quarantine]:
+    """Yield the quarantine to fill; where the caller gave none, warn at the end about what would have gone into it.
+
+    Args:
+        usable: the items that are kept, filled inside; `Quarantine.refuse_most` compares with it at the end.
+
+    Raises:
+        visdyn.quarantine.SetAsideError: more was set aside than the quarantine allows.
+    """
     bad = Quarantine() if quarantine is None else quarantine
+    before = len(bad)
     yield bad
+    bad.refuse_most(origin, len(usable), before)
     if quarantine is None and len(bad):
         warnings.warn(f"{origin}: {bad.summary()}; pass a Quarantine to keep the list", stacklevel=4)
+
+
+def require_rows(rows: Sized, origin: str | Path, advice: str = "fetch it again") -> None:
+    """Refuse an empty data set: what follows would succeed with nothing.
+
+    Raises:
+        DatasetError: there is no row.
+    """
+    if not len(rows):
+        raise DatasetError(f"{origin} holds no item; {advice}")
 
 
 def image_problem(path: Path, decode: bool = False) -> str | None:

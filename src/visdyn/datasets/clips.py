@@ -59,7 +59,7 @@ def find_clips(root: str | Path, quarantine: Quarantine | None = None) -> list[C
     if not root.is_dir():
         raise DatasetError(f"{root} is no folder; give one that holds clips as <dataset>/<class>/<video>")
     clips: dict[tuple, Clip] = {}
-    with collecting(quarantine, root) as bad:
+    with collecting(quarantine, root, clips) as bad:
         for path in _find_candidates(root, bad):
             clip = _make_clip(root, path)
             if clip.key in clips:

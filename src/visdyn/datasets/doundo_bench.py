@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from visdyn.datasets.bad_items import DatasetError, collecting, image_problem
+from visdyn.datasets.bad_items import DatasetError, collecting, image_problem, require_rows
 from visdyn.datasets.epic_kitchens import Segment
 from visdyn.paths import inside
 from visdyn.quarantine import Quarantine
@@ -71,12 +71,15 @@ def load(
         segments: EPIC-KITCHENS segments, whose raw verb and noun are taken by narration id.
 
     Raises:
-        DatasetError: the file is missing or is neither.
+        DatasetError: the file is missing, is neither, or is empty.
     """
-    path, pairs, seen = Path(json_path), [], set()
+    path, seen = Path(json_path), set()
+    pairs: list[ReversiblePair] = []
     known = {segment.narration_id: (segment.verb, segment.noun) for segment in segments}
-    with collecting(quarantine, path) as bad:
-        for number, row in enumerate(_read_rows(path, bad)):
+    with collecting(quarantine, path, pairs) as bad:
+        rows = _read_rows(path, bad)
+        require_rows(rows, path)
+        for number, row in enumerate(rows):
             place = f"{path.name}[{number}]"
             try:
                 if not isinstance(row, dict):

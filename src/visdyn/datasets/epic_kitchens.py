@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
-from visdyn.datasets.bad_items import DatasetError, collecting
+from visdyn.datasets.bad_items import DatasetError, collecting, require_rows
 from visdyn.paths import inside
 from visdyn.quarantine import Quarantine
 from visdyn.readers import read_rows
@@ -64,11 +64,13 @@ def load_segments(csv_path: str | Path) -> list[Segment]:
     """Read the segments of one CSV file, in its order.
 
     Raises:
-        DatasetError: the file is missing, a column is missing (named), or a cell cannot be read (row and column named).
+        DatasetError: the file is missing or has no segment, a column is missing (named), or a cell cannot be read (row
+            and column named).
     """
     path = Path(csv_path)
     rows = read_rows(path, COLUMNS, DatasetError, "give the path of an EPIC_100 segment CSV")
     segments = [_parse_segment(path, line, row) for line, row in rows]
+    require_rows(segments, path)
     ids = Counter(segment.narration_id for segment in segments)
     if twice := [name for name, count in ids.items() if count > 1]:
         raise DatasetError(f"{path} has narration_id {twice[0]} twice ({len(twice)} such); keep one row of each")
@@ -163,8 +165,8 @@ def load_trajectories(
     Segments without their frames, without narration, or of `skip_videos` go to the quarantine (a warning counts them
     where it is None).
     """
-    usable = []
-    with collecting(quarantine, csv_path) as bad:
+    usable: list[Trajectory] = []
+    with collecting(quarantine, csv_path, usable) as bad:
         for segment in load_segments(csv_path):
             try:
                 if segment.video_id in skip_videos:

@@ -143,7 +143,7 @@ def _collect_questions(
     path: Path, rows: list, read: Callable[[dict, int], SpatialQuestion], quarantine: Quarantine | None
 ) -> list[SpatialQuestion]:
     found: dict[str, SpatialQuestion] = {}
-    with collecting(quarantine, path) as bad:
+    with collecting(quarantine, path, found) as bad:
         for number, row in enumerate(rows):
             place = f"{path.name}[{number}]"
             try:

@@ -24,11 +24,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from visdyn.evaluation.chains import Estimate, equal_chains, estimate_over_chains, estimate_over_items
 from visdyn.evaluation.measurements import FIXED, VIEWS, Measurements, NotMeasuredError, View
 from visdyn.params.reading import ParamsError, from_mapping
+from visdyn.yaml_files import read_yaml
 
 VERDICTS = ("holds", "fails", "undecided", "not measured")
 KINDS = ("kitchen", "recorded", "real")
@@ -164,7 +164,7 @@ def read_claims(path: str | Path, systems: Mapping[str, Collection[str]]) -> tup
         ClaimError: an unknown key, table, column, metric, system, statistic or side; a claim given twice; a test that
             neither measures nor says what it takes. The message names the claim.
     """
-    content = yaml.safe_load(Path(path).read_text())
+    content = read_yaml(path)
     smallest, claims = content["smallest_effects"], []
     for entry in content["claims"]:
         name = f"claim {entry.get('id', '<no id>')}"

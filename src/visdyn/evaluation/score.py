@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from visdyn.datasets import doundo_bench
 from visdyn.datasets.action_classes import load_classes
@@ -41,6 +40,7 @@ from visdyn.models.editors.protocol import REVERSE_FROM
 from visdyn.models.encoders import ImageEncoder, ImageTextEncoder
 from visdyn.params.evaluation import JudgeEntry
 from visdyn.quarantine import Quarantine
+from visdyn.yaml_files import parse_yaml
 
 ENCODERS = {
     "aurora": ("openai/clip-vit-base-patch32", "facebook/dino-vits16", "bootstrapping"),
@@ -55,7 +55,7 @@ def score_folder(options: argparse.Namespace) -> dict[str, pd.DataFrame]:
         The tables that were written to `--out`: scores, leaderboard, quarantine; of Do-Undo newer_version; of judges
         judge_scores and judge_runs.
     """
-    quarantine, out = Quarantine(), Path(options.out or f"{options.folder.rstrip('/')}-scores")
+    quarantine, out = Quarantine(most=1.0), Path(options.out or f"{options.folder.rstrip('/')}-scores")
     bench = BENCHES[options.bench]
     items, systems, scores = {"aurora": _aurora, "doundo": _doundo}[bench.name](options, quarantine)
     board = leaderboard(scores, bench.paper, systems[-1].name, 0, bench.label_columns)
@@ -191,7 +191,10 @@ def _judges(options: argparse.Namespace) -> list[JudgeEntry]:
         name: getattr(options, name) for name in ("base_url", "key_variable", "repeats", "prompt_clone", "concurrency")
     }
     fields = [text.partition("=") for text in options.sampling]
-    shared |= {"prompt": options.judge_prompt, "sampling": {name: yaml.safe_load(value) for name, _, value in fields}}
+    shared |= {
+        "prompt": options.judge_prompt,
+        "sampling": {name: parse_yaml(value, f"--sampling {name}") for name, _, value in fields},
+    }
     parts = [text.partition(":") for text in options.judge]
     return [JudgeEntry(kind=kind, model=model, **shared) for kind, _, model in parts]
 

@@ -9,12 +9,11 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
 from visdyn.human_study.study import VIEWS, StudyError
 from visdyn.human_study.study_criteria import BEST_WORST, PAIRWISE
 from visdyn.images import ImageRef, load
 from visdyn.trajectory import ReversiblePair, Trajectory
+from visdyn.yaml_files import yaml_text
 
 
 def write_best_worst(
@@ -92,8 +91,7 @@ def _write_study(
     (folder / "items.jsonl").write_text(lines, encoding="utf-8")
     # Last, so that a folder without it is one whose writing was cut off.
     definition = {"title": "Which image shows the action?", "kind": kind, "systems": list(images), **settings}
-    text = yaml.safe_dump(definition, sort_keys=False, allow_unicode=True)
-    (folder / "study.yaml").write_text(text, encoding="utf-8")
+    (folder / "study.yaml").write_text(yaml_text(definition), encoding="utf-8")
     return folder
 
 

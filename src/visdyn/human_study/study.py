@@ -19,12 +19,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-import yaml
-
 from visdyn.datasets.bad_items import image_problem
 from visdyn.human_study.study_criteria import ADVICE, BEST_WORST, CONSENT, CRITERIA, OVERALL, PAIRWISE, Criterion
 from visdyn.quarantine import Quarantine
 from visdyn.readers import Unusable, read_lines, read_text
+from visdyn.yaml_files import YamlError, parse_yaml
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 MAX_SYSTEMS = 12  # more cannot be compared on one page
@@ -150,9 +149,9 @@ def _add_item(value: object, place: str, folder: Path, settings: Settings, items
 
 def _read_settings(path: Path) -> Settings:
     try:
-        raw = yaml.safe_load(read_text(path, StudyError, _ADVICE))
-    except yaml.YAMLError as error:
-        raise StudyError(f"{path} is not YAML: {error}") from error
+        raw = parse_yaml(read_text(path, StudyError, _ADVICE), path)
+    except YamlError as error:
+        raise StudyError(str(error)) from None
     known = [field.name for field in fields(Settings)]
     if not isinstance(raw, dict) or (unknown := set(raw) - set(known)):
         named = ", ".join(map(str, unknown)) if isinstance(raw, dict) else "no keys at all"

@@ -157,8 +157,8 @@ def annotate_pairs(
     settings = {"model": labeller.model, "prompts": asdict(labeller.prompts), **asdict(labeller.decoding)}
     task = Task(label_batch, labeller, Labeller.load, heavy=True)
     rows = compute_rows(task, batches, names, folder, settings, execution or Execution(processes=1), "batches of pairs")
-    labelled = []
-    with collecting(quarantine, "annotation") as bad:
+    labelled: list[Labelled] = []
+    with collecting(quarantine, "annotation", labelled) as bad:
         for batch, row in zip(batches, rows, strict=True):
             if "labels" not in row:
                 raise RuntimeError(f"the process that labelled {batch[0].id} and {len(batch) - 1} more {row['error']}")

@@ -20,7 +20,7 @@ from PIL import Image
 from visdyn.compute.rows import Execution, compute_rows, file_identity
 from visdyn.compute.workers import Task
 from visdyn.datasets.clips import Clip, ClipError, clip_seconds, frames_at, stream_bgr
-from visdyn.mining.clip_motion import SHORT_SIDE, FirstPass, measure_motion
+from visdyn.mining.clip_motion import FLOWS, SHORT_SIDE, FirstPass, measure_motion
 from visdyn.mining.keyframes import (
     STATISTIC_OF,
     KeyframePair,
@@ -61,6 +61,8 @@ class ClipSettings:
     def __post_init__(self) -> None:
         if not self.modes:
             raise ValueError(f"no mode given; choose of {', '.join(STATISTIC_OF)}")
+        if self.flow not in FLOWS:
+            raise ValueError(f"unknown flow {self.flow!r}; choose of {', '.join(FLOWS)}")
         for mode in self.modes:
             check_selection(self.top_k, self.min_interval, mode)
         if self.write_mode and self.write_mode not in self.modes:
@@ -185,7 +187,7 @@ def _write_images(clip: Clip, wanted: Sequence[int], kept: _FrameBuffer, folder:
 
 
 def _collect_rows(clips, rows, settings: ClipSettings, settled: Mapping, bad: Quarantine) -> MinedClips:
-    pairs, stats, lengths = [], [], []
+    pairs, stats, lengths, before = [], [], [], len(bad)
     for clip, row in zip(clips, rows, strict=True):
         if "error" in row:
             bad.add(clip.path, row["error"])
@@ -197,6 +199,7 @@ def _collect_rows(clips, rows, settings: ClipSettings, settled: Mapping, bad: Qu
             pairs += found
             clean = _count_clean(found, settled.get(clip.key))
             stats.append((*clip.key, mode, row["frames"], len(chosen), len(found), clean))
+    bad.refuse_most("clips", len(lengths), before)
     table = pd.DataFrame(stats, columns=COLUMNS).astype({"num_clean_pairs": "Int64"})
     return MinedClips(pairs, table, pd.DataFrame(lengths, columns=[*COLUMNS[:3], "frames", "seconds"]), bad)
 

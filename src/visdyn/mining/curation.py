@@ -214,26 +214,32 @@ def curate(
         batch: pairs that are asked about at a time.
         told: gets a line of progress after each batch.
     """
-    with collecting(quarantine, "curation") as bad:
+    judged: list[Case] = []  # read, whether they pass the filter or not
+    with collecting(quarantine, "curation", judged) as bad:
         reasons: dict[str, str] = {}
+        unfit: dict[str, str] = {}
         decode = curator.reads_frames
         cases = [case for pair in pairs if (case := _load_case(pair, frames_root, num_frames, decode, reasons))]
         passed = []
         for case, quality in _ask_batches(cases, curator.quality, batch, "filtered", told):
             if isinstance(quality, Quality) and quality.passed:
                 passed.append(case)
+            elif isinstance(quality, Quality):
+                judged.append(case)
+                unfit[case.pair.segment.narration_id] = f"fails the quality filter: {quality.failures()}"
             else:
-                failed = str(quality) if isinstance(quality, CurationError) else quality.failures()
-                prefix = "" if isinstance(quality, CurationError) else "fails the quality filter: "
-                reasons[case.pair.segment.narration_id] = prefix + failed
+                reasons[case.pair.segment.narration_id] = str(quality)
         kept = []
         for case, written in _ask_batches(passed, curator.expand, batch, "expanded", told):
             if isinstance(written, CurationError):
                 reasons[case.pair.segment.narration_id] = str(written)
             else:
+                judged.append(case)
                 kept.append(_make_reversible(case, *written))
         for name, reason in reasons.items():
             bad.add(name, reason)
+        for name, reason in unfit.items():
+            bad.add(name, reason, unfit=True)
     return kept
 
 

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-
-import yaml
+from typing import Annotated
 
 from visdyn.params.annotation import Annotation
 from visdyn.params.base_models import BaseModels
@@ -20,7 +19,7 @@ from visdyn.params.human_study import HumanStudy
 from visdyn.params.mining import Mining
 from visdyn.params.probing import Probing
 from visdyn.params.prompts import Prompts
-from visdyn.params.reading import Name, OneOrMore, ParamsError, Whole, from_mapping
+from visdyn.params.reading import Filled, Name, ParamsError, Whole, from_mapping, read_values
 from visdyn.params.recorded import Recorded
 from visdyn.params.runtime import Data, Runtime
 from visdyn.params.spatial import Spatial
@@ -37,7 +36,7 @@ class Params:
 
     root: Name  # path to the repository
     seed: Whole  # every random draw derives from it
-    chains: OneOrMore[Whole]  # whole draws of the experiment, rising
+    chains: Annotated[tuple[Whole, ...], Filled()]  # whole draws of the experiment, rising
     runtime: Runtime
     data: Data
     world: World
@@ -74,8 +73,4 @@ def load_params(profile: str = ".") -> Params:
             section and key, the value, and what is allowed.
     """
     path = profile_root(profile) / "params.yaml"
-    try:
-        values = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ParamsError(f"{path} is no valid YAML: {error}") from error
-    return from_mapping(Params, values, path)
+    return from_mapping(Params, read_values(path.parent), path)

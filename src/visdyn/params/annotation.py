@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from visdyn.params.reading import Count, Name, Positive
+from visdyn.params.reading import Count, Name, Within
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Annotation:
     model: Name  # the IDM that labels
     top_k_per_dataset: Count  # pairs kept
     decoding: Literal["greedy", "sample"]
-    temperature: Positive  # of `sample`
+    temperature: Annotated[float, Within(0.01, 100)]  # of `sample`
     max_new_tokens: Count  # longest label
     batch_size: Count  # pairs decoded at a time
     executor: Literal["local", "ray"]

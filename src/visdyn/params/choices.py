@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from visdyn.params import Params
 from visdyn.params.dynamics import ArmName
 from visdyn.params.reading import Name, OneOrMore, ParamsError, from_mapping, nearest
 from visdyn.paths import repository_root
+from visdyn.yaml_files import read_yaml
 
 FILE = "data/choices.yaml"
 JOINT = " x "  # between several parameters that change together, and between their values
@@ -82,7 +81,7 @@ def read_choices(path: Path | None = None) -> dict[str, Choice]:
         ParamsError: an unknown or a missing key, an unknown trial or arm, or a value without an entry a parameter.
     """
     path = path or repository_root() / FILE
-    return {name: _read_choice(path, name, entry) for name, entry in yaml.safe_load(path.read_text()).items()}
+    return {name: _read_choice(path, name, entry) for name, entry in read_yaml(path).items()}
 
 
 def _read_choice(path: Path, name: str, entry: Any) -> Choice:
@@ -95,11 +94,6 @@ def _read_choice(path: Path, name: str, entry: Any) -> Choice:
     if odd := next((value for value in tried if len(value) != len(declared.parameters)), None):
         raise ParamsError(f"{path}: choice {name!r} has {len(declared.parameters)} parameters, but a value {list(odd)}")
     return Choice(name=name, values=tried, **vars(declared))
-
-
-def read_values(root: Path) -> dict[str, Any]:
-    """Read the params.yaml of a profile as plain values."""
-    return yaml.safe_load((root / "params.yaml").read_text())
 
 
 def current(choice: Choice, values: dict[str, Any]) -> str:

@@ -7,10 +7,13 @@ field here. Fields with a default may be left out of params.yaml.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from visdyn.params.reading import Count, Name, NotNegative, OneOrMore, Positive, Share
-from visdyn.params.training import Training
+from visdyn.params.reading import Count, Name, NotNegative, OneOrMore, PartOf, Positive, Several, Share, Within
+from visdyn.params.training import Training, check_pace
+
+Scheduler = Literal["cosine", "linear", "polynomial", "constant", "constant_with_warmup", "inverse_sqrt"]
+Shift = Annotated[float, Within(0, 100, above=True)]  # of timesteps; above 1 towards the noise
 
 
 @dataclass(frozen=True)
@@ -21,6 +24,10 @@ class Mixture:
     undo: NotNegative
     text_to_image: NotNegative
     understanding: NotNegative
+
+    def __post_init__(self) -> None:
+        if not any((self.edit, self.undo, self.text_to_image, self.understanding)):
+            raise ValueError("the weights are all 0, so there is nothing to train on; give a kind of sample a weight")
 
 
 @dataclass(frozen=True)
@@ -38,17 +45,20 @@ class GeneratorLora:
 
     rank: Count
     alpha: Count  # the scale is alpha / rank
-    dropout: Share  # of the adapters' inputs
+    dropout: PartOf  # of the adapters' inputs
 
 
 @dataclass(frozen=True)
 class BagelTraining(Training):
     """One optimisation (`training.engine.fit.Recipe` says what each is)."""
 
-    scheduler: Name  # of transformers
+    scheduler: Scheduler  # of transformers
     precision: Literal["fp32", "bf16"]
     log_every: Count = 20
     save_every: Count = 100
+
+    def __post_init__(self) -> None:
+        check_pace(self.log_every, self.save_every)
 
 
 @dataclass(frozen=True)
@@ -99,8 +109,8 @@ class BagelFineTuning:
     mixture: Mixture
     long_share: Share
     dropout: ConditionDropout
-    timestep_shift: Positive
-    average_decay: Share | None
+    timestep_shift: Shift
+    average_decay: PartOf | None
     latents: Name | None
     mse_weight: NotNegative
     ce_weight: NotNegative
@@ -118,7 +128,7 @@ class Doundo(BagelFineTuning):
     """Do-Undo fine-tuning, with and without the consistency loss: a run for each variant and chain."""
 
     variants: OneOrMore[Literal["doundo", "doundo_c"]]
-    weights: tuple[Positive, ...]  # further lambda of the consistency loss, each a variant `doundo_c_<weight>`
+    weights: Several[Positive]  # further lambda of the consistency loss, each a variant `doundo_c_<weight>`
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from visdyn.params.reading import Count, Name, Share, Whole
-from visdyn.params.training import Training
+from visdyn.params.reading import Count, Name, PartOf, Several, Share, Whole
+from visdyn.params.training import Training, check_pace
 
 ArmName = Literal[
     "supervised",
@@ -39,6 +39,7 @@ class FineTuning(Training):
             raise ValueError(
                 f"steps ({self.steps}) and epochs ({self.epochs}): write a number for one, null for the other"
             )
+        check_pace(self.log_every, self.save_every)
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Lora:
 
     rank: Count
     alpha: Count  # the scale is alpha / rank
-    dropout: Share  # before each adapter
-    modules_to_save: tuple[Name, ...]  # trained in full
+    dropout: PartOf  # before each adapter
+    modules_to_save: Several[Name]  # trained in full
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,11 @@ class IdmEvaluation:
 class Fdm(DynamicsFineTuning):
     """Forward-dynamics model; its arms are `training.arms.ARMS`."""
 
-    arms: tuple[ArmName, ...]  # trained in every chain
-    first_chain_arms: tuple[ArmName, ...]  # in the first alone
+    arms: Several[ArmName]  # trained in every chain
+    first_chain_arms: Several[ArmName]  # in the first alone
     floor: Share  # w = floor + (1 - floor) * w_rec
     limits: Limits
+
+    def __post_init__(self) -> None:
+        if twice := sorted(set(self.arms) & set(self.first_chain_arms)):
+            raise ValueError(f"{twice[0]} stands under arms and under first_chain_arms; keep one")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from visdyn.params.reading import Count
+from visdyn.params.reading import Within
 
 
 @dataclass(frozen=True)
 class Figures:
     """Looks of the figures."""
 
-    examples: Count  # rows of a qualitative figure
+    examples: Annotated[int, Within(1, 100)]  # rows of a qualitative figure

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from visdyn.params.reading import Name
+from visdyn.params.reading import Name, Several
 
 
 @dataclass(frozen=True)
 class HumanStudy:
     """Exported answers of annotators (Bootstrapping, Table 5; Do-Undo, Table 7)."""
 
-    exports: tuple[Name, ...]  # CSVs of `python -m visdyn.human_study --export`
+    exports: Several[Name]  # CSVs of `python -m visdyn.human_study --export`
     reference: Name  # the system that others are tested against

@@ -1,63 +1,141 @@
 """Reading a mapping into frozen dataclasses strictly: what does not fit is refused by file, section and key.
 
-A field's type says what may stand there: `Literal["a", "b"]` for choices, `X | None` where null means none, and the
-bounded types below. Every number is finite.
+A field's type says what may stand there, and nothing else does: `Literal["a", "b"]` for choices, `X | None` where null
+means none, and the bounded types below; a field of one's own range is `Annotated[float, Within(0, 1, above=True)]`.
+Every number is finite. Text that may be anything says so: `Name` (a path, a hub id), `Text` (the same, or empty),
+`Prose`, `Annotated[dict, Free("what it is")]`. `tests/test_params.py` refuses a field that says nothing.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
+import re
+import sys
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from visdyn.yaml_files import YamlError, clipped, read_yaml
+
 T = TypeVar("T")
+MOST = 2**31 - 1  # of a count: more than that overflows somewhere below, hours later
 
 
 @dataclass(frozen=True)
 class Within:
-    """A number from `low` to `high`, both included; with `above`, more than `low`."""
+    """A number from `low` to `high`, both included; with `above` more than `low`, with `below` less than `high`.
+
+    With `zero`, 0 may stand there too.
+    """
 
     low: float
     high: float = math.inf
     above: bool = False
+    below: bool = False
+    zero: bool = False
 
-    def admits(self, value: float) -> bool:
-        """Tell whether the number may stand there."""
-        return self.low <= value <= self.high and not (self.above and value == self.low)
-
-    def __str__(self) -> str:
-        if self.high < math.inf:
-            return f"from {self.low} to {self.high}"
-        return f"above {self.low}" if self.above else f"at least {self.low}"
+    def refuse(self, value: float) -> str | None:
+        """Return what the number must be, or None where it may stand there."""
+        if self.zero and value == 0:
+            return None
+        too_low = value < self.low or (self.above and value == self.low)
+        too_high = value > self.high or (self.below and value == self.high)
+        if not (too_low or too_high):
+            return None
+        if self.high in (math.inf, MOST):
+            return f"at most {self.high}" if too_high else f"{'above' if self.above else 'at least'} {self.low}"
+        if not self.above and not self.below:
+            return f"{'0, or ' if self.zero else ''}from {self.low} to {self.high}"
+        low = "above" if self.above else "at least"
+        return f"{low} {self.low} and {'below' if self.below else 'at most'} {self.high}"
 
 
 @dataclass(frozen=True)
 class Filled:
     """Text or a list that is not empty."""
 
-    def admits(self, value: str | tuple) -> bool:
-        """Tell whether anything stands there."""
-        return len(value) > 0
-
-    def __str__(self) -> str:
-        return "not empty"
+    def refuse(self, value: str | tuple) -> str | None:
+        """Return what it must be, or None where anything stands there."""
+        return None if (value.strip() if isinstance(value, str) else value) else "not empty"
 
 
-Count = Annotated[int, Within(1)]
-Whole = Annotated[int, Within(0)]
+@dataclass(frozen=True)
+class Once:
+    """A list in which nothing stands twice."""
+
+    def refuse(self, value: tuple) -> str | None:
+        """Return what the list must be, or None."""
+        twice = next((one for place, one in enumerate(value) if one in value[:place]), None)
+        return None if twice is None else f"a list in which nothing stands twice, as {clipped(twice)} does"
+
+
+@dataclass(frozen=True)
+class Free:
+    """Text (or a mapping) that may be anything, but for control characters; `what` says what it is.
+
+    Attributes:
+        lines: whether it may have line breaks.
+        checked: False where another place checks it, because an error here would quote what may be a secret.
+    """
+
+    what: str
+    lines: bool = False
+    checked: bool = True
+
+    def refuse(self, value: str | dict) -> str | None:
+        """Return what the text must be, or None."""
+        odd = r"[\x00-\x08\x0b-\x1f\x7f]" if self.lines else r"[\x00-\x1f\x7f]"
+        found = self.checked and isinstance(value, str) and re.search(odd, value)
+        return "text without control characters" + ("" if self.lines else " and line breaks") if found else None
+
+
+@dataclass(frozen=True)
+class Like:
+    """Text of a form: a regular expression that all of it fits, and `form`, the same in words."""
+
+    pattern: str
+    form: str
+
+    def refuse(self, value: str) -> str | None:
+        """Return what the text must be, or None."""
+        return None if re.fullmatch(self.pattern, value) else self.form
+
+
+Count = Annotated[int, Within(1, MOST)]
+Whole = Annotated[int, Within(0, MOST)]
 Positive = Annotated[float, Within(0, above=True)]
 NotNegative = Annotated[float, Within(0)]
 Share = Annotated[float, Within(0, 1)]
-Name = Annotated[str, Filled()]
-OneOrMore = Annotated[tuple[T, ...], Filled()]
+PartOf = Annotated[float, Within(0, 1, below=True)]  # a share that is never all: of a dropout, of an average's past
+Seconds = Annotated[float, Within(0, 86_400, above=True)]
+Name = Annotated[str, Filled(), Free("a name, a path or a hub id")]
+Text = Annotated[str, Free("a name, a path or a hub id; empty is none")]
+Prose = Annotated[str, Filled(), Free("words", lines=True)]
+Several = Annotated[tuple[T, ...], Once()]
+OneOrMore = Annotated[tuple[T, ...], Filled(), Once()]
 
 
 class ParamsError(ValueError):
     """params.yaml does not fit its types; the message names file, section, key and the nearest valid key."""
+
+
+def read_values(folder: Path) -> dict[str, Any]:
+    """Read the params.yaml of a profile's folder as plain values; {} where there is none.
+
+    Raises:
+        ParamsError: it is no YAML, or no mapping.
+    """
+    path = folder / "params.yaml"
+    try:
+        values = (read_yaml(path) if path.is_file() else None) or {}
+    except YamlError as error:
+        raise ParamsError(str(error)) from None
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path} must be a mapping of keys, not {_shown(values)}")
+    return values
 
 
 def from_mapping(kind: type[T], values: Any, path: Path | str, section: str = "") -> T:
@@ -68,7 +146,7 @@ def from_mapping(kind: type[T], values: Any, path: Path | str, section: str = ""
     names = [one.name for one in fields(kind)]
     for key in values:
         if key not in names:
-            raise ParamsError(f"{where} has the unknown key {key!r}; {nearest(str(key), names)}")
+            raise ParamsError(f"{where} has the unknown key {clipped(key)}; {nearest(str(key), names)}")
     if missing := [one.name for one in fields(kind) if one.name not in values and not _has_default(one)]:
         raise ParamsError(f"{where} lacks the key {missing[0]!r}; add it as the root params.yaml has it")
     hints = get_type_hints(kind, include_extras=True)
@@ -100,19 +178,21 @@ def _converted(hint: Any, value: Any, path: Path | str, key: str) -> Any:
             raise ParamsError(f"{error}; null says none") from error
     if origin is Annotated:
         converted = _converted(parts[0], value, path, key)
-        if refused := next((bound for bound in parts[1:] if not bound.admits(converted)), None):
-            raise ParamsError(f"{path}: {key!r} must be {refused}, not {_shown(value)}")
+        for wanted in (bound.refuse(converted) for bound in parts[1:]):
+            if wanted:
+                raise ParamsError(f"{path}: {key!r} must be {wanted}, not {_shown(value)}")
         return converted
     if origin is Literal:
-        if value not in parts:
-            close = f"; {near}" if (near := nearest(str(value), parts)).startswith("did") else ""
-            raise ParamsError(f"{path}: {key!r} must be one of {', '.join(parts)}, not {_shown(value)}{close}")
+        if value not in parts or type(value) is not type(parts[parts.index(value)]):  # 2.0 and true are no 2 and 1
+            known = [str(part) or "''" for part in parts]
+            close = f"; {near}" if (near := nearest(str(value), known)).startswith("did") else ""
+            raise ParamsError(f"{path}: {key!r} must be one of {', '.join(known)}, not {_shown(value)}{close}")
         return value
     if is_dataclass(hint):
         return from_mapping(hint, value, path, key)
     if origin is tuple and isinstance(value, list):
         return tuple(_converted(parts[0], item, path, f"{key}[{n}]") for n, item in enumerate(value))
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if origin is tuple or type(value) is not hint:
         raise ParamsError(f"{path}: {key!r} must be {_named(hint)}, not {_shown(value)}{_hint(hint, value)}")
@@ -132,15 +212,14 @@ def _named(hint: Any) -> str:
 
 
 def _hint(hint: Any, value: Any) -> str:
-    # YAML 1.1 reads 2e-3 as text, DVC's YAML 1.2 reads it as a number: only one spelling is safe in both.
-    return " (write 0.002 or 2.0e-3)" if hint is float and isinstance(value, str) else ""
+    return " (write 0.002 or 2e-3, without quotes)" if hint is float and isinstance(value, str) else ""
 
 
 def _shown(value: Any) -> str:
-    return f"{value!r} ({type(value).__name__})"
+    return f"{clipped(value)} ({type(value).__name__})"
 
 
 def nearest(key: str, names: Sequence[str]) -> str:
     """Say which of the names a mistyped key may have meant, or all of them."""
-    close = difflib.get_close_matches(key, names, n=1, cutoff=0.4)
+    close = difflib.get_close_matches(key[:80], names, n=1, cutoff=0.4)
     return f"did you mean {close[0]!r}?" if close else f"it may have {', '.join(names)}"

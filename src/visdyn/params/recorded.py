@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from visdyn.params.reading import Count, Name, NotNegative
+from visdyn.params.reading import Name, Share, Within
 
 Average = Literal["subsets", "pooled", "pooled_dropped_as_0"]  # rules of evaluation/recorded/evidence.py
+
+
+Draws = Annotated[int, Within(1, 10_000_000)]
 
 
 @dataclass(frozen=True)
 class Tolerances:
     """Largest distance at which a printed cell counts as met: points of 0 to 10, shares of 255, cosines."""
 
-    score: NotNegative
-    editing_success: NotNegative
-    minimal_editing: NotNegative
-    l1: NotNegative
-    clip_i: NotNegative
-    clip_t: NotNegative
-    dino: NotNegative
+    score: Annotated[float, Within(0, 10)]
+    editing_success: Share
+    minimal_editing: Share
+    l1: Share
+    clip_i: Share
+    clip_t: Share
+    dino: Share
 
 
 @dataclass(frozen=True)
@@ -39,8 +42,8 @@ class Recorded:
 
     tolerances: Tolerances
     averages: TableAverages
-    resamples: Count
-    permutations: Count
+    resamples: Draws
+    permutations: Draws
     repository: Name | None  # a clone of the authors' repository; None reads data/recorded alone
     aurora: Name | None  # AURORA's root, to check the clone's pictures; None leaves them unread
-    pictures_l1: NotNegative  # of values in [0, 1]
+    pictures_l1: Share  # of values in [0, 1]

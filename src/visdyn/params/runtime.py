@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from visdyn.params.reading import Count, Name, NotNegative
+from visdyn.params.reading import Like, Name, Share, Within
+
+HARDWARE_NAME = Like(r"[A-Za-z0-9_-]+", "the name of a file in hardware/, without .yaml")
 
 
 @dataclass(frozen=True)
 class Runtime:
     """Where and how fast; never what. Not tracked by DVC."""
 
-    hardware: Name  # file in hardware/
+    hardware: Annotated[str, HARDWARE_NAME]
     device: Literal["auto", "cpu", "cuda"]
-    threads: Count  # OMP threads of a stage's kernel
+    threads: Annotated[int, Within(1, 1024)]  # OMP threads of a stage's kernel
     offline: bool  # the Hugging Face hub is switched off
-    log_seconds: NotNegative  # between two progress lines
+    log_seconds: Annotated[float, Within(0, 86_400)]  # between two progress lines
     codes: Name | None  # folder of the shared cache of image codes
+    most_set_aside: Share  # of a data set, before a stage fails
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from visdyn.params.reading import Count, NotNegative, Positive, Whole
+from visdyn.params.reading import Count, Share, Whole, Within
 
 
 @dataclass(frozen=True)
@@ -13,6 +14,19 @@ class Training:
 
     steps: Count  # of the optimiser
     batch_size: Count  # over all ranks
-    learning_rate: Positive  # peak
-    weight_decay: NotNegative
+    learning_rate: Annotated[float, Within(0, 1, above=True)]  # peak
+    weight_decay: Share
     warmup_steps: Whole  # linear
+
+
+def check_pace(log_every: int, save_every: int) -> None:
+    """Refuse checkpoints between two rows of a history: a running mean is no part of one, a resumed run would differ.
+
+    Raises:
+        ValueError: one is no multiple of the other.
+    """
+    if save_every % log_every:
+        raise ValueError(
+            f"save_every ({save_every}) must be a multiple of log_every ({log_every}), "
+            "else a resumed run would log other losses than an uninterrupted one"
+        )

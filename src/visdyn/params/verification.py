@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from visdyn.params.dynamics import ArmName
-from visdyn.params.reading import Count, OneOrMore
+from visdyn.params.reading import Count, OneOrMore, Several
 from visdyn.params.sampling import Sampling
 
 
@@ -16,7 +16,7 @@ class Verification:
 
     candidates: OneOrMore[Count]  # K, images drawn per item
     repeats: Count  # draws of those K images, each with a sampling seed of its own
-    arms: tuple[ArmName, ...]  # FDMs that draw
+    arms: Several[ArmName]  # FDMs that draw
     items_per_subset: Count | None  # test triplets; None takes those of `evaluation`
     sampling: Sampling
     decoding: Literal["plain", "draft"]

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from visdyn.params.reading import NotNegative, Whole
+from visdyn.params.reading import Whole, Within
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class World:
     """The kitchen world on disk; the counts are `kitchen.write.KitchenSizes`."""
 
     kind: Literal["kitchen", "external"]  # rendered here, or real data
-    image_size: Whole  # pixels of a side
-    jitter: NotNegative  # pixels of camera shift
-    noise: NotNegative  # standard deviation of the sensor's, of 255
+    image_size: Annotated[int, Within(16, 1024)]  # pixels of a side
+    jitter: Annotated[float, Within(0, 16)]  # pixels of camera shift
+    noise: Annotated[float, Within(0, 255)]  # standard deviation of the sensor's, of 255
     aurora_train_per_subset: Whole  # labelled triplets
     aurora_test_per_subset: Whole  # labelled triplets
     epic_train: Whole  # segments

@@ -1,4 +1,8 @@
-"""What of the environment reaches the arithmetic, in one place: `python -m visdyn.pipeline.arithmetic [COMMAND ...]`.
+"""What of the environment reaches the science, in one place: `python -m visdyn.pipeline.arithmetic [COMMAND ...]`.
+
+A stage gets what `PASSED` lists (paths, the hub, proxies, GPUs, the cluster), the variables that params.yaml names
+(keys, `$VISDYN_DATA`) and those that the user names in VISDYN_PASS; then what `SET` says, the same on every machine.
+All else of the shell stays outside, known or not. `LEFT_OUT` never passes, not even by name.
 
 torch, oneDNN, MKL, numpy, OpenBLAS and OpenCV each choose their kernels by the processor, and other kernels add in
 another order. `PORTABLE=1` (`PORTABLE=1 make repro`, `PORTABLE=1 dvc repro`) holds them all at AVX2 with FMA, which
@@ -15,8 +19,9 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -61,17 +66,108 @@ LEFT_OUT = {
     "DIFFUSERS_ATTN_*": "who computes attention",
     "TRANSFORMERS_SDPA_FORCE_GQA": "who computes attention",
     "MKL_DOMAIN_NUM_THREADS": "threads, which runtime.threads says",
+    "PJRT_DEVICE": "device",
+    "DS_ACCELERATOR": "device, which hardware/*.yaml says",
+    "TORCH_FORCE_*": "how weights are loaded",
+    "NPY_PROMOTION_STATE": "types of numpy's results",
+    "PANDAS_*": "types of pandas' columns",
+    "OPENCV_FFMPEG_*": "how videos are decoded",
+    "OPENCV_VIDEOIO_*": "how videos are decoded",
+    "OPENCV_IO_*": "which images are decoded",
+    "MPI_LOCAL*": "ranks",
+    "PMIX_*": "ranks",
     "RANK": "a place among ranks that the launcher gives",
     "*_RANK": "a place among ranks that the launcher gives",
     "WORLD_SIZE": "ranks",
     "*_WORLD_SIZE": "ranks",
-    "OMPI_COMM_WORLD_*": "ranks",
+    "OMPI_*": "ranks",
     "PMI_*": "ranks",
     "MASTER_ADDR": "ranks",
     "MASTER_PORT": "ranks",
     "TORCHELASTIC_*": "ranks",
 }
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+# What may reach a stage, and what for; patterns.
+PASSED = {
+    "PATH": "programs",
+    "LD_LIBRARY_PATH": "libraries of the machine",
+    "LD_PRELOAD": "libraries of the machine",
+    "HOME": "caches of the user",
+    "USER": "name of the user",
+    "LOGNAME": "name of the user",
+    "SHELL": "programs that ask for it",
+    "TERM": "the terminal of progress bars",
+    "TMPDIR": "scratch files; a long one gives way",
+    "XDG_CACHE_HOME": "caches of the user",
+    "XDG_DATA_HOME": "caches of the user",
+    "XDG_RUNTIME_DIR": "sockets of the user",
+    "DVC_*": "the DVC that runs the stage",
+    "VISDYN_*": "the kit's own: root, hardware, data, portable kernels, hosts that keys may go to",
+    "PORTABLE": "portable kernels",
+    "HF_*": "the hub: folder, token, offline",
+    "HUGGINGFACE_*": "the hub",
+    "HUGGING_FACE_*": "the hub",
+    "TRANSFORMERS_CACHE": "the hub",
+    "TRANSFORMERS_OFFLINE": "the hub",
+    "TORCH_HOME": "weights that torch keeps",
+    "HTTP_PROXY": "the way out",
+    "HTTPS_PROXY": "the way out",
+    "ALL_PROXY": "the way out",
+    "NO_PROXY": "the way out; this machine's own addresses are added",
+    "http_proxy": "the way out",
+    "https_proxy": "the way out",
+    "all_proxy": "the way out",
+    "no_proxy": "the way out",
+    "SSL_CERT_*": "the way out",
+    "REQUESTS_CA_BUNDLE": "the way out",
+    "CURL_CA_BUNDLE": "the way out",
+    "SSH_*": "other nodes",
+    "PDSH_*": "other nodes",
+    "KRB5*": "other nodes",
+    "CUDA_*": "GPUs",
+    "NVIDIA_*": "GPUs",
+    "ROCR_*": "GPUs",
+    "HIP_*": "GPUs",
+    "PYTORCH_ALLOC_CONF": "memory of GPUs",
+    "PYTORCH_CUDA_ALLOC_CONF": "memory of GPUs",
+    "TORCH_CUDA_ARCH_LIST": "building DeepSpeed's kernels",
+    "TORCH_EXTENSIONS_DIR": "building DeepSpeed's kernels",
+    "TRITON_*": "building kernels",
+    "MAX_JOBS": "building kernels",
+    "CC": "building kernels",
+    "CXX": "building kernels",
+    "CPATH": "building kernels",
+    "LIBRARY_PATH": "building kernels",
+    "NCCL_*": "the network between GPUs",
+    "TORCH_NCCL_*": "the network between GPUs",
+    "GLOO_*": "the network between nodes",
+    "UCX_*": "the network between nodes",
+    "FI_*": "the network between nodes",
+    "RAY_*": "the cluster",
+    "SLURM_*": "the cluster",
+    "CONDA_PREFIX": "where the environment lies",
+    "VIRTUAL_ENV": "where the environment lies",
+    "OMP_NUM_THREADS": "threads, where none are asked for",
+    "MKL_NUM_THREADS": "threads, where none are asked for",
+    "OPENBLAS_NUM_THREADS": "threads, where none are asked for",
+} | dict.fromkeys((*CHOOSE_KERNELS, *RECORDED), "kernels, named in reports/machine.json")  # fmt: skip
+# What every stage has, the same on every machine.
+SET = {
+    "LC_ALL": "C.UTF-8",  # text, and the order and case of letters
+    "PYTHONUTF8": "1",  # files too, also where that locale is not installed
+    "PYTHONHASHSEED": "0",
+    "PYTHONNOUSERSITE": "1",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+    "TQDM_DISABLE": "1",  # a bar's speed would change the executed notebook's hash
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",  # transformers' too, whose widgets have random names
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "DO_NOT_TRACK": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+PASS = "VISDYN_PASS"  # further variables, by commas, that the user lets through
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LONGEST_TMPDIR = 32  # bytes: a socket's path has 107, of which the kernel's connection takes 73
 
 
 def is_portable(environment: Mapping[str, str] = os.environ) -> bool:
@@ -85,6 +181,60 @@ def is_portable(environment: Mapping[str, str] = os.environ) -> bool:
     if value not in ON + OFF:
         raise StageError(f"{name}={environment[name]!r} is neither on nor off; set it to 1 or 0")
     return value in ON
+
+
+def left_out(environment: Mapping[str, str]) -> list[str]:
+    """Return the variables that never reach a computation."""
+    return [name for name in environment if any(fnmatchcase(name, pattern) for pattern in LEFT_OUT)]
+
+
+def isolate(environment: Mapping[str, str], named: Iterable[str] = ()) -> tuple[dict[str, str], list[str]]:
+    """Return what of an environment may reach a stage, and what is to be said of it.
+
+    Args:
+        environment: as `settle` returns it.
+        named: further variables that may pass: those that params.yaml names (`named_variables`).
+
+    Raises:
+        StageError: there is no short, writable folder for scratch files.
+    """
+    patterns = [*PASSED, *filter(None, map(str.strip, environment.get(PASS, "").split(",")))]
+    never, named = set(left_out(environment)), set(named)
+    kept = {name: value for name, value in environment.items() if name not in never
+            and (name in named or any(fnmatchcase(name, pattern) for pattern in patterns))}  # fmt: skip
+    said, folder = [], _short_tmpdir(environment)
+    if (given := environment.get("TMPDIR")) and given != folder:
+        said.append(f"TMPDIR={given} is too long for sockets (over {LONGEST_TMPDIR} bytes) or not writable: {folder}")
+    return kept | SET | {"TMPDIR": folder} | _without_loopback(kept), said
+
+
+def named_variables(values: object) -> set[str]:
+    """Return the environment variables that plain values of params.yaml name: `$NAME` in a text, and `key_variable`."""
+    if isinstance(values, dict):
+        keys = {values["key_variable"]} if isinstance(values.get("key_variable"), str) else set()
+        return keys.union(*map(named_variables, values.values())) - {""}
+    if isinstance(values, list | tuple):
+        return set().union(*map(named_variables, values))
+    return set(re.findall(r"\$\{?([A-Za-z_]\w*)", values)) if isinstance(values, str) else set()
+
+
+def _without_loopback(environment: Mapping[str, str]) -> dict[str, str]:
+    """Keep proxies from what is on this machine: a local judge, Ray; both spellings, for each library reads its own."""
+    given = [environment.get(name, "") for name in ("no_proxy", "NO_PROXY")]
+    hosts = [host.strip() for text in given for host in text.split(",") if host.strip()]
+    joined = ",".join(dict.fromkeys([*hosts, *LOOPBACK]))
+    return {"no_proxy": joined, "NO_PROXY": joined}
+
+
+def _short_tmpdir(environment: Mapping[str, str]) -> str:
+    for folder in filter(None, (environment.get("TMPDIR"), "/tmp", "/var/tmp", "/dev/shm")):
+        short = len(os.fsencode(folder)) <= LONGEST_TMPDIR
+        if short and Path(folder).is_absolute() and Path(folder).is_dir() and os.access(folder, os.W_OK | os.X_OK):
+            return folder
+    raise StageError(
+        f"no folder for scratch files: neither TMPDIR nor /tmp is writable and at most {LONGEST_TMPDIR} bytes long; "
+        "set TMPDIR to a short one"
+    )
 
 
 def settle(environment: Mapping[str, str], threads: int | None = 1) -> tuple[dict[str, str], list[str]]:
@@ -101,12 +251,12 @@ def settle(environment: Mapping[str, str], threads: int | None = 1) -> tuple[dic
         StageError: PORTABLE on a processor that cannot do it, or a switch that is neither on nor off.
     """
     portable = is_portable(environment)
-    left_out = [name for name in environment if any(fnmatchcase(name, pattern) for pattern in LEFT_OUT)]
+    never = left_out(environment)
     gave_way = [name for name in CHOOSE_KERNELS if name in environment and environment[name] != PORTABLE.get(name)]
-    settled = {name: value for name, value in environment.items() if name not in left_out}
+    settled = {name: value for name, value in environment.items() if name not in never}
     said = []
-    if left_out:
-        named = ", ".join(f"{name}={environment[name]}" for name in sorted(left_out))
+    if never:
+        named = ", ".join(f"{name}={environment[name]}" for name in sorted(never))
         said.append(f"left out of the shell's environment, for it would change results: {named}")
     if portable:
         _require_avx2()

@@ -17,8 +17,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 
-import yaml
-
 from visdyn.datasets.inventory import ANNOTATIONS, take_inventory
 from visdyn.models.weight_files import find_fault
 from visdyn.params import Params, load_params
@@ -27,6 +25,7 @@ from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.fingerprint import recall_machine
 from visdyn.pipeline.stage import open_stage
 from visdyn.reporting.provenance import read_families
+from visdyn.yaml_files import read_yaml
 
 # Description files in data/external of what lies under each root of section `data`.
 DESCRIPTIONS = {
@@ -111,7 +110,7 @@ def _check_data(profile: str, params: Params, external: Path) -> Iterator[Check]
 
 def _describe_source(external: Path, files: Sequence[str]) -> dict:
     """Return who needs the data that the files describe, and how they are fetched."""
-    described = [yaml.safe_load((external / f"{file}.yaml").read_text()) for file in files]
+    described = [read_yaml(external / f"{file}.yaml") for file in files]
     return {
         "stages": tuple(dict.fromkeys(stage for entry in described for stage in entry["used_by"])),
         "command": "\n".join(entry["command"].strip() for entry in described),
@@ -134,8 +133,8 @@ def _check_benchmarks(params: Params, profile: str, external: Path) -> Iterator[
 
 
 def _check_models(params: Params, profile: str, external: Path) -> Iterator[Check]:
-    known = {entry["id"]: entry for entry in yaml.safe_load((external / "models.yaml").read_text())["models"]}
-    command = yaml.safe_load((external / "models.yaml").read_text())["command"]
+    described = read_yaml(external / "models.yaml")
+    known, command = {entry["id"]: entry for entry in described["models"]}, described["command"]
     for name, stages in named_checkpoints(params, known).items():
         entry = known.get(name, {})
         # A checkpoint that stage base_models only names is needed where it is used.

@@ -19,10 +19,9 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, TextIO
 
-import yaml
-
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.processes import end_marked
+from visdyn.yaml_files import YamlError, clipped, read_yaml
 
 # Folders that .dvcignore names too: Python writes bytecode beside the sources while a stage runs.
 IGNORED = {"__pycache__", ".ipynb_checkpoints"}
@@ -234,4 +233,10 @@ def _fill_template(text: str, values: dict[str, Any]) -> str:
 def _read_yaml(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise StageError(f"{path} does not exist; a profile has a params.yaml and a dvc.yaml")
-    return yaml.safe_load(path.read_text()) or {}
+    try:
+        values = read_yaml(path) or {}
+    except YamlError as error:
+        raise StageError(str(error)) from None
+    if not isinstance(values, dict):
+        raise StageError(f"{path} must be a mapping of keys, not {clipped(values)}")
+    return values

@@ -20,7 +20,7 @@ from visdyn.pipeline.processes import TOKEN, kernel_prefix
 
 @dataclass(frozen=True)
 class Kernel:
-    """What one execution needs: absolute paths, and the parameters to inject."""
+    """What one execution needs: absolute paths, the parameters to inject, and folders that its record does not name."""
 
     notebook: Path
     output: Path
@@ -28,6 +28,7 @@ class Kernel:
     log: Path
     timings: Path
     title: str
+    folders: tuple[str, ...] = ()
 
 
 def execute(run: Kernel) -> str:
@@ -51,7 +52,7 @@ def _keep_record(run: Kernel) -> str:
     """Write what is kept of a run; return why that cannot be done, "" where it can."""
     try:
         if run.output.exists():
-            write_record(run.output, run.timings, cost())
+            write_record(run.output, run.timings, cost(), run.folders)
     except Exception as problem:  # whatever a half-written notebook makes of its reader
         line = str(problem).partition("\n")[0]
         return f"the executed notebook could not be kept ({type(problem).__name__}: {line[:200]})"
@@ -73,14 +74,16 @@ def _execute_cells(run: Kernel) -> str:
     terminal = sys.stderr.isatty()
     logging.getLogger("papermill").setLevel(logging.WARNING)
     prefix = kernel_prefix(os.environ.get(TOKEN, "kernel"))
+    place = os.environ.get("TMPDIR")  # not `tempfile.gettempdir()`, which this process may have settled before
     with (
-        tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix=prefix, dir=place, ignore_cleanup_errors=True) as folder,
         open(run.log, "a", buffering=1) as log,
     ):
         _write_kernel_spec(Path(folder))
         os.environ.update(
             JUPYTER_PATH=folder,  # searched first, so that no kernel spec of the user's can stand in for this one
-            JUPYTER_RUNTIME_DIR=f"{folder}/runtime",
+            JUPYTER_RUNTIME_DIR=folder,  # its sockets lie here, and their paths must be short
+            JUPYTER_CONFIG_DIR=f"{folder}/config",
             IPYTHONDIR=f"{folder}/ipython",  # no start-up files or history of the user's
         )
         try:

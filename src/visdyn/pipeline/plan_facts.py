@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import yaml
-
 from visdyn.paths import repository_root
+from visdyn.yaml_files import read_yaml
 
 MEASURED_ON = "h100"  # what the rates of GPUs were measured on
 ELSEWHERE = 1.3  # a rate that was measured on another GPU may be off by this factor more
@@ -90,7 +89,7 @@ class Facts:
     @classmethod
     def load(cls, machine: Machine, path: Path | None = None) -> Facts:
         """Read the file (default: this checkout's)."""
-        content = yaml.safe_load((path or repository_root() / "benchmarks/plan.yaml").read_text())
+        content = read_yaml(path or repository_root() / "benchmarks/plan.yaml")
         if machine.gpus and machine.gpu not in content["gpus"]:
             known = ", ".join(content["gpus"])
             raise KeyError(f"no GPU {machine.gpu!r} in benchmarks/plan.yaml; it has {known}, add yours there")
@@ -131,7 +130,7 @@ class Facts:
     @cached_property
     def checkpoints(self) -> dict[str, float | None]:
         """Checkpoint -> GB of its weights, by data/external/models.yaml; None where it states none."""
-        entries = yaml.safe_load((repository_root() / "data/external/models.yaml").read_text())["models"]
+        entries = read_yaml(repository_root() / "data/external/models.yaml")["models"]
         return {entry["id"]: read_size(entry["size"]) for entry in entries}
 
 

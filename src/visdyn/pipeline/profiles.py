@@ -12,10 +12,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
+from ruamel.yaml.nodes import MappingNode, Node, SequenceNode
 
 from visdyn.params.reading import ParamsError, nearest
 from visdyn.paths import repository_root
+from visdyn.yaml_files import YamlError, clipped, compose_yaml, parse_yaml
 
 OVERRIDES = "overrides.yaml"
 HEADER = "# Generated from {sources} by `python -m visdyn.pipeline.profiles --write`; do not edit.\n"
@@ -48,12 +49,22 @@ def full_params(root: Path, name: str, children: tuple[str, ...] = ()) -> str:
         raise ParamsError(f"{path}: profiles are each other's parents: {' -> '.join((*children, name))}")
     if not path.is_file():
         raise ParamsError(f"{root / 'profiles' / children[-1] / OVERRIDES}: no parent {name!r}, which has no {path}")
-    text = path.read_text()
-    parent = (yaml.safe_load(text) or {}).get("parent")
+    text = path.read_text(encoding="utf-8")
+    parent = _parent_of(text, path)
     inherited = full_params(root, parent, (*children, name)) if parent else (root / "params.yaml").read_text()
     body = _override_lines(_without_header(inherited), _without_header(text), path)
     source = f"{OVERRIDES} and {f'profiles/{parent}' if parent else 'the root'}'s params.yaml"
     return HEADER.format(sources=source) + "".join(_header_comments(text)) + body
+
+
+def _parent_of(text: str, path: Path) -> str | None:
+    values = parse_yaml(text, path) or {}
+    if not isinstance(values, dict):
+        raise ParamsError(f"{path} must be a mapping of keys, not {clipped(values)}")
+    parent = values.get("parent")
+    if parent is not None and not (isinstance(parent, str) and Path(parent).name == parent):
+        raise ParamsError(f"{path}: parent must be the name of a folder in profiles/, not {clipped(parent)}")
+    return parent
 
 
 def differences(root: Path) -> list[Path]:
@@ -78,13 +89,15 @@ def write_profiles(root: Path) -> list[Path]:
 def _override_lines(text: str, overrides: str, path: Path) -> str:
     """Replace the lines of `text` whose keys `overrides` has too; both are YAML in block style, indented alike."""
     replaced = {line: ["root: ../.."] for line, key in enumerate(text.splitlines()) if key.startswith("root:")}
-    if (delta := yaml.compose(overrides)) is not None:
-        replaced |= _find_replacements(yaml.compose(text), delta, overrides.splitlines(), path, "")
+    if (delta := compose_yaml(overrides, path)) is not None:
+        replaced |= _find_replacements(
+            compose_yaml(text, f"what {path} overrides"), delta, overrides.splitlines(), path, ""
+        )
     return "\n".join(new for line, old in enumerate(text.splitlines()) for new in replaced.get(line, [old])) + "\n"
 
 
 def _find_replacements(
-    base: yaml.MappingNode, delta: yaml.MappingNode, given: list[str], path: Path, section: str
+    base: MappingNode, delta: MappingNode, given: list[str], path: Path, section: str
 ) -> dict[int, list[str]]:
     """Return, by line number in `base`, the lines of `given` (the overrides' text) that stand there instead."""
     replaced: dict[int, list[str]] = {}
@@ -107,15 +120,15 @@ def _find_replacements(
     return replaced
 
 
-def _is_section(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.MappingNode) and not node.flow_style
+def _is_section(node: Node) -> bool:
+    return isinstance(node, MappingNode) and not node.flow_style
 
 
-def _last_line(node: yaml.Node) -> int:
+def _last_line(node: Node) -> int:
     """Return the last line of a value itself; the end that PyYAML gives a block is behind the comments after it."""
-    if isinstance(node, yaml.MappingNode) and not node.flow_style:
+    if isinstance(node, MappingNode) and not node.flow_style:
         return max(_last_line(value) for _, value in node.value)
-    if isinstance(node, yaml.SequenceNode) and not node.flow_style:
+    if isinstance(node, SequenceNode) and not node.flow_style:
         return max(map(_last_line, node.value))
     return node.end_mark.line
 
@@ -138,11 +151,16 @@ def _without_header(text: str) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Report the profiles' files that are out of step (status 1 where there are any), or write them with `--write`."""
     root = repository_root()
-    if "--write" in (sys.argv[1:] if arguments is None else arguments):
-        for path in write_profiles(root):
-            print(f"{path.relative_to(root)} written")
-        return 0
-    for path in (found := differences(root)):
+    try:
+        if "--write" in (sys.argv[1:] if arguments is None else arguments):
+            for path in write_profiles(root):
+                print(f"{path.relative_to(root)} written")
+            return 0
+        found = differences(root)
+    except (ParamsError, YamlError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    for path in found:
         print(f"{path.relative_to(root)} is out of step; run `python -m visdyn.pipeline.profiles --write`")
     return 1 if found else 0
 

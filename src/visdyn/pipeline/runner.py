@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from visdyn.params import Params, ParamsError, load_params
+from visdyn.params.reading import read_values
 from visdyn.paths import profile_root, repository_root
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.guards import hold_stage, read_entry
 from visdyn.pipeline.processes import TOKEN, Interrupted, supervised
-from visdyn.pipeline.stage import Stage, open_stage
+from visdyn.pipeline.stage import Stage, known_folders, open_stage
 
 if TYPE_CHECKING:
     from visdyn.pipeline.guards import Entry, Snapshot
@@ -73,7 +74,7 @@ def _run_held(
     root: Path, entry: Entry, profile: str, values: dict[str, str] | None, settings: Params, token: str
 ) -> Path:
     # Imported here so that a notebook's `from visdyn.pipeline.runner import open_stage` need not load papermill.
-    from visdyn.pipeline.arithmetic import is_portable, settle
+    from visdyn.pipeline.arithmetic import is_portable, isolate, named_variables, settle
     from visdyn.pipeline.fingerprint import recall_machine, record_stage
     from visdyn.pipeline.guards import BESIDE, key_of, snapshot
     from visdyn.pipeline.kernel import Kernel, execute
@@ -86,13 +87,15 @@ def _run_held(
     parameters = checked_parameters(notebook, given, values)
     output = root / "reports/notebooks" / notebook.name
     log = _fresh_log(root, name)
-    environment, said = settle(os.environ, settings.runtime.threads)
-    for line in said:
+    settled, said = settle(os.environ, settings.runtime.threads)
+    environment, more = isolate(settled, named_variables(read_values(root)))
+    for line in [*said, *more]:
         print(f"{name}: {line}", file=sys.stderr)
     # What a native run left half done is not continued by a portable one.
     key = f"{key_of(before)}-portable" if is_portable(environment) else key_of(before)
     environment |= _kernel_environment(settings.runtime, log, key, token)
-    kernel = Kernel(notebook, output, parameters, log, root / f".visdyn/timings/{name}.json", name)
+    folders = known_folders(root, repository_root(), settings)
+    kernel = Kernel(notebook, output, parameters, log, root / f".visdyn/timings/{name}.json", name, folders)
     with _set_environ(environment), supervised(token):
         machine = recall_machine(root / ".visdyn/machine.json")
         error = execute(kernel)
@@ -127,24 +130,17 @@ def _fresh_log(root: Path, name: str) -> Path:
 
 
 def _kernel_environment(runtime: Any, log: Path, key: str, token: str) -> dict[str, str]:
-    source = str(repository_root() / "src")
-    paths = [source, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    # The checkout first, then what runs here: a copy (`dvc exp run --temp`) need not be what is installed.
+    paths = [str(repository_root() / "src"), str(Path(__file__).resolve().parents[2])]
     offline = dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "1")
     return (offline if runtime.offline else {}) | {
         TOKEN: token,
         "VISDYN_ROOT": str(repository_root()),
         "VISDYN_PREFIX": sys.prefix,
-        "TQDM_DISABLE": "1",  # a bar's speed would change the executed notebook's hash
         "VISDYN_LOG": str(log),
         "VISDYN_STAGE_KEY": key,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
-        "PYTHONHASHSEED": "0",
-        "PYTHONNOUSERSITE": "1",
-        "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-        "TOKENIZERS_PARALLELISM": "false",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "DO_NOT_TRACK": "1",
+        "MPLCONFIGDIR": str(repository_root() / ".visdyn/matplotlib"),  # fonts it has found; no settings of the user's
     }
 
 

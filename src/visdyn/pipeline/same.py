@@ -16,9 +16,8 @@ from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
-import yaml
-
 from visdyn.paths import file_digest
+from visdyn.yaml_files import read_yaml
 
 # What holds import lines, file names of the code, or hashes of either: other bytes, the same results.
 NAMES_CODE = ("reports/notebooks", "reports/index.html", "reports/provenance.json")
@@ -114,7 +113,7 @@ def _find_outputs(profile: Path) -> dict[str, Path]:
     lock = profile / "dvc.lock"
     if not lock.is_file():
         raise FileNotFoundError(f"{profile} has no dvc.lock; run `dvc repro` there first")
-    stages = yaml.safe_load(lock.read_text())["stages"].values()
+    stages = read_yaml(lock)["stages"].values()
     outputs = [profile / out["path"] for stage in stages for out in stage.get("outs", [])]
     return {str(file.relative_to(profile)): file for output in outputs for file in _walk_files(output)}
 

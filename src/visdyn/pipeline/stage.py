@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from visdyn.params import Params, load_params
-from visdyn.paths import expanded, profile_root, repository_root
+from visdyn.paths import UnsetVariableError, expanded, profile_root, repository_root, without_folders
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.tables import write_json, write_table
+from visdyn.quarantine import Quarantine
 from visdyn.readers import read_json
 from visdyn.result_tables import check_columns, read_columns
 from visdyn.training.runs import of_chain
@@ -99,6 +102,15 @@ class Stage:
             raise StageError(f"stage {self.name} needs data.{name}; name its folder in {self.root / 'params.yaml'}")
         return self.located(given, f"data.{name}")
 
+    @cached_property
+    def folders(self) -> tuple[str, ...]:
+        """Absolute folders that results never name: the checkout, the profile, its data, this environment, the home."""
+        return known_folders(self.root, self.repository, self.settings)
+
+    def quarantine(self) -> Quarantine:
+        """Return an empty list of what is set aside: paths in it are relative, and `runtime.most_set_aside` holds."""
+        return Quarantine(most=self.settings.runtime.most_set_aside, folders=self.folders)
+
     def in_chains(self, name_or_path: str) -> list[tuple[int, str]]:
         """Return (chain, reference) of a model that is measured: in every chain that has a run of its own.
 
@@ -153,13 +165,13 @@ class Stage:
         """
         path = self._result_file(rel)
         check_columns(f"{self.name}/{rel}", table)
-        write_table(table, path, sort)
+        write_table(table.assign(**dict(self._relative_texts(table))), path, sort)
         return path
 
     def write_json(self, value: Any, rel: str) -> Path:
         """Write plain values as `reports/results/<stage>/<rel>`, as `pipeline.tables.write_json` does."""
         path = self._result_file(rel)
-        write_json(value, path)
+        write_json(_map_texts(value, lambda text: without_folders(text, self.folders)), path)
         return path
 
     def write_metrics(self, table, keys: Sequence[str], value: str) -> Path:
@@ -208,12 +220,41 @@ class Stage:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def _relative_texts(self, table) -> Iterator[tuple[str, Any]]:
+        """Yield the columns of a table in which a text names one of `folders`, without it."""
+        for name in table.columns:
+            if table[name].dtype.kind in "biufc":
+                continue
+            texts = [value for value in table[name].unique() if isinstance(value, str)]
+            relative = {text: without_folders(text, self.folders) for text in texts}
+            if any(text != short for text, short in relative.items()):
+                yield name, table[name].map(lambda value, relative=relative: relative.get(value, value))
+
     def _result_file(self, rel: str) -> Path:
         path = self.results() / rel
         if not path.resolve().is_relative_to(self.results().resolve()):
             raise ValueError(f"stage {self.name} writes only under {RESULTS}/{self.name}; {rel!r} leads out of it")
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def known_folders(root: Path, repository: Path, settings: Params) -> tuple[str, ...]:
+    """Return the absolute folders that lie elsewhere on another machine, also behind links."""
+    given = {root, repository, Path(sys.prefix), Path.home()}
+    for name, path in ((name, path) for name, path in asdict(settings.data).items() if path):
+        with contextlib.suppress(UnsetVariableError):
+            place = root / expanded(path, f"data.{name}")
+            given.add(place.parent if name in ("captions", "questions") else place)  # these two are files
+    return tuple(sorted({str(one) for folder in given for one in (folder, folder.resolve())}))
+
+
+def _map_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """Return plain values with every text changed, but for a mapping's keys."""
+    if isinstance(value, dict):
+        return {key: _map_texts(inner, change) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_map_texts(inner, change) for inner in value]
+    return change(value) if isinstance(value, str) else value
 
 
 def open_stage(name: str, profile: str = ".") -> Stage:

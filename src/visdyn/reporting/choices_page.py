@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from visdyn.params.choices import Choice, current, read_choices, read_values, shown
+from visdyn.params.choices import Choice, current, read_choices, shown
+from visdyn.params.reading import read_values
 from visdyn.paths import repository_root
 from visdyn.result_tables import read_columns
 

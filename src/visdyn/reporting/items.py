@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from visdyn.reporting import published
 from visdyn.reporting.results import Results
 from visdyn.result_tables import TABLES
+from visdyn.yaml_files import read_yaml
 
 AXES = ("row", "column", "panel")
 RECORDED = "recorded"  # computed from what the authors recorded (data/recorded), never by a run of this kit
@@ -103,7 +102,7 @@ def load(repository: str | Path | None = None) -> ItemMap:
             duplicate id, or one that claims to be run without results and a comparison.
     """
     path = published.folder(repository) / "items.yaml"
-    content = yaml.safe_load(path.read_text())
+    content = read_yaml(path)
     stages = content["stages"]
     items = tuple(_make_item(dict(entry), stages) for entry in content["items"])
     known = set(published.names(repository))

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from visdyn.evaluation.claims import KINDS, VERDICTS, Claim, ClaimTest, Published, measure, read_claims
 from visdyn.evaluation.measurements import VIEWS, Measurements, NotMeasuredError
+from visdyn.params.reading import read_values
 from visdyn.readers import read_frame
 from visdyn.reporting import names, published, tables
 from visdyn.reporting.results import EXTERNAL, ResultError, Results
@@ -150,8 +150,7 @@ def _tables_of(test: ClaimTest) -> list[str]:
 
 def _own_kind(profile: Path) -> str:
     """Which evidence a profile's runs are: its world is the kitchen unless params.yaml says external."""
-    path = Path(profile) / "params.yaml"
-    world = ((yaml.safe_load(path.read_text()) or {}).get("world") or {}) if path.is_file() else {}
+    world = read_values(Path(profile)).get("world") or {}
     return "real" if world.get("kind") == "external" else "kitchen"
 
 

@@ -18,10 +18,9 @@ from functools import lru_cache, partial
 from importlib import metadata
 from pathlib import Path
 
-import yaml
-
 from visdyn.paths import write_atomically
 from visdyn.readers import decode_text, parse_json, read_json
+from visdyn.yaml_files import YamlError, parse_yaml
 
 PACKAGES = (
     "torch",
@@ -96,10 +95,10 @@ def _read_records(profile: Path, lock: bytes | None, machine: bytes | None, exte
     if lock is None:
         return RecordedOutputs(profile, beside, "there is no dvc.lock")
     try:
-        stages = (yaml.load(lock, getattr(yaml, "CSafeLoader", yaml.SafeLoader)) or {}).get("stages", {})
+        stages = (parse_yaml(lock.decode(), "dvc.lock") or {}).get("stages", {})
         outs = [out for stage in stages.values() for out in stage.get("outs", [])]
         found = {Path(out["path"]).as_posix(): out["md5"] for out in outs if "md5" in out}
-    except (yaml.YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
+    except (YamlError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         reason = str(error).partition("\n")[0]
         return RecordedOutputs(profile, beside, f"dvc.lock cannot be read ({reason})")
     return RecordedOutputs(profile, {**beside, **found})

@@ -13,13 +13,13 @@ from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from visdyn.reporting import published
 from visdyn.reporting.names import CHAMELEON
 from visdyn.reporting.results import EVALUATIONS, Results
 from visdyn.reporting.tables import comparison
 from visdyn.reporting.tables.comparison import DOUNDO, Setting
+from visdyn.yaml_files import read_yaml
 
 COLUMNS = ["system", "status", "cells", "how", "needs"]
 NOT_RUN = "not run, needs "
@@ -47,7 +47,7 @@ class System:
 @lru_cache(maxsize=4)
 def load(repository: str | Path | None = None) -> tuple[System, ...]:
     """Return the systems of both papers (default: of the checkout that this package runs from)."""
-    content = yaml.safe_load((published.folder(repository) / "systems.yaml").read_text())
+    content = read_yaml(published.folder(repository) / "systems.yaml")
     return tuple(
         System(
             paper=paper,

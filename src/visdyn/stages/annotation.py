@@ -36,7 +36,7 @@ def label_pairs(stage: Stage, pairs: Sequence[ImagePair], quarantine: Quarantine
     """
     first = stage.chains[0]
     return {
-        chain: _label_chain(stage, chain, pairs, quarantine if chain == first else Quarantine())
+        chain: _label_chain(stage, chain, pairs, quarantine if chain == first else stage.quarantine())
         for chain in stage.chains
     }
 

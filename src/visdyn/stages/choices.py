@@ -19,8 +19,8 @@ from itertools import product
 
 import pandas as pd
 
-from visdyn.params.choices import Choice, changed, current, read_choices, read_values, shown
-from visdyn.params.reading import ParamsError, nearest
+from visdyn.params.choices import Choice, changed, current, read_choices, shown
+from visdyn.params.reading import ParamsError, nearest, read_values
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.fingerprint import read_processor
 from visdyn.pipeline.stage import Stage, open_stage

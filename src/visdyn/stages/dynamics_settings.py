@@ -35,6 +35,7 @@ def open_data(stage: Stage) -> DynamicsData:
         codes=stage.located(codes, "runtime.codes") if codes else None,
         device=stage.device,
         log_seconds=stage.settings.runtime.log_seconds,
+        quarantine=stage.quarantine(),
     )
 
 

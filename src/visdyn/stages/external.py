@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
 from visdyn.datasets.aurora import load_bench
 from visdyn.datasets.bad_items import DatasetError
@@ -36,6 +35,7 @@ from visdyn.quarantine import Quarantine
 from visdyn.readers import read_json
 from visdyn.reporting.provenance import sha256
 from visdyn.result_tables import check_columns
+from visdyn.yaml_files import read_yaml
 
 FOLDER = "reports/results/external"
 EPIC_SOURCE = "epic-100-validation"
@@ -57,7 +57,7 @@ def origin(path: str | Path, name: str, description: str, repository: str | Path
     Returns:
         source, revision, licence, file (the name), sha256 (of the local copy), pinned (it is the one described).
     """
-    entry = yaml.safe_load((Path(repository) / "data/external" / description).read_text())
+    entry = read_yaml(Path(repository) / "data/external" / description)
     wanted = next(file["sha256"] for file in entry["files"] if file["path"] == name)
     digest = sha256(path)
     facts = {"source": entry["url"], "revision": entry["revision"], "licence": entry["licence"]}

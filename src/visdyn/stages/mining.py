@@ -21,7 +21,7 @@ from visdyn.mining.reversible import mine_pairs, statistics
 from visdyn.models.understanding.chat import TransformersVLM
 from visdyn.models.understanding.chat_cache import CachedVLM
 from visdyn.pipeline.stage import Stage
-from visdyn.quarantine import Quarantine
+from visdyn.quarantine import Quarantine, SetAsideError
 from visdyn.trajectory import ReversiblePair
 
 # Mined clips depend on these files too: state that other code left is not continued.
@@ -50,6 +50,11 @@ def mine_key_frames(stage: Stage, quarantine: Quarantine) -> MinedClips:
     images = work / f"images-{settings.digest}"
     settled = open_truth(stage.kitchen).settled_ranges()
     mined = mine_clips(chosen, settings, settled, quarantine, images, work / "shards", execution)
+    if len(mined.lengths) and not any(pair.mode == params.mode for pair in mined.pairs):
+        raise SetAsideError(
+            f"none of {len(mined.lengths)} clips gives a pair of key-frames by mode {params.mode}; lower "
+            f"mining.min_interval ({params.min_interval})"
+        )
     write_pairs(mined, params.mode, images, stage.path("data/mined"))
     return mined
 
@@ -89,7 +94,7 @@ def mine_reversible(stage: Stage, split: str, quarantine: Quarantine) -> DoUndoS
     for pair in mined:
         if pair.segment.video_id in ERRATUM_VIDEOS:
             reason = f"the published frames of video {pair.segment.video_id} are wrong (errata)"
-            quarantine.add(pair.segment.narration_id, reason)
+            quarantine.add(pair.segment.narration_id, reason, unfit=True)
         else:
             usable.append(pair)
     curator, frames = open_curator(stage, split), stage.data("epic") / "frames"
@@ -100,6 +105,11 @@ def mine_reversible(stage: Stage, split: str, quarantine: Quarantine) -> DoUndoS
                 file.write(line + "\n")
 
     curated = curate(usable, frames, curator, quarantine, batch=params.vlm_batch, told=log_progress)
+    if not curated:
+        raise SetAsideError(
+            f"none of {len(segments)} segments of {SOURCE_FILES[split]} gives a reversible pair: {len(mined)} have a "
+            f"verb of vocabulary {params.vocabulary}; {quarantine.summary()}"
+        )
     balance_rule = params.test_split if split == "test" else "all"
     chosen = select_test(curated, balance_rule, params.test_per_verb, stage.seed)
     dump(chosen, stage.path(f"data/mined/doundo_{split}.json"), segments)

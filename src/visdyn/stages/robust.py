@@ -27,7 +27,6 @@ from visdyn.evaluation.systems.outputs import Checkpoint, code_digest, model_dig
 from visdyn.params import Params
 from visdyn.paths import digest_of
 from visdyn.pipeline.stage import Stage, open_stage
-from visdyn.quarantine import Quarantine
 from visdyn.result_tables import read_columns
 from visdyn.stages.annotation import label_pairs, load_pairs, select_pairs, write_selected
 from visdyn.stages.doundo import doundo_jobs
@@ -175,8 +174,8 @@ def make_labels(stage: Stage, experiments: Sequence[Experiment], num_supervised:
 def mine_labels(stage: Stage, experiment: Experiment) -> pd.DataFrame:
     """Mine an experiment's key-frame pairs and label them with every chain's IDM; return the labels."""
     mining, annotation = (open_experiment(stage, experiment, name) for name in ("mining", "annotation"))
-    mine_key_frames(mining, Quarantine())
-    labelled = label_pairs(annotation, load_pairs(annotation), Quarantine())
+    mine_key_frames(mining, mining.quarantine())
+    labelled = label_pairs(annotation, load_pairs(annotation), annotation.quarantine())
     return write_selected(annotation, labelled, select_pairs(annotation, labelled))
 
 

@@ -120,7 +120,7 @@ def ask(
     Returns:
         One row a question, mode and rule: columns `ANSWERS`.
     """
-    parts = []
+    parts, before = [], 0 if quarantine is None else len(quarantine)
     for benchmark in dict.fromkeys(question.benchmark for question in questions):
         asked = [question for question in questions if question.benchmark == benchmark]
         if "likelihood" in stage.params.modes:
@@ -128,7 +128,10 @@ def ask(
         if "generation" in stage.params.modes:
             cached = CachedVLM(model, stage.scratch("answers") / f"{run_name(name, chain)}.sqlite")
             parts.append(spatial.generate_answers(cached, asked, None, quarantine))
-    return pd.concat(parts, ignore_index=True).assign(model=name, chain=chain)[ANSWERS]
+    answers = pd.concat(parts, ignore_index=True)
+    if quarantine is not None:
+        quarantine.refuse_most(f"questions to {name}", answers[["benchmark", "id"]].drop_duplicates().shape[0], before)
+    return answers.assign(model=name, chain=chain)[ANSWERS]
 
 
 def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:

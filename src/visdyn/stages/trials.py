@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from visdyn.compute.pool import map_processes
 from visdyn.compute.seeds import sampling_seed
@@ -34,7 +33,7 @@ from visdyn.mining.clip_mining import ClipSettings, mine_clips
 from visdyn.mining.mined_files import ImagePair, read_pairs, write_pairs
 from visdyn.models import load_model
 from visdyn.params import Params
-from visdyn.params.choices import read_values
+from visdyn.params.reading import read_values
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.stage import Stage
 from visdyn.stages.base_models import base_jobs
@@ -44,6 +43,7 @@ from visdyn.stages.idm import idm_jobs
 from visdyn.training.engine.launch import Job, run_jobs
 from visdyn.training.runs import run_name
 from visdyn.trajectory import Trajectory
+from visdyn.yaml_files import read_yaml
 
 DEV = "data/dev"
 Row = tuple[str, float, int]  # metric, score, number of items
@@ -169,7 +169,7 @@ def find_trained(kind: str, trial: Trial) -> str | None:
     lock = trial.root / "dvc.lock"
     if not Path(model).is_dir() or not lock.is_file():
         return None
-    stages, now = yaml.load(lock.read_text(), Loader=yaml.CSafeLoader)["stages"], read_values(trial.root)
+    stages, now = read_yaml(lock)["stages"], read_values(trial.root)
     used = [stages.get(section, {}).get("params", {}).get("params.yaml", {}).get(section) for section in sections]
     return model if used == [now[section] for section in sections] else None
 

@@ -82,7 +82,15 @@ class DynamicsData:
         return sample(items, getattr(self.limits, subset), self.seed, subset)
 
     def encode(self, items: Sequence[Trajectory], name: str) -> Part:
-        """Encode triplets once for all runs of a stage."""
+        """Encode triplets once for all runs of a stage.
+
+        Raises:
+            ValueError: there are none, or not one could be read.
+        """
+        if not items:
+            raise ValueError(
+                f"{name}: not one triplet to learn from; see the stage's limits, and the stage that writes them"
+            )
         if self.codes is not None:
             items = write_triplets(self.folder / name, self._cache(), items, self.quarantine)
             return Part(str(self.folder / name), _counts(items))

@@ -21,10 +21,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
 from visdyn.evaluation.judges.judge_criteria import CRITERIA, Criteria
 from visdyn.paths import UnsetVariableError, expanded
+from visdyn.yaml_files import parse_yaml
 
 FOLDER = Path(__file__).parent / "prompts"
 _KEYS = {"name", "version", "asks", "source", "structured", "text_first", "directions", "clone"}
@@ -111,8 +110,8 @@ def load_prompt(name: str, asks: str, clone: str | Path = "") -> Prompt:
 def _split_head(path: Path) -> tuple[dict, str]:
     try:
         start, head, text = path.read_text(encoding="utf-8").split("---\n", 2)
-        values = yaml.safe_load(head)
-    except (ValueError, yaml.YAMLError):
+        values = parse_yaml(head, path)
+    except ValueError:
         start, values, text = "?", None, ""
     if start or not isinstance(values, dict):
         raise PromptError(f"{path}: a prompt begins with a head of YAML between two lines ---; see {FOLDER}")

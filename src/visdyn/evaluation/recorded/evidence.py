@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import yaml
 
 from visdyn.readers import read_frame
+from visdyn.yaml_files import read_yaml
 
 SUBSETS = ("magicbrush", "ag", "something", "whatsup", "kubric")
 CRITERIA = ("score", "editing_success", "minimal_editing")
@@ -74,7 +74,7 @@ def load(folder: str | Path) -> Evidence:
             file's own aggregates.
     """
     folder = Path(folder)
-    content = yaml.safe_load((folder / "systems.yaml").read_text())
+    content = read_yaml(folder / "systems.yaml")
     systems = tuple(RecordedSystem(**entry) for entry in content["systems"])
     items, aggregates = (read_frame(folder / f"{name}.csv", EvidenceError) for name in ("items", "aggregates"))
     replies = read_frame(folder / "replies.csv", EvidenceError).rename(columns={"final_score": "score"})

@@ -41,10 +41,12 @@ def write_triplets(
         ValueError: there are triplets and not one could be read.
     """
     sources, targets = ([getattr(item, end) for item in trajectories] for end in ("source", "target"))
+    before = len(quarantine)
     places, _ = cache.locate_pairs(sources, targets, quarantine)
     usable = [row for row, place in enumerate(places) if place is not None]
     if len(trajectories) and not usable:
         raise ValueError(f"not one of {len(trajectories)} triplets could be read; {quarantine.summary()}")
+    quarantine.refuse_most("triplets", len(usable), before)
     shards, record = cache.pair_record
     draft = Path(folder).with_name(f"{Path(folder).name}.part")
     shutil.rmtree(draft, ignore_errors=True)

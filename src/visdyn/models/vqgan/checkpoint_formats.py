@@ -10,6 +10,7 @@ from torch import Tensor
 from visdyn.models.strict_load import iterate_tensors, read_pickle, read_tensors
 from visdyn.models.vqgan.blocks import VQGANConfig
 from visdyn.models.weight_files import CheckpointError, check_counts, find_weight_files, read_settings
+from visdyn.yaml_files import YamlError, read_yaml
 
 Checkpoint = tuple[VQGANConfig, dict[str, Tensor]]
 
@@ -105,18 +106,16 @@ def _make_config(flat: dict, where: Path, tensors: int) -> VQGANConfig:
 
 
 def _read_public(checkpoint: Path) -> Checkpoint:
-    import yaml
-
     beside = [checkpoint.with_suffix(".yaml"), *sorted(checkpoint.parent.glob("*.yaml"))]
     described = next((candidate for candidate in beside if candidate.is_file()), None)
     if described is None:
         raise CheckpointError(f"{checkpoint} has no yaml beside it; the public vqgan.yaml gives its shape")
     try:
-        settings = yaml.safe_load(described.read_bytes())
+        settings = read_yaml(described)
         settings = settings.get("model", settings)
         settings = settings.get("params", settings)
-    except (yaml.YAMLError, ValueError, AttributeError, RecursionError) as error:
-        raise CheckpointError(f"{described} is no mapping in YAML ({type(error).__name__}); fetch it again") from error
+    except (YamlError, AttributeError) as error:
+        raise CheckpointError(f"{described} is no mapping in YAML ({error}); fetch it again") from error
     loaded = read_pickle(checkpoint)
     weights = loaded.get("state_dict", loaded)
     if not isinstance(weights, dict):

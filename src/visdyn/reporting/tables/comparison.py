@@ -18,10 +18,11 @@ from functools import lru_cache
 from pathlib import Path
 
 import pandas as pd
-import yaml
 
+from visdyn.params.reading import read_values
 from visdyn.reporting import published
 from visdyn.reporting.names import CHAMELEON
+from visdyn.yaml_files import read_yaml
 
 REPRODUCED, CONTRADICTS = "reproduced", "contradicts"
 INTERPRETATION, SMALLER, FULL = "interpretation", "smaller scale", "full scale"
@@ -64,8 +65,7 @@ def read_setting(profile: str | Path, bases: Mapping[str, str]) -> Setting:
     Args:
         bases: last part of a checkpoint's path or hub id -> whose base it is (`chameleon`, `liquid`, `doundo`).
     """
-    path = Path(profile) / "params.yaml"
-    content = (yaml.safe_load(path.read_text()) if path.is_file() else None) or {}
+    content = read_values(Path(profile))
     references = content.get("base_models", {}).get("references") or {}
     names = {stage: Path(references.get(stage) or "").name for stage in ("base", "generator")}
     family = bases.get(names["base"], CHAMELEON)
@@ -144,4 +144,4 @@ def earn(value: float, printed: float, instrument: str, scale: str, tolerance: f
 
 @lru_cache(maxsize=1)
 def _content() -> dict:
-    return yaml.safe_load((published.folder() / "comparison.yaml").read_text())
+    return read_yaml(published.folder() / "comparison.yaml")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from visdyn.compute.progress import say
 from visdyn.datasets.aurora import load_bench
 from visdyn.kitchen.truth import open_truth
 from visdyn.pipeline.stage import Stage
@@ -21,11 +22,13 @@ def load_test_items(
     """
     limit = items_per_subset or stage.settings.evaluation.items_per_subset or None
     known, seen, items = open_truth(stage.kitchen).known, {}, []
-    targets = "required" if known else "optional"
-    for item in load_bench(stage.data("aurora"), quarantine=quarantine, decode=not known, targets=targets):
+    targets, bad = "required" if known else "optional", stage.quarantine() if quarantine is None else quarantine
+    for item in load_bench(stage.data("aurora"), quarantine=bad, decode=not known, targets=targets):
         seen[item.subset] = seen.get(item.subset, 0) + 1
         if limit is None or seen[item.subset] <= limit:
             items.append(item)
+    if quarantine is None and len(bad):
+        say(f"{stage.name}: {bad.summary()}")
     return items
 
 

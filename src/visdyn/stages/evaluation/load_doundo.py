@@ -15,15 +15,17 @@ from visdyn.mining.reversible import with_short_prompts
 from visdyn.pipeline.stage import Stage
 from visdyn.quarantine import Quarantine
 from visdyn.stages.evaluation.load import load_captions, load_encoders
+from visdyn.trajectory import ReversiblePair
 
 
 def doundo_evaluation(stage: Stage, quarantine: Quarantine | None = None) -> EditingEvaluation:
     """Load the Do-Undo test pairs (`evaluation_doundo.annotations`) with all that scoring needs."""
     settings = stage.settings.evaluation_doundo
     annotations = stage.located(settings.annotations, "evaluation_doundo.annotations")
-    with collecting(quarantine, annotations) as bad:
-        pairs = load(annotations, stage.data("epic") / "frames", bad)
-        pairs = with_short_prompts(pairs, bad) if "short" in settings.prompts else pairs
+    pairs: list[ReversiblePair] = []
+    with collecting(quarantine, annotations, pairs) as bad:
+        pairs += load(annotations, stage.data("epic") / "frames", bad)
+        pairs[:] = with_short_prompts(pairs, bad) if "short" in settings.prompts else pairs
     pairs = pairs[: settings.pairs or None]
     encoders = load_encoders(stage, settings.encoders)
     flow = NamedFlow(resolved(settings.flow.backend), settings.flow.weights or None, stage.device)

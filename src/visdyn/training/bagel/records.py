@@ -10,7 +10,7 @@ import numpy as np
 
 from visdyn import readers
 from visdyn.datasets import doundo_bench
-from visdyn.datasets.bad_items import DatasetError, image_problem
+from visdyn.datasets.bad_items import DatasetError, image_problem, require_rows
 from visdyn.models.bagel.samples import ANSWER, IMAGE, QUESTION
 from visdyn.paths import inside
 from visdyn.readers import Unusable, read_items, read_lines
@@ -77,9 +77,11 @@ def read_questions(path: Path) -> list[Question] | list[Conversation]:
     texts = ("question", "answer")
     if path.suffix == ".json":
         rows = read_items(path, DatasetError, _advise(texts))
+        require_rows(rows, path)
         return [_read_conversation(row, path, f"row {number}") for number, row in enumerate(rows, start=1)]
     lines = read_lines(path, DatasetError, _advise(texts))
-    if lines and isinstance(lines[0][1], dict) and "conversations" not in lines[0][1]:
+    require_rows(lines, path)
+    if isinstance(lines[0][1], dict) and "conversations" not in lines[0][1]:
         return list(_read_lines(path, Question, texts))
     return [_read_conversation(row, path, f"line {number}") for number, row in lines]
 
@@ -120,7 +122,8 @@ def _read_turns(said: list[tuple[str, str]], images: Iterator[Path]) -> Iterator
 def _read_captions(path: Path) -> list[Caption]:
     images = path.parent / "images.npy"
     lines = read_lines(path, DatasetError, _advise(("text",)))
-    if not images.is_file() or (lines and isinstance(lines[0][1], dict) and "image" in lines[0][1]):
+    require_rows(lines, path)
+    if not images.is_file() or (isinstance(lines[0][1], dict) and "image" in lines[0][1]):
         return list(_read_lines(path, Caption, ("text",)))
     texts = [row["caption"] for row in readers.read_records(path, DatasetError)]
     pixels = np.load(images, mmap_mode="r")

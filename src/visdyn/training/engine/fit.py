@@ -18,6 +18,7 @@ from transformers import PrinterCallback, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from visdyn.params.dynamics import FineTuning
+from visdyn.params.training import check_pace
 from visdyn.readers import read_json
 from visdyn.training.engine.sharding import resolve_hardware
 from visdyn.training.engine.trainer import (
@@ -65,12 +66,7 @@ class Recipe:
     save_every: int = 100
 
     def __post_init__(self) -> None:
-        # Running means are not part of a checkpoint: one between two rows would change the history of a resumed run.
-        if self.save_every % self.log_every:
-            raise ValueError(
-                f"save_every ({self.save_every}) must be a multiple of log_every ({self.log_every}), "
-                "else a resumed run would log other losses than an uninterrupted one"
-            )
+        check_pace(self.log_every, self.save_every)
 
     @classmethod
     def of(cls, values: dict) -> Recipe:
@@ -172,6 +168,7 @@ def _training_arguments(recipe: Recipe, scratch: Path, hardware: dict) -> Traini
     accumulation = hardware.get("gradient_accumulation_steps", 1)
     per_rank = split_batch(recipe.batch_size, ranks, accumulation)
     accelerated = torch.cuda.is_available()
+    os.environ["ACCELERATE_MIXED_PRECISION"] = "no"  # transformers reads it where neither fp16 nor bf16 is asked for
     return TrainingArguments(
         output_dir=str(scratch),
         max_steps=recipe.steps,

@@ -15,14 +15,17 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from pathlib import Path
-
-import yaml
+from typing import Annotated, Literal
 
 from visdyn.compute.pool import cores
 from visdyn.compute.progress import Interval, say
+from visdyn.params.reading import Free, Name, ParamsError, Whole, Within, from_mapping
+from visdyn.params.runtime import HARDWARE_NAME
 from visdyn.paths import digest_of, repository_root
+from visdyn.pipeline.arithmetic import left_out
 from visdyn.readers import read_json
 from visdyn.training.engine.worker import Worker, fork_worker, launch_worker
+from visdyn.yaml_files import YamlError, clipped, read_yaml
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,26 @@ class Job:
 
 
 @dataclass(frozen=True)
+class TrainerOptions:
+    """The arguments of transformers' Trainer that a hardware file may set: where and how fast, never what is learnt.
+
+    Attributes:
+        deepspeed: DeepSpeed's file.
+        gradient_accumulation_steps: parts in which a batch is worked through.
+        activation_checkpointing: computes activations again instead of keeping them.
+        ddp_timeout: seconds that a rank waits for the others.
+    """
+
+    deepspeed: Name | None = None
+    gradient_accumulation_steps: Annotated[int, Within(1, 65_536)] = 1
+    activation_checkpointing: bool = False
+    dataloader_num_workers: Annotated[int, Within(0, 256)] = 0
+    dataloader_prefetch_factor: Annotated[int, Within(1, 1024)] | None = None
+    dataloader_persistent_workers: bool = False
+    ddp_timeout: Annotated[int, Within(1, 86_400)] = 1800
+
+
+@dataclass(frozen=True)
 class Hardware:
     """Where training runs.
 
@@ -56,26 +79,49 @@ class Hardware:
         threads: threads of each run.
         launcher: `python` (forks of one warm process), or `deepspeed` for more than one rank.
         launcher_options: further options of the launcher (`--num_gpus 8`, `--hostfile ...`).
-        trainer: extra `TrainingArguments` of every run (deepspeed config, activation checkpointing, ...).
-        environment: variables of each run's processes.
+        trainer: extra `TrainingArguments` of every run, of those in `TrainerOptions`.
+        environment: variables of each run's processes, as text.
     """
 
-    parallel_jobs: int = 0
-    threads: int = 1
-    launcher: str = "python"
-    launcher_options: list[str] = field(default_factory=list)
-    trainer: dict = field(default_factory=dict)
-    environment: dict = field(default_factory=dict)
+    parallel_jobs: Whole = 0
+    threads: Annotated[int, Within(1, 1024)] = 1
+    launcher: Literal["python", "deepspeed"] = "python"
+    launcher_options: tuple[Name, ...] = ()
+    trainer: Annotated[dict, Free("checked as TrainerOptions")] = field(default_factory=dict)
+    environment: Annotated[dict, Free("text by a variable's name, checked below")] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if names := set(left_out(self.environment)) - {"DS_ACCELERATOR"}:
+            raise ValueError(f"environment has {min(names)}, which would change what is learnt; take it out")
+        for name, value in self.environment.items():
+            if not re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", name) or not isinstance(value, str) or "\0" in value:
+                raise ValueError(f"environment has {clipped(name)}: {clipped(value)}; give a name, and text in quotes")
+        for name in ("--num_gpus", "--num_nodes"):
+            if (value := self._option(name)) is not None and not re.fullmatch("[1-9][0-9]{0,5}", value):
+                raise ValueError(f"launcher_options has {name} {clipped(value)}; it takes a whole number from 1")
 
     @classmethod
     def load(cls, name: str | None = None) -> Hardware:
-        """Read `hardware/<name>.yaml`; VISDYN_HARDWARE overrides the name, which defaults to `cpu`."""
+        """Read `hardware/<name>.yaml`; VISDYN_HARDWARE overrides the name, which defaults to `cpu`.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ParamsError: the name leads elsewhere; an unknown key, a wrong type or a value that may not stand there.
+        """
         name = os.environ.get("VISDYN_HARDWARE") or name or "cpu"
+        if wanted := HARDWARE_NAME.refuse(name):
+            raise ParamsError(f"VISDYN_HARDWARE must be {wanted}, not {clipped(name)}")
         path = repository_root() / "hardware" / f"{name}.yaml"
         if not path.is_file():
             known = sorted(file.stem for file in path.parent.glob("*.yaml"))
             raise FileNotFoundError(f"no hardware file {path}; VISDYN_HARDWARE is one of {', '.join(known)}")
-        return cls(**(yaml.safe_load(path.read_text()) or {}))
+        try:
+            values = read_yaml(path) or {}
+        except YamlError as error:
+            raise ParamsError(str(error)) from None
+        hardware = from_mapping(cls, values, path)
+        from_mapping(TrainerOptions, hardware.trainer, path, "trainer")
+        return hardware
 
     @property
     def slots(self) -> int:
@@ -87,14 +133,17 @@ class Hardware:
         """How many processes train one run; 0 where the launcher's options leave it to what it finds."""
         if self.launcher != "deepspeed":
             return 1
-        options = [str(option) for option in self.launcher_options]
-        named = {name: options[at + 1] for at, name in enumerate(options[:-1]) if name.startswith("--")}
-        if hosts := named.get("--hostfile"):
+        if hosts := self._option("--hostfile"):
             path = repository_root() / hosts
             lines = path.read_text().splitlines() if path.is_file() else []
             return sum(int(slots) for line in lines for slots in re.findall(r"^[^#]*slots=(\d+)", line))
-        count = int(named.get("--num_gpus", 0) or _count_accelerators())
-        return count * int(named.get("--num_nodes", 1))
+        count = int(self._option("--num_gpus") or _count_accelerators())
+        return count * int(self._option("--num_nodes") or 1)
+
+    def _option(self, name: str) -> str | None:
+        """Return the value of an option of the launcher, the last where it is given twice."""
+        options = [str(option) for option in self.launcher_options]
+        return next((options[at + 1] for at in range(len(options) - 2, -1, -1) if options[at] == name), None)
 
 
 def check_split(hardware: str | None, batch_size: int) -> None:

@@ -20,6 +20,7 @@ from typing import get_type_hints
 from visdyn.compute.pool import end_when, end_with_parent, warm_context
 from visdyn.params.reading import from_mapping
 from visdyn.paths import repository_root
+from visdyn.pipeline.arithmetic import left_out, settle
 from visdyn.readers import read_json
 
 
@@ -58,7 +59,7 @@ def launch_worker(job: Path, log: Path, hardware) -> subprocess.Popen:
     options = [str(option) for option in hardware.launcher_options]
     command = [sys.executable, "-m", "deepspeed.launcher.runner", *options, *module]
     with log.open("a") as file:
-        environment = {**os.environ, **_thread_environment(hardware)}
+        environment = settle(os.environ, hardware.threads)[0] | _thread_environment(hardware)
         return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=repository_root())
 
 
@@ -74,6 +75,8 @@ def _run_forked(job: str, log: str, variables: dict[str, str]) -> None:
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     os.close(descriptor)
+    for name in left_out(os.environ):  # a notebook of one's own may be one of a job's ranks; this process is alone
+        del os.environ[name]
     os.environ.update(variables)
     os.chdir(repository_root())
     end_with_parent()
