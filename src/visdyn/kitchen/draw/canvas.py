@@ -106,7 +106,7 @@ class Canvas:
     def image(self, size: int = UNITS) -> np.ndarray:
         """Return the picture as uint8 (size, size, 3)."""
         pixels, side = self.pixels, len(self.pixels)
-        if side % size or side // size & (side // size - 1):  # no power of two
+        if side % size or (side // size).bit_count() != 1:  # halving does not lead there
             return cv2.resize(pixels, (size, size), interpolation=cv2.INTER_AREA)
         while len(pixels) > size:  # halving is three times faster in OpenCV than one step of four
             half = len(pixels) // 2
