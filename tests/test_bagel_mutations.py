@@ -20,8 +20,7 @@ from test_bagel_recompute import (
 from torch import nn
 
 from visdyn.models.bagel import context as contexts
-from visdyn.models.bagel import decoder, embeddings, mask, rows, sampler
-from visdyn.models.bagel import forward_pack as training
+from visdyn.models.bagel import decoder, embeddings, layout, mask, rows, sampler
 from visdyn.models.bagel.config import RENORMS
 
 pytestmark = needs_golden
@@ -84,16 +83,15 @@ def test_swapped_halves_of_the_position_table(monkeypatch):
 
 
 def test_markers_sent_to_the_generation_expert(monkeypatch):
-    right = training.expert_index
+    right = layout.expert_index
 
-    def swapped(pack):
-        und, gen = right(pack)
-        special = golden_model().config.special_tokens
-        is_marker = torch.isin(pack.text_ids, torch.tensor([special.start_of_image, special.end_of_image]))
-        markers = pack.text_index[is_marker]
+    def swapped(text_index, vit_index, latent_index):
+        und, gen = right(text_index, vit_index, latent_index)
+        images = torch.cat([vit_index, latent_index])
+        markers = text_index[torch.isin(text_index, torch.cat([images - 1, images + 1]))]
         return und[~torch.isin(und, markers)], torch.cat([gen, markers])
 
-    monkeypatch.setattr(training, "expert_index", swapped)
+    monkeypatch.setattr(layout, "expert_index", swapped)
     assert velocity_gap("t2i") > 0.01
 
 
@@ -119,8 +117,8 @@ def test_flipped_velocity_sign_in_training(monkeypatch):
 
 
 def test_flipped_velocity_sign_in_sampling(monkeypatch):
-    right = contexts.velocity
-    monkeypatch.setattr(contexts, "velocity", lambda *arguments: -right(*arguments))
+    right = contexts.velocities
+    monkeypatch.setattr(contexts, "velocities", lambda *arguments: [-velocity for velocity in right(*arguments)])
     assert latent_gap() > 0.1
 
 

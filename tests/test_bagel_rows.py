@@ -74,9 +74,7 @@ def test_what_is_generated_comes_last_in_every_row():
     model = small_model()
     edit = edit_sample([picture(24, 16), picture(24, 16, 1)], [[7, 8]], model.config)
     pack = pack_samples([edit, text_to_image_sample([5], picture(24, 16, 2), model.config)], model.config)
-    sample = rows.masks.TokenLabels.of(pack.split_lengths, pack.split_modes, pack.sample_lengths).sample
-    gen = rows.Places.of(pack.latent_index, sample, 2)
-    assert gen.slots == 2 * rows._count_target_slots(pack, gen) == len(pack.mse_index)
+    assert pack.layout.gen.slots == 2 * pack.layout.noised.slots == len(pack.mse_index)
 
 
 def test_much_padding_falls_back_to_the_dense_mask():
@@ -85,6 +83,4 @@ def test_much_padding_falls_back_to_the_dense_mask():
     long = text_to_image_sample(list(range(5, 35)) * 4, picture(16, 16), model.config)
     for samples, expected in (([short] * 4, True), ([short] * 7 + [long], False)):
         pack = pack_samples(samples, model.config)
-        sample = rows.masks.TokenLabels.of(pack.split_lengths, pack.split_modes, pack.sample_lengths).sample
-        places = [rows.Places.of(index, sample, len(samples)) for index in (pack.text_index, pack.latent_index)]
-        assert rows.is_padding_small(pack, *places) is expected
+        assert rows.is_padding_small(pack.layout, len(pack)) is expected

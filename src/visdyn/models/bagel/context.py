@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from visdyn.models.bagel.decoder import KeysValues, Streams
+from visdyn.models.bagel.decoder import KeysValues, Room, Streams
 from visdyn.models.bagel.embeddings import grid_position_ids, patchify
 
 if TYPE_CHECKING:
@@ -63,16 +63,22 @@ def run_block(
         KeysValues(layer.keys.expand(batch, -1, -1, -1), layer.values.expand(batch, -1, -1, -1))
         for layer in context.layers
     ]
-    mask = None
-    if causal or context.visible is not None:
-        own = torch.ones(count, count, dtype=torch.bool, device=positions.device)  # (query, key) of this block
-        own = own.tril() if causal else own
-        visible = context.visible
-        if visible is None:
-            visible = torch.ones(1, len(context), dtype=torch.bool, device=positions.device)
-        rows = visible[:, None, None, :].expand(-1, 1, count, -1)  # (B or 1, 1, count, S)
-        mask = torch.cat([rows, own.expand(len(visible), 1, count, count)], dim=-1)  # (B or 1, 1, count, S + count)
+    mask = _make_mask(context, count, causal)
     return model.language_model.model(streams, positions, mask, past or None)
+
+
+def _make_mask(context: Context, count: int, causal: bool = False) -> Tensor | None:
+    """Return what `count` new tokens see of the context and of each other, bool, true = may attend; None = all."""
+    if not causal and context.visible is None:
+        return None
+    device = context.position.device
+    own = torch.ones(count, count, dtype=torch.bool, device=device)  # (query, key) of this block
+    own = own.tril() if causal else own
+    visible = context.visible
+    if visible is None:
+        visible = torch.ones(1, len(context), dtype=torch.bool, device=device)
+    rows = visible[:, None, None, :].expand(-1, 1, count, -1)  # (B or 1, 1, count, S)
+    return torch.cat([rows, own.expand(len(visible), 1, count, count)], dim=-1)  # (B or 1, 1, count, S + count)
 
 
 def append(context: Context, new: list[KeysValues], position: Tensor, order=None, visible=None) -> Context:
@@ -128,8 +134,9 @@ def add_text(model: Bagel, context: Context, ids: Tensor | Sequence[int], length
 def embed_markers(model: Bagel, batch: int) -> Tensor:
     """Return the embedded start and end marker of an image, (batch, 2, hidden)."""
     special = model.config.special_tokens
-    ids = torch.tensor([special.start_of_image, special.end_of_image], device=model.device)
-    return model.language_model.model.embed_tokens(ids).expand(batch, 2, -1)
+    # Filled in on the device: a list would be copied there in each pass.
+    ids = [torch.full((1,), i, device=model.device) for i in (special.start_of_image, special.end_of_image)]
+    return model.language_model.model.embed_tokens(torch.cat(ids)).expand(batch, 2, -1)
 
 
 def embed_vit_images(model: Bagel, pixels: Tensor) -> Tensor:
@@ -178,15 +185,59 @@ def add_vae_image(model: Bagel, context: Context, latents: Tensor) -> Context:
     return append(context, new, context.position + 1, order=order)
 
 
-def velocity(model: Bagel, context: Context, x_t: Tensor, t: Tensor, position_ids: Tensor) -> Tensor:
-    """Return the velocity, float32 (B, n, latent_dim), of noised latent tokens x_t of the same shape.
+@dataclass(frozen=True)
+class Branch:
+    """A context with room behind it for the tokens of one evaluation; every evaluation writes there anew.
+
+    Attributes:
+        layers: per layer, see `decoder.Room`.
+        position: int64 (B or 1,), the rotary position of all tokens of an evaluation.
+    """
+
+    layers: tuple[Room, ...]
+    position: Tensor
+
+
+def make_branch(model: Bagel, context: Context, batch: int, tokens: int) -> Branch:
+    """Copy a context, once for all evaluations, to where `tokens` latent tokens and two markers have room behind it.
+
+    Args:
+        batch: rows; they may share a context of one.
+    """
+    text, count, length = model.config.text, 2 + tokens, len(context)
+    mask, layers = _make_mask(context, count), []
+    like = model.vae2llm.weight
+    for index in range(text.num_hidden_layers):
+        past = context.layers[index] if context.layers else KeysValues(like, like)
+        shape = batch, text.num_key_value_heads, length + count, text.head_dim
+        room = Room(past.keys.new_empty(shape), past.values.new_empty(shape), mask)
+        if length:
+            room.keys[:, :, :length], room.values[:, :, :length] = past
+        layers.append(room)
+    return Branch(tuple(layers), context.position)
+
+
+def velocities(model: Bagel, branches: Sequence[Branch], x_t: Tensor, t: Tensor, position_ids: Tensor) -> list[Tensor]:
+    """Return each branch's velocity, float32 (B, n, latent_dim), of noised latent tokens x_t of that shape: one pass.
 
     Args:
         t: scalar or (B, 1) timestep in [0, 1].
         position_ids: int64 (n,), rows of the latent position table.
     """
-    timesteps = t.to(model.device).reshape(-1, 1)
-    streams = Streams(embed_markers(model, len(x_t)), model.embed_latents(x_t, timesteps, position_ids))
-    positions = context.position.unsqueeze(1).expand(-1, 2 + len(position_ids))
-    streams, _ = run_block(model, context, streams, positions)
-    return model.llm2vae(streams.gen).float()
+    timesteps, times = t.to(model.device).reshape(-1, 1), len(branches)
+    gen = model.embed_latents(x_t, timesteps, position_ids)  # (B, n, hidden)
+    # Branch after branch: the products run over the rows of all, the attention of each over its own.
+    streams = Streams(embed_markers(model, times * len(x_t)), gen.repeat(times, 1, 1) if times > 1 else gen)
+    positions = branches[0].position  # (B or 1,)
+    if times > 1:
+        positions = torch.cat([branch.position.expand(len(x_t)) for branch in branches])  # (branches * B,)
+    positions = positions.unsqueeze(1).expand(-1, 2 + len(position_ids))
+    rooms = list(zip(*(branch.layers for branch in branches), strict=True))  # per layer, of each branch
+    streams, _ = model.language_model.model(streams, positions, rooms=rooms)
+    return list(model.llm2vae(streams.gen).float().chunk(times))
+
+
+def velocity(model: Bagel, context: Context, x_t: Tensor, t: Tensor, position_ids: Tensor) -> Tensor:
+    """Return the velocity of one context, float32 (B, n, latent_dim); arguments as of `velocities`."""
+    branch = make_branch(model, context, len(x_t), len(position_ids))
+    return velocities(model, [branch], x_t, t, position_ids)[0]

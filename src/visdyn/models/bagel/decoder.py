@@ -8,6 +8,7 @@ contiguous block. Parameter names are those of the public checkpoint.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,6 +41,18 @@ class KeysValues(NamedTuple):
     values: Tensor
 
 
+class Room(NamedTuple):
+    """What a guidance branch has read, in one layer, with room at the end for the tokens of a pass, written by each.
+
+    keys, values: (batch, kv heads, past + U + G, head_dim); mask: bool, broadcastable to (batch, heads, U + G, past +
+    U + G), true = may attend; None = all.
+    """
+
+    keys: Tensor
+    values: Tensor
+    mask: Tensor | None
+
+
 class JointAttention(nn.Module):
     """Self-attention over both streams; projections and q/k norms are per expert, grouped key/value heads."""
 
@@ -67,6 +80,7 @@ class JointAttention(nn.Module):
         mask: Tensor | None,
         past: KeysValues | None,
         outputs: int | None,
+        rooms: Sequence[Room] | None = None,
     ) -> tuple[Streams, KeysValues]:
         # Only these tokens ask; all tokens answer, because the queries attend to every key.
         asking = streams.keep_last(outputs)
@@ -77,14 +91,37 @@ class JointAttention(nn.Module):
         keys = apply_rotary(self._project_heads(streams, "k", normed=True), cos, sin)  # (B, kv heads, U + G, head_dim)
         values = self._project_heads(streams, "v", normed=False)
         new_states = KeysValues(keys, values)
-        if past is not None:
-            keys, values = torch.cat([past.keys, keys], dim=2), torch.cat([past.values, values], dim=2)
-        # Grouped queries: each key/value head serves `groups` query heads.
-        groups = self.heads // self.kv_heads
-        keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
-        mixed = F.scaled_dot_product_attention(query, keys, values, attn_mask=mask)  # (B, heads, Q, head_dim)
+        if rooms is not None:
+            mixed = self._attend_branches(query, new_states, rooms)  # (B, heads, Q, head_dim)
+        else:
+            if past is not None:
+                keys, values = torch.cat([past.keys, keys], dim=2), torch.cat([past.values, values], dim=2)
+            mixed = self._attend(query, keys, values, mask)  # (B, heads, Q, head_dim)
         und, gen = mixed.transpose(1, 2).flatten(2).split([asking.und.shape[1], asking.gen.shape[1]], dim=1)
         return Streams(self.o_proj(und), self.o_proj_moe_gen(gen)), new_states
+
+    def _attend_branches(self, query: Tensor, new_states: KeysValues, rooms: Sequence[Room]) -> Tensor:
+        """Attend each branch's rows to its own room: no branch is padded to the length of another."""
+        mixed = []
+        for q, new_keys, new_values, room in zip(
+            *(part.chunk(len(rooms)) for part in (query, *new_states)), rooms, strict=True
+        ):
+            past = room.keys.shape[2] - new_keys.shape[2]
+            room.keys[:, :, past:], room.values[:, :, past:] = new_keys, new_values
+            mixed.append(self._attend(q, room.keys, room.values, room.mask))
+        return torch.cat(mixed) if len(mixed) > 1 else mixed[0]
+
+    def _attend(self, query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        # Grouped queries: each key/value head serves `groups` query heads.
+        groups = self.heads // self.kv_heads
+        if groups > 1 and mask is not None:
+            # Flash attention takes groups but no mask, the memory-efficient kernel a mask but no groups.
+            keys, values = keys.repeat_interleave(groups, dim=1), values.repeat_interleave(groups, dim=1)
+            groups = 1
+        elif groups == 1:
+            # A kernel on a CPU may round by layout: always this one. Cached states have it already.
+            keys, values = keys.contiguous(), values.contiguous()
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, enable_gqa=groups > 1)
 
     def _project_heads(self, streams: Streams, name: str, normed: bool) -> Tensor:
         """Project both streams and return heads (batch, heads, U + G, head_dim)."""
@@ -118,9 +155,10 @@ class DecoderLayer(nn.Module):
         mask: Tensor | None,
         past: KeysValues | None = None,
         outputs: int | None = None,
+        rooms: Sequence[Room] | None = None,
     ) -> tuple[Streams, KeysValues]:
         normed = Streams(self.input_layernorm(streams.und), self.input_layernorm_moe_gen(streams.gen))
-        attended, new_states = self.self_attn(normed, cos, sin, mask, past, outputs)
+        attended, new_states = self.self_attn(normed, cos, sin, mask, past, outputs, rooms)
         streams = streams.keep_last(outputs)
         und, gen = streams.und + attended.und, streams.gen + attended.gen
         und = und + self.mlp(self.post_attention_layernorm(und))
@@ -147,6 +185,7 @@ class Decoder(nn.Module):
         mask: Tensor | None = None,
         past: list[KeysValues] | None = None,
         outputs: int | None = None,
+        rooms: Sequence[Sequence[Room]] | None = None,
     ) -> tuple[Streams, list[KeysValues]]:
         """Run all layers.
 
@@ -156,6 +195,8 @@ class Decoder(nn.Module):
             mask: bool, broadcastable to (batch, heads, U + G, past + U + G), true = may attend; None = all.
             past: per layer, cached keys and values of earlier tokens.
             outputs: if given, only the last so many gen tokens are wanted, and the last layer computes no others.
+            rooms: per layer, the room of each branch, instead of `mask` and `past`: the batch is as many equal runs of
+                rows, a branch each.
 
         Returns:
             Hidden states after the final norms, and per layer the keys and values of these tokens (und-first).
@@ -166,11 +207,14 @@ class Decoder(nn.Module):
         new = []
         for index, layer in enumerate(self.layers):
             cached = past[index] if past else None
+            branches = rooms[index] if rooms else None
             wanted = outputs if index + 1 == len(self.layers) else None
             if self.gradient_checkpointing and torch.is_grad_enabled():
-                streams, new_states = checkpoint(layer, streams, cos, sin, mask, cached, wanted, use_reentrant=False)
+                streams, new_states = checkpoint(
+                    layer, streams, cos, sin, mask, cached, wanted, branches, use_reentrant=False
+                )
             else:
-                streams, new_states = layer(streams, cos, sin, mask, cached, wanted)
+                streams, new_states = layer(streams, cos, sin, mask, cached, wanted, branches)
             new.append(new_states)
         return Streams(self.norm(streams.und), self.norm_moe_gen(streams.gen)), new
 

@@ -10,9 +10,7 @@ from torch import Tensor
 
 from visdyn.models.bagel import rectified_flow as flow
 from visdyn.models.bagel import rows
-from visdyn.models.bagel.decoder import Streams
 from visdyn.models.bagel.embeddings import patchify
-from visdyn.models.bagel.mask import TokenLabels
 from visdyn.models.bagel.model_outputs import BagelOutput
 from visdyn.models.bagel.packing import Pack
 
@@ -94,14 +92,6 @@ class NoisedLatents:
         self.noised = flow.add_noise(self.clean, self.noise, self.timesteps)
 
 
-def expert_index(pack: Pack) -> tuple[Tensor, Tensor]:
-    """Return which tokens each expert processes: latents go to the generation expert, all else to understanding.
-
-    The markers around an image's latents are text tokens and stay with the understanding expert.
-    """
-    return torch.cat([pack.text_index, pack.vit_index]), pack.latent_index
-
-
 def _run_decoder(model: Bagel, pack: Pack, latent: NoisedLatents | None, targets_only: bool) -> Tensor:
     """Embed all tokens, run the decoder and return its output (L, hidden) in sequence order."""
     parts = [(pack.text_index, model.language_model.model.embed_tokens(pack.text_ids))]
@@ -113,22 +103,11 @@ def _run_decoder(model: Bagel, pack: Pack, latent: NoisedLatents | None, targets
     tokens = torch.cat([tokens for _, tokens in parts])  # (L, hidden), grouped by kind
     # Back in the order of the sequence: the indices of all parts together are a permutation of 0 .. L - 1.
     sequence = torch.empty_like(tokens).index_copy(0, torch.cat([index for index, _ in parts]), tokens)
-    und, gen = expert_index(pack)  # (U,), (G,) with U + G = L
-    decoder = model.language_model.model
-    sample = TokenLabels.of(pack.split_lengths, pack.split_modes, pack.sample_lengths, und.device).sample
-    places = [rows.Places.of(index, sample, len(pack.sample_lengths)) for index in (und, gen)]
-    if rows.is_padding_small(pack, *places):
-        return rows.run_rows(decoder, sequence, pack, *places, targets_only)
-    # The whole pack as one row, und tokens first, under the dense mask.
-    order = torch.cat([und, gen])  # (L,)
-    mask = pack.attention_mask()[order][:, order]  # (L, L) as [query, key]
-    streams = Streams(sequence[und].unsqueeze(0), sequence[gen].unsqueeze(0))  # (1, U, hidden), (1, G, hidden)
-    streams, _ = decoder(streams, pack.position_ids[order].unsqueeze(0), mask)
-    return torch.empty_like(sequence).index_copy(0, order, streams.concat()[0])
+    return rows.run_pack(model.language_model.model, sequence, pack, targets_only)
 
 
 def _add_velocity(model: Bagel, pack: Pack, latent: NoisedLatents, output: BagelOutput) -> None:
-    noised = latent.timesteps > 0  # (k,)
+    noised = pack.layout.noised_latents  # (n,)
     output.timesteps, output.noised = latent.timesteps[noised], latent.noised[noised]
     output.clean, output.noise = latent.clean[noised], latent.noise[noised]
     output.velocity = model.llm2vae(output.hidden[pack.mse_index])  # (n, channels)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from visdyn.models.bagel import layout as layouts
 from visdyn.models.bagel import mask as masks
 from visdyn.models.bagel.config import BagelConfig
 from visdyn.models.bagel.embeddings import grid_position_ids, patchify
+from visdyn.models.bagel.layout import Layout, move
 from visdyn.models.bagel.samples import TEXT, VAE, VIT, Part, Sample
 
 
@@ -37,6 +39,7 @@ class Pack:
         mse_index: where the noised latents stand. ce_index, ce_labels, ce_weights: tokens with cross entropy,
             what they should predict, and 1 / sqrt(answer length).
         split_lengths, split_modes, sample_lengths: see `mask.attention_mask`.
+        layout: where the decoder gets each token.
     """
 
     text_ids: Tensor
@@ -58,6 +61,7 @@ class Pack:
     split_lengths: list[int]
     split_modes: list[str]
     sample_lengths: list[int]
+    layout: Layout
 
     def __len__(self) -> int:
         return sum(self.sample_lengths)
@@ -69,8 +73,7 @@ class Pack:
 
     def to(self, device: torch.device | str) -> Pack:
         """Return the pack with its tensors on a device."""
-        tensors = {f.name: getattr(self, f.name) for f in fields(self) if isinstance(getattr(self, f.name), Tensor)}
-        return replace(self, **{name: tensor.to(device) for name, tensor in tensors.items()})
+        return move(self, device)
 
 
 def pack_samples(
@@ -210,29 +213,35 @@ class _PackBuilder:
         self.draws.check_used_up()
         if self.length == 0:
             raise ValueError("the pack is empty: no samples were given, or every part was dropped")
-        noised = [span for *_, span, t in self.latents if t != float("-inf")]
+        text_index = _to_int64(index for _, index in self.text)
+        vit_index = _to_int64(i for _, _, span in self.vit for i in span)
+        latent_index = _to_int64(i for _, _, span, _ in self.latents for i in span)
+        mse_index = _to_int64(i for *_, span, t in self.latents if t != float("-inf") for i in span)
+        lengths, modes = [length for length, _ in self.splits], [mode for _, mode in self.splits]
+        experts = layouts.expert_index(text_index, vit_index, latent_index)
         return Pack(
             text_ids=_to_int64(token for token, _ in self.text),
-            text_index=_to_int64(index for _, index in self.text),
+            text_index=text_index,
             position_ids=_to_int64(self.rotary),
             vit_tokens=_concat_or_empty([tokens for tokens, _, _ in self.vit], torch.zeros(0, 0)),
-            vit_index=_to_int64(i for _, _, span in self.vit for i in span),
+            vit_index=vit_index,
             vit_position_ids=_concat_or_empty([ids for _, ids, _ in self.vit], _to_int64([])),
             vit_lengths=[len(span) for _, _, span in self.vit],
             images=_pad_images([pixels for pixels, *_ in self.latents]),
             latent_shapes=self.latent_shapes,
-            latent_index=_to_int64(i for _, _, span, _ in self.latents for i in span),
+            latent_index=latent_index,
             latent_position_ids=_concat_or_empty([ids for _, ids, _, _ in self.latents], _to_int64([])),
             raw_timesteps=_concat_or_empty(
                 [torch.full((len(ids),), t) for _, ids, _, t in self.latents], torch.zeros(0)
             ),
-            mse_index=_to_int64(i for span in noised for i in span),
+            mse_index=mse_index,
             ce_index=_to_int64(index for index, _, _ in self.answers),
             ce_labels=_to_int64(label for _, label, _ in self.answers),
             ce_weights=torch.tensor([weight for *_, weight in self.answers], dtype=torch.float32),
-            split_lengths=[length for length, _ in self.splits],
-            split_modes=[mode for _, mode in self.splits],
+            split_lengths=lengths,
+            split_modes=modes,
             sample_lengths=self.sample_lengths,
+            layout=layouts.Layout.of(*experts, mse_index, lengths, modes, self.sample_lengths),
         )
 
 

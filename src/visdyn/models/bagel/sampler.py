@@ -70,15 +70,22 @@ def sample_latents(
     """
     ids = contexts.grid_position_ids(*grid, model.config.max_latent_size, model.device)
     x = init_noise.to(model.device, torch.float32)  # (B, h * w, latent_dim)
-    for t, dt in zip(*flow.sampling_schedule(settings.num_timesteps, settings.timestep_shift), strict=True):
-        names = _active_branches(float(t), settings)
-        velocities = {name: contexts.velocity(model, getattr(branches, name), x, t, ids) for name in names}
+    timesteps, sizes = flow.sampling_schedule(settings.num_timesteps, settings.timestep_shift)
+    active = [_active_branches(float(t), settings) for t in timesteps]
+    read = {
+        name: contexts.make_branch(model, getattr(branches, name), len(x), len(ids))
+        for name in sorted({name for names in active for name in names})
+    }
+    # On the device once, not in each step.
+    for names, t, dt in zip(active, timesteps.to(x.device), sizes.to(x.device), strict=True):
+        found = contexts.velocities(model, [read[name] for name in names], x, t, ids)
+        velocities = dict(zip(names, found, strict=True))
         guided = velocities["gen"]
         if "cfg_text" in velocities:
             guided = guide(guided, velocities["cfg_text"], velocities.get("cfg_img"), settings)
         if trace is not None:
             trace.append({"t": float(t), "x_t": x, "velocity": guided, "branches": velocities})
-        x = x - guided * dt.to(x.device)  # Euler step; dt > 0 goes from noise (t = 1) to the image (t = 0)
+        x = x - guided * dt  # Euler step; dt > 0 goes from noise (t = 1) to the image (t = 0)
     return x
 
 

@@ -118,7 +118,7 @@ class BagelObjective(nn.Module):
         # (answer_tokens,) each; the idle answer's token stands behind them.
         losses, weights = output.ce[: batch.answer_tokens], output.ce_weights[: batch.answer_tokens]
         weights = weights if self.reweight_ce else torch.ones_like(weights)
-        return global_mean((losses * weights).sum(), float(weights.sum()))
+        return global_mean((losses * weights).sum(), weights.sum())
 
     def _mean_consistency(self, batch: BagelBatch, output: BagelOutput) -> Tensor:
         """Return L_c over the undos that pass the time gate."""
@@ -218,14 +218,15 @@ def target_maps(model: Bagel, output: BagelOutput, targets: list[tuple[bool, tup
         yield flag, *(unpatchify(part, grid, patch).unsqueeze(0) for part in parts), t[:1]
 
 
-def global_mean(total: Tensor, count: float) -> Tensor:
+def global_mean(total: Tensor, count: float | Tensor) -> Tensor:
     """Return total / count with the count of all ranks, times the ranks: gradients averaged over ranks are then right.
 
     Ranks whose batch has none still take part, else the others would wait for them.
     """
     import torch.distributed as dist
 
-    counts, ranks = torch.tensor(float(count), device=total.device), 1
+    # A count that stands on the device stays there: to read it would make the host wait for all work before it.
+    counts, ranks = torch.as_tensor(count, dtype=torch.float32, device=total.device), 1
     if dist.is_available() and dist.is_initialized():
         ranks = dist.get_world_size()
         dist.all_reduce(counts)
