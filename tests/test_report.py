@@ -57,7 +57,8 @@ def test_everything_with_results_is_built(status):
 
 
 def test_page_stands_alone(page):
-    assert "<script" not in page
+    assert re.findall(r"<script[^>]*>", page) == ["<script>"]  # within the page
+    assert not re.findall(r"fetch\(|import\(|XMLHttpRequest", page)
     assert not re.findall(
         r'(?:src|href)="(?!#|data:|https://arxiv|notebooks/|tables/|figures/|claims\.csv|machine\.json)[^"]+"', page
     )
@@ -65,6 +66,43 @@ def test_page_stands_alone(page):
     assert page.count("data:image/png;base64,") > 10
     assert "viewport" in page
     assert "prefers-color-scheme: dark" in page
+
+
+def test_without_its_script_the_page_is_whole(page):
+    outside = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
+    assert not re.findall(r"<(?:article|tr|tbody|table|section)[^>]* hidden", outside)
+    assert re.search(r'<form class="needs-js"', outside)  # what only the script answers is not shown without it
+    assert "html:not(.js) .needs-js { display: none; }" in outside
+    for item in items.load():
+        assert f'data-item="{item.id}"' in outside
+        assert re.search(rf'<article id="{item.id}"[^>]* data-stage="{item.stage}" data-status="[a-z ]+">', outside)
+
+
+def test_verdicts_and_pictures_come_first(page):
+    places = [page.index(f'id="{name}"') for name in ("claims", "pictures", "statuses", "map", "b_figure1")]
+    assert places == sorted(places)
+    front = page[places[1] : places[2]]
+    assert 'alt="' in front
+    assert "Ground truth" in front
+
+
+def test_a_gallery_is_single_pictures_and_no_figure(page):
+    article = page[page.index('<article id="b_figure6"') : page.index('<article id="b_figure7"')]
+    assert article.count("data:image/png;base64,") > 8
+    assert '<table class="pictures">' in article
+    assert "figures/b_figure6.pdf" in article
+
+
+def test_claims_stand_beside_the_reference_and_the_paper(page):
+    head = re.search(r'<table class="map claims">\s*<thead>(.*?)</thead>', page)[1]
+    assert re.findall("<th>(.*?)</th>", head)[2:5] == ["Yours", "Reference", "Paper"]
+    assert len(re.findall(r"<tr data-paper=", page)) == len(pd.read_csv(repository_root() / "reports/claims.csv"))
+
+
+def test_an_illustration_is_no_failure_to_run(page):
+    for name in ("b_figure1", "b_figure10", "b_figure12", "d_figure2", "d_figure5"):
+        assert re.search(rf'<article id="{name}"[^>]* data-status="illustration">', page)
+    assert "not executed yet" not in page
 
 
 def test_page_names_every_item_its_status_and_contradictions(page):

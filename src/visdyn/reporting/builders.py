@@ -149,14 +149,25 @@ def _benchmark_set(results: Results) -> Figure:
     return figures_doundo.benchmark_set(pd.concat(splits), prompts, [split["source"].iloc[0] for split in splits])
 
 
+# Item -> the images (`data/generated/<name>.npz`) that it shows in rows.
+GALLERIES = {
+    "b_figure5": "evaluation/sequence",
+    "b_figure6": "evaluation/fdm_examples",
+    "d_figure6": "evaluation_doundo/doundo_examples",
+    "d_figure8": "evaluation_doundo/doundo_rare",
+    "d_figure11": "evaluation_doundo/doundo_judged",
+    "d_figure12": "evaluation_doundo/doundo_metrics",
+    "d_figure13": "evaluation_doundo/doundo_unseen",
+    "d_figure14": "evaluation_doundo/doundo_more",
+}
+
 FIGURES: dict[str, FigureBuilder] = {
+    **{item: _make_strips(name) for item, name in GALLERIES.items()},
     "b_figure2": _draw_preferences,
     "b_figure3": lambda results: figures_bootstrapping.recognition_weights(
         results.arrays("evaluation/recognition_weights.npz")
     ),
     "b_figure4": _draw_verification,
-    "b_figure5": _make_strips("evaluation/sequence"),
-    "b_figure6": _make_strips("evaluation/fdm_examples"),
     "b_figure7": _make_scatter("probing/likelihoods.csv", "chameleon-7b"),
     "b_figure8": _make_scatter("idm_evaluation/likelihoods.csv", "idm"),
     "b_figure9": lambda results: figures_bootstrapping.score_distributions(results.read("annotation/pairs.csv")),
@@ -165,14 +176,8 @@ FIGURES: dict[str, FigureBuilder] = {
     "r_pairs": lambda results: figures_recorded.paired_differences(results.read("recorded/paired.csv")),
     "d_figure3": _make_segments_plot(figures_doundo.action_counts),
     "d_figure4": _benchmark_set,
-    "d_figure6": _make_strips("evaluation_doundo/doundo_examples"),
     "d_figure7": lambda results: figures_doundo.action_bars(results.read("evaluation_doundo/doundo_scores.csv")),
-    "d_figure8": _make_strips("evaluation_doundo/doundo_rare"),
     "d_figure10": _make_segments_plot(figures_doundo.verb_noun_heatmap),
-    "d_figure11": _make_strips("evaluation_doundo/doundo_judged"),
-    "d_figure12": _make_strips("evaluation_doundo/doundo_metrics"),
-    "d_figure13": _make_strips("evaluation_doundo/doundo_unseen"),
-    "d_figure14": _make_strips("evaluation_doundo/doundo_more"),
     "k_fdm_training": lambda results: figures_shared.training_curves(results.read("fdm/training.csv"), "arm"),
     "k_doundo_training": lambda results: figures_shared.training_curves(
         results.read("doundo/training.csv"), "variant", ("loss", "consistency")

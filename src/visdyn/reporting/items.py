@@ -65,6 +65,11 @@ class Item:
         """All result files, required first."""
         return (*self.results, *self.optional)
 
+    @property
+    def is_illustration(self) -> bool:
+        """Whether it holds no measurement: a drawing, a text or an interface of the paper."""
+        return not self.files and self.needs.startswith("an illustration")
+
     def problem(self, results: Results) -> str | None:
         """Return why the item cannot be computed from these results, or None where it can."""
         if self.status == "not run" or not self.files:

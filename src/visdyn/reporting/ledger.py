@@ -122,7 +122,7 @@ def printed_rows(ledger: pd.DataFrame, measured_only: bool = False, notes: bool 
         ledger = ledger[ledger["verdict"] != "not measured"]
     rows = []
     for row in ledger.itertuples():
-        digits = 3 if pd.isna(row.smallest) else max(0, -math.floor(math.log10(row.smallest / 2)))
+        digits = _count_digits(row.smallest)
         numbers = [tables.number(getattr(row, name), digits) for name in ("published", "estimate", "low", "high")]
         chains = "" if pd.isna(row.chains) else "none drawn" if row.chains == 0 else str(int(row.chains))
         note = f" ({row.note})" if notes and row.note else ""
@@ -130,6 +130,32 @@ def printed_rows(ledger: pd.DataFrame, measured_only: bool = False, notes: bool 
                      "" if pd.isna(row.n) else str(int(row.n)), row.verdict])  # fmt: skip
     columns = ["claim", "stands in", "evidence", "published", "estimate", "low", "high", "chains", "n", "verdict"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def read_reference(repository: str | Path | None = None) -> pd.DataFrame | None:
+    """Return the released run's ledger (`data/published/reference/claims.csv`), None where there is none."""
+    path = published.folder(repository) / "reference/claims.csv"
+    return read_ledger(path) if path.is_file() else None
+
+
+def printed_beside(ledger: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
+    """Return `printed_rows` with the reference's numbers.
+
+    Returns:
+        The same rows and, as text, `then` (the reference's estimate, "" where it has none) and `turned` (its verdict,
+        where it was another and both were measured).
+    """
+    keys = ["id", "evidence"]
+    known = ledger[[*keys, "smallest", "verdict"]].merge(
+        reference[[*keys, "estimate", "verdict"]], on=keys, how="left", suffixes=("", "_then")
+    )
+    digits = map(_count_digits, known["smallest"])
+    other = (known["verdict"] != known["verdict_then"]) & known["verdict_then"].notna()
+    other &= (known[["verdict", "verdict_then"]] != "not measured").all(axis=1)
+    return printed_rows(ledger).assign(
+        then=[tables.number(value, places) for value, places in zip(known["estimate"], digits, strict=True)],
+        turned=known["verdict_then"].where(other, "").to_numpy(),
+    )
 
 
 def summary(ledger: pd.DataFrame) -> str:
@@ -190,6 +216,11 @@ def _describe(test: ClaimTest) -> str:
     by = [f"in each {test.by}"] if test.by else []
     where = f" and {test.against_table}" if test.against_table else ""
     return "; ".join([side, ", ".join(words), *by, f"{test.table}{where}"])
+
+
+def _count_digits(smallest: float) -> int:
+    """Return how many decimals the smallest effect that matters asks for."""
+    return 3 if pd.isna(smallest) else max(0, -math.floor(math.log10(smallest / 2)))
 
 
 def _words(value: object) -> str:

@@ -292,7 +292,8 @@ def _input_paths(item: Item, view: Results, repository: Path) -> list[Path]:
 
 
 def _figure_sizes(item: Item, view: Results) -> dict[str, str]:
-    """n and chains behind a figure: distinct items (else rows) of its first result, or images of its first .npz.
+    """n and chains behind a figure: distinct items of its first result, else the n that it states, else unknown; of an
+    .npz its images.
 
     Where an item reads the same file of both papers' evaluations, the rows of both count.
     """
@@ -306,9 +307,14 @@ def _figure_sizes(item: Item, view: Results) -> dict[str, str]:
         return {}
     if "source" in frame.columns and "count" in frame.columns:
         return {"n": _format_range(segments.totals(segments.of_split(view, "train")))}
-    keys = [key for key in ("subset", "dataset", "video", "pair", "id") if key in frame.columns]
-    count = len(frame[keys].drop_duplicates()) if {"id", "video"} & set(keys) else len(frame)
-    return {"n": str(count), "chains": str(frame["chain"].nunique()) if "chain" in frame.columns else ""}
+    chains = str(frame["chain"].nunique()) if "chain" in frame.columns else ""
+    if "selected" in frame.columns:  # what was selected is shown, a panel a data set
+        shown = frame[frame["selected"] == 1].groupby(["dataset", "chain"]).size()
+        return {"n": _format_range(shown), "chains": chains}
+    if {"id", "video"} & set(frame.columns):
+        keys = [key for key in ("subset", "dataset", "video", "pair", "id") if key in frame.columns]
+        return {"n": str(len(frame[keys].drop_duplicates())), "chains": chains}
+    return {"n": _format_range(frame["n"]) if "n" in frame.columns else "", "chains": chains}
 
 
 def _format_range(values: pd.Series) -> str:

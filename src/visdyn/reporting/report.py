@@ -1,6 +1,7 @@
 """The report: one self-contained HTML page of all items, published values beside ours.
 
-No JavaScript, no file beside it, no date; images are embedded. The commit is printed only where it is passed in.
+No file beside it, no date; images, style and script are embedded, and nothing on the page needs the script. The commit
+is printed only where it is passed in.
 """
 
 from __future__ import annotations
@@ -15,15 +16,21 @@ from pathlib import Path
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, select_autoescape
 
+from visdyn.evaluation.claims import VERDICTS
 from visdyn.images import load
+from visdyn.reporting import builders, ledger, provenance, published, roster, tables
 from visdyn.reporting import items as item_module
-from visdyn.reporting import ledger, provenance, published, roster, tables
 from visdyn.reporting import rendering as outputs
+from visdyn.reporting.figures import picture_grid
 from visdyn.reporting.items import ItemMap
 from visdyn.reporting.rendering import Outcome
-from visdyn.reporting.results import Results
+from visdyn.reporting.results import ResultError, Results
 
+ILLUSTRATION = "illustration"  # an item of a paper that holds no measurement is not a run that is missing
 PORTRAIT_COLUMNS = 10  # tables with more are printed on a page across
+FRONT = {"b_figure6": 3, "d_figure6": 3}  # galleries that open the page, and how many of their rows
+# Paper -> its name where there is little room.
+SHORT = {"B": "Bootstrapping", "R": "Bootstrapping, recorded", "D": "Do-Undo", "K": "The kit's own checks"}
 NUMBER_IN_TEXT = 12  # published values of figures are listed in full up to this many
 
 
@@ -109,26 +116,37 @@ def _page(
         lstrip_blocks=True,
     )
     environment.filters["slug"] = lambda text: re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
-    counts = {status: sum(outcome.status == status for outcome in outcomes) for status in item_module.STATUSES}
+    shown = Counter(_shown_status(outcome) for outcome in outcomes)
+    counts = {status: shown[status] for status in (*item_module.STATUSES, ILLUSTRATION)}
+    results = Results(profile, repository=repository, setting=roster.read_setting(profile, repository))
     sections = [
         {
             "id": key,
+            "short": SHORT.get(key, paper["title"]),
             **paper,
-            "entries": [_entry(outcome, reports, repository) for outcome in outcomes if outcome.item.paper == key],
+            "entries": [
+                _entry(outcome, reports, repository, results) for outcome in outcomes if outcome.item.paper == key
+            ],
         }
         for key, paper in item_map.papers.items()
     ]
     cells = sum((Counter(outcome.cells) for outcome in outcomes), Counter())
     recorded = sum((Counter(outcome.recorded) for outcome in outcomes), Counter())
+    reference = ledger.read_reference(repository)
+    printed = ledger.printed_rows(claims) if reference is None else ledger.printed_beside(claims, reference)
     page = environment.get_template("report.html.j2").render(
         claims=[
-            {"head": item_map.papers[paper]["title"], "rows": ledger.printed_rows(own).to_dict("records")}
-            for paper, own in claims.groupby("paper", sort=False)
+            {"head": item_map.papers[paper]["title"], "rows": own.to_dict("records")}
+            for paper, own in printed.groupby(claims["paper"], sort=False)
         ],
+        reference=reference is not None,
+        verdicts={verdict: int((claims["verdict"] == verdict).sum()) for verdict in VERDICTS},
+        front=_front(outcomes, results),
+        stages=list(dict.fromkeys(outcome.item.stage for outcome in outcomes)),
+        stand_ins=_describe_stand_ins(results),
         claims_summary=ledger.summary(claims),
         sections=sections,
         counts=counts,
-        total=len(outcomes),
         cells={status: cells[status] for status in item_module.STATUSES if cells[status]},
         recorded_cells=dict(sorted(recorded.items())),
         versions=provenance.versions(),
@@ -143,7 +161,40 @@ def _page(
     return re.sub(r"\n\s*\n+", "\n", page)
 
 
-def _entry(outcome: Outcome, reports: Path, repository: Path) -> dict:
+def _shown_status(outcome: Outcome) -> str:
+    """Return the item's status, where an illustration of the paper's is no failure to run it."""
+    return ILLUSTRATION if outcome.status == "not run" and outcome.item.is_illustration else outcome.status
+
+
+def _front(outcomes: list[Outcome], results: Results) -> list[dict]:
+    """Return the first galleries that are there, each with its item's id and title."""
+    found = []
+    for outcome in outcomes:
+        if (item := outcome.item).id in FRONT and (rows := _read_pictures(outcome, results, FRONT[item.id])):
+            found.append({"id": item.id, "title": f"{SHORT[item.paper]}, {item.label}: {item.title}", "rows": rows})
+    return found
+
+
+def _read_pictures(outcome: Outcome, results: Results, max_rows: int = 6) -> list | None:
+    """Return the rows of an item that is a gallery and was drawn, else None."""
+    name = builders.GALLERIES.get(outcome.item.id)
+    if name is None or outcome.status == "not run":
+        return None
+    try:
+        return picture_grid.read_grid(results.arrays(f"{name}.npz"), max_rows)
+    except ResultError:  # drawn by an earlier call, and gone since
+        return None
+
+
+def _describe_stand_ins(results: Results) -> str:
+    """Say whose models made the pictures, where they are not the papers'."""
+    if not any("trained here" in how for how in results.setting.models.values()):
+        return ""
+    return ("The models are tiny ones of the papers' architectures, trained here from scratch; they are called by the "
+            "names of what they stand for.")  # fmt: skip
+
+
+def _entry(outcome: Outcome, reports: Path, repository: Path, results: Results) -> dict:
     """What the template prints of one item."""
     item = outcome.item
     page = reports / "notebooks" / f"{item.notebook}.html"
@@ -157,7 +208,10 @@ def _entry(outcome: Outcome, reports: Path, repository: Path) -> dict:
         "outcome": outcome,
         "recorded": outcome.recorded_text,
         "notebook": page.relative_to(reports).as_posix() if page.is_file() else None,
-        "image": _embedded(png) if png else None,
+        "status": _shown_status(outcome),
+        "pictures": (pictures := _read_pictures(outcome, results)),
+        "image": _embedded(png) if png and not pictures else None,
+        "image_file": png.relative_to(reports).as_posix() if png else None,
         "grids": grids,
         "wide": any(len(grid["columns"]) > PORTRAIT_COLUMNS for grid in grids),
         "roster": None if outcome.roster is None else outcome.roster.to_dict("records"),

@@ -43,14 +43,10 @@ def image_strips(arrays: Mapping[str, np.ndarray], max_rows: int = 6, title: str
     Raises:
         ValueError: no images, or columns of different length.
     """
-    columns = {key: array for key, array in arrays.items() if array.ndim == 4}
-    if not columns or len({len(array) for array in columns.values()}) != 1:
-        raise ValueError(
-            f"a strip needs images of equal number in every column, got {[(k, len(a)) for k, a in columns.items()]}"
-        )
-    keys = sorted(columns, key=_strip_rank)
+    keys = order_columns(arrays)
+    columns = {key: arrays[key] for key in keys}
     count = len(columns[keys[0]])
-    chosen = np.unique(np.linspace(0, count - 1, min(count, max_rows)).round().astype(int))
+    chosen = choose_rows(count, max_rows)
     captions = arrays.get("captions", np.full(count, "", dtype=str))
     texts = {key: [_break_lines(str(text)) for text in arrays.get(f"{key}_text", [""] * count)] for key in keys}
     lines = max(text.count("\n") for own in texts.values() for text in own)
@@ -63,10 +59,29 @@ def image_strips(arrays: Mapping[str, np.ndarray], max_rows: int = 6, title: str
         _write_caption(grid[place][0], str(captions[index]))
     for axes, key in zip(grid[-1], keys, strict=True):
         below = axes.get_xlabel()
-        axes.set_xlabel("\n".join(filter(None, [below, _strip_head(key)])), fontsize=6.5 if below else 8)
+        axes.set_xlabel("\n".join(filter(None, [below, head_column(key)])), fontsize=6.5 if below else 8)
     if title:
         figure.suptitle(title, fontsize=9.5)
     return figure
+
+
+def order_columns(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    """Return the keys of a gallery's images in the order of its columns: source, target, each system and its maps.
+
+    Raises:
+        ValueError: no images, or columns of different length.
+    """
+    columns = {key: array for key, array in arrays.items() if array.ndim == 4}
+    if not columns or len({len(array) for array in columns.values()}) != 1:
+        raise ValueError(
+            f"a strip needs images of equal number in every column, got {[(k, len(a)) for k, a in columns.items()]}"
+        )
+    return sorted(columns, key=_strip_rank)
+
+
+def choose_rows(count: int, max_rows: int) -> np.ndarray:
+    """Return which of `count` examples are shown: at most `max_rows`, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, max_rows)).round().astype(int))
 
 
 @styled
@@ -138,7 +153,8 @@ def _strip_rank(key: str) -> tuple[int, str, int]:
     return place, stem, ["", *_SUFFIXES].index(suffix)
 
 
-def _strip_head(key: str) -> str:
+def head_column(key: str) -> str:
+    """Return what a gallery prints over a column, broken into short lines."""
     for suffix, label in _SUFFIXES.items():
         if key.endswith(suffix):
             stem = key.removesuffix(suffix)
