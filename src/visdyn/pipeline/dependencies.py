@@ -23,7 +23,7 @@ from visdyn.pipeline.guards import read_entries
 
 # Plumbing that carries values but makes none: an edit there must not train everything again. DVC tracks the
 # parameters' values themselves; `dvc repro -f` runs a stage again all the same.
-PLUMBING = ("visdyn.params", "visdyn.paths", "visdyn.pipeline")
+PLUMBING = ("visdyn.params", "visdyn.paths", "visdyn.pipeline", "visdyn.plugins")
 # Modules of the plumbing that write the bytes of results after all.
 RESULT_WRITERS = ("visdyn.pipeline.tables",)
 # What draws pictures for a notebook's reader: neither it nor what it imports makes a result.

@@ -7,14 +7,17 @@ leaderboard ask them and know neither. A third is a class here, its metrics in `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from visdyn.evaluation.metrics.registry import PAPERS
 from visdyn.models.editors.protocol import Request
+from visdyn.plugins import installed, make_plugin
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 SUFFIXES = {("forward", ""): "fwd", ("reverse", "gt"): "rev", ("reverse", "generated"): "rev_generated"}  # Do-Undo's
 
 
+@runtime_checkable
 class Bench(Protocol):
     """A benchmark of images.
 
@@ -102,3 +105,19 @@ class DoUndoBench:
 
 AURORA_BENCH, DOUNDO_BENCH = AuroraBench(), DoUndoBench()
 BENCHES: dict[str, Bench] = {bench.name: bench for bench in (AURORA_BENCH, DOUNDO_BENCH)}
+
+
+def find_bench(name: str) -> Bench:
+    """Return a benchmark: one of `BENCHES`, or one of your own, named as `visdyn.plugins` says.
+
+    Raises:
+        ValueError: there is no such benchmark.
+    """
+    if name in BENCHES:
+        return BENCHES[name]
+    own = make_plugin("benches", name)
+    if own is None:
+        known = ", ".join([*BENCHES, *installed("benches")])
+        raise ValueError(f"no benchmark {name!r}; one of {known}, or a file's: my_bench.py:MyBench")
+    PAPERS.setdefault(own.name, own.paper)
+    return own
