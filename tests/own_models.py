@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
 from visdyn.evaluation.metrics.registry import AURORA, PIXELS, Metric
 from visdyn.images import load
+from visdyn.models.editors.protocol import Request
+from visdyn.trajectory import Trajectory
 
 
 class Brightener:
@@ -70,6 +74,33 @@ def rmse(prediction, target) -> float:
 
 
 RMSE = Metric("rmse", AURORA, False, "intensity", PIXELS, "RMSE", compute=rmse)
+
+
+class Pairs:
+    """A benchmark: `<id>-a.png` becomes `<id>-b.png`."""
+
+    name, paper, label_columns, asks, default_prompt, lacks_targets = "pairs", "own", (), "editing", "paper", False
+
+    def load(self, root, quarantine):
+        return [
+            Trajectory(path, "change it", path.with_name(path.name.replace("-a", "-b")), "pairs", path.stem[:-2])
+            for path in sorted(Path(root).glob("*-a.png"))
+        ]
+
+    def requests(self, prompts=(), reverse_from=()):
+        return [Request()]
+
+    def transition(self, item, request):
+        return item
+
+    def subset(self, item):
+        return item.subset
+
+    def file(self, item, request):
+        return f"{item.id}.png"
+
+
+RMSE_PAIRS = Metric("rmse_pairs", "pairs", False, "intensity", PIXELS, "RMSE", compute=rmse)
 
 
 def _array(image):

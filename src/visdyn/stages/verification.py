@@ -102,7 +102,10 @@ def _candidate_table(items: Sequence[Trajectory], job: _Job) -> pd.DataFrame:
     for name, folder in job.rivals.items():
         rival = load_model(folder, "idp", job.device, prompts=job.prompts, **options)
         parts = [slice(start, start + part) for start in range(0, len(items), part)]
-        said[name] = np.concatenate([score_actions(rival, items[p], scored.images[p], scored.codes[p]) for p in parts])
+        codes = [None if scored.codes is None else scored.codes[at] for at in parts]
+        said[name] = np.concatenate(
+            [score_actions(rival, items[at], scored.images[at], own) for at, own in zip(parts, codes, strict=True)]
+        )
     tables = [
         pd.DataFrame(keys).assign(
             candidate=index, **{column: said[name][:, index] for name, column in VERIFIERS.items()}

@@ -28,6 +28,8 @@ class Bench(Protocol):
         asks: the criteria of judges that answer in words (`evaluation.judges.judge_criteria.CRITERIA`).
         default_prompt: what they are asked unless their entry says otherwise: the paper's own, where it is printed.
         lacks_targets: whether targets of some items were never published.
+
+    One of your own, for `visdyn score`, also has `load(root, quarantine)`, which returns its items (`id` of each).
     """
 
     name: str
@@ -111,7 +113,7 @@ def find_bench(name: str) -> Bench:
     """Return a benchmark: one of `BENCHES`, or one of your own, named as `visdyn.plugins` says.
 
     Raises:
-        ValueError: there is no such benchmark.
+        ValueError: there is no such benchmark, or it has another one's name or paper.
     """
     if name in BENCHES:
         return BENCHES[name]
@@ -119,5 +121,7 @@ def find_bench(name: str) -> Bench:
     if own is None:
         known = ", ".join([*BENCHES, *installed("benches")])
         raise ValueError(f"no benchmark {name!r}; one of {known}, or a file's: my_bench.py:MyBench")
-    PAPERS.setdefault(own.name, own.paper)
+    if own.name in BENCHES or (own.paper in PAPERS.values() and PAPERS.get(own.name) != own.paper):
+        raise ValueError(f"{name} calls itself {own.name!r} of paper {own.paper!r}, which another benchmark has")
+    PAPERS[own.name] = own.paper
     return own

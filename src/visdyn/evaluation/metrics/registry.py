@@ -113,7 +113,8 @@ def metrics(bench: str, measured_with: str | None = None) -> list[Metric]:
 
 @cache
 def _add_installed() -> None:
-    """Register what installed packages offer, once a process."""
+    """Register what installed packages offer, once a process; a benchmark of theirs is called as its entry point."""
+    PAPERS.update({name: name for name in installed("benches") if name not in PAPERS})
     for name, entry in installed("metrics").items():
         if not isinstance(entry, Metric):
             raise PluginError(f"entry point {name} of group visdyn.metrics names {entry!r}, which is no Metric")
