@@ -45,12 +45,12 @@ $(READY): $(BUILT) pyproject.toml jupyter/jupyter_server_config.json
 	@touch $@
 
 repro: environment ## run the embedded pipeline, then compare its claims with the committed ones (PORTABLE=1: see docs/pipeline.md)
-	dvc repro
+	visdyn run
 	@# The pipeline has finished; what follows says whether its claims are those of the last commit.
-	@python -m visdyn.pipeline.verify
+	@visdyn verify
 
 verify: environment ## compare the results here with the committed ones, claim by claim
-	python -m visdyn.pipeline.verify --profile $(PROFILE)
+	visdyn verify --profile $(PROFILE)
 
 test: environment ## run every test, the smoke pipeline included
 	python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
@@ -59,51 +59,51 @@ test-fast: environment ## run the tests that take seconds
 	python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 torture: environment ## try wrong inputs, kills, full disks and hostile servers: make torture TORTURE="--size night"
-	python -m visdyn.pipeline.arithmetic python tests/torture.py $(TORTURE)
+	visdyn arithmetic python tests/torture.py $(TORTURE)
 
 lab: environment ## open JupyterLab on this environment
-	python -m visdyn.pipeline.arithmetic jupyter lab --LabApp.default_url=/lab/tree/notebooks/explore.ipynb
+	visdyn arithmetic jupyter lab --LabApp.default_url=/lab/tree/notebooks/explore.ipynb
 
 figures: environment ## draw tables, figures and the report again from the results here
-	dvc repro --force --single-item figures
+	visdyn run figures --only --force
 
 report: environment ## the same in a fresh clone: fetch what the figures need, train nothing
 	@ls -d $(FIGURE_INPUTS) >/dev/null 2>&1 || dvc pull $(FIGURE_INPUTS)
 	@ls $(EXECUTED) >/dev/null 2>&1 || dvc pull $(EXECUTED) || \
 	  echo "the executed notebooks could not be fetched; the report is built without them"
-	dvc repro --force --single-item figures
+	visdyn run figures --only --force
 
 robust: environment ## after `make repro`: the controls that take longer, then the report with them
 	python -m visdyn.pipeline robust
-	dvc repro --force --single-item figures
+	visdyn run figures --only --force
 
 external: environment ## measure AURORA-Bench and EPIC-KITCHENS-100 where they are at hand (see data/external)
-	python -m visdyn.pipeline.arithmetic python -m visdyn.stages.external $(EXTERNAL_ARGS)
+	visdyn external $(EXTERNAL_ARGS)
 
 choices: environment ## try what data/choices.yaml declares on the dev items: make choices CHOICES="fdm_floor --chains 0"
-	python -m visdyn.pipeline.arithmetic python -m visdyn.stages.choices --profile $(PROFILE) $(CHOICES)
+	visdyn choices --profile $(PROFILE) $(CHOICES)
 
 doctor: environment ## say what a profile needs and what is missing, with commands: make doctor PROFILE=profiles/paper
-	python -m visdyn.pipeline.doctor --profile $(PROFILE)
+	visdyn doctor --profile $(PROFILE)
 
 plan: environment ## say what a profile will take, stage by stage: make plan PROFILE=profiles/paper PLAN="--gpu h100 --gpus 4"
-	python -m visdyn.pipeline plan --profile $(PROFILE) $(PLAN)
+	visdyn plan --profile $(PROFILE) $(PLAN)
 
 paper: environment ## run the papers' own sizes and data (GPUs; `make doctor PROFILE=profiles/paper` first)
-	dvc repro --keep-going profiles/paper/dvc.yaml
+	visdyn run --profile profiles/paper --keep-going
 
 human-study: environment ## serve a blind study of system outputs: make human-study STUDY=folder
 	@test -n "$(STUDY)" || { echo "name the study's folder: make human-study STUDY=folder (docs/architecture.md says what it holds)"; exit 1; }
-	python -m visdyn.human_study --study $(STUDY)
+	visdyn study serve $(STUDY)
 
 smoke: environment ## run the smoke profile
-	dvc repro profiles/smoke/dvc.yaml
+	visdyn run --profile profiles/smoke
 
 lint: environment ## ruff, the notebooks' rules, and dvc.yaml against what the notebooks import
 	ruff check .
 	ruff format --check .
-	python -m visdyn.pipeline.notebooks
-	python -m visdyn.pipeline.dependencies
+	visdyn notebooks
+	visdyn dependencies
 
 format: environment ## let ruff mend what it can
 	ruff check --fix .

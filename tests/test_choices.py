@@ -285,7 +285,7 @@ def test_the_tables_here_say_what_params_yaml_says():
         table, declared = read_columns(f"choices/{path.name}", path), read_choices(ROOT / FILE)
         now = current(declared[path.stem], read_values(ROOT))
         assert (table["chosen"].astype(bool) == (table["value"] == now)).all(), (
-            f"{path.name} marks another value than params.yaml has: run `python -m visdyn.stages.choices {path.stem}`"
+            f"{path.name} marks another value than params.yaml has: run `visdyn choices {path.stem}`"
         )
 
 

@@ -125,7 +125,7 @@ def test_a_table_s_declaration_is_a_dependency_of_who_reads_it_and_of_no_one_who
 
 
 def test_what_the_notebooks_import_is_what_the_stages_declare():
-    assert differences(ROOT) == {}, "run `python -m visdyn.pipeline.dependencies --write`"
+    assert differences(ROOT) == {}, "run `visdyn dependencies --write`"
 
 
 def test_dvc_is_private_and_lock_files_are_not_ignored():

@@ -15,7 +15,7 @@ SOURCE = repository_root() / "src"
 PACKAGE = SOURCE / "visdyn"
 # A room imports from those before it. Modules in the package's own folder are the ground; `pipeline` stands aside.
 ORDER = ("ground", "params", "compute", "endpoint", "kitchen", "datasets", "mining", "models", "training", "inference",
-         "evaluation", "human_study", "reporting", "stages")  # fmt: skip
+         "evaluation", "human_study", "reporting", "stages", "commands")  # fmt: skip
 ASIDE = "pipeline"
 MOST_FILES = 15
 # BAGEL is the public code's own parts, one file each; of stages there is one file a stage, of params one a section,

@@ -204,7 +204,7 @@ def test_a_killed_server_goes_on_and_exports(tmp_path):
         again.cookies = browser.cookies
         assert again.send("GET", "/task")[2] == "/task/2"
         again.send("POST", "/task/2", ranked())
-    command = [sys.executable, "-m", "visdyn.human_study", "--study", str(folder)]
+    command = [sys.executable, "-m", "visdyn", "study", "serve", str(folder)]
     done = subprocess.run([*command, "--export", str(tmp_path / "a.csv")], capture_output=True, text=True, check=True)
     assert "2 answers written" in done.stdout
     assert len((tmp_path / "a.csv").read_text().splitlines()) == 3

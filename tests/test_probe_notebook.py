@@ -25,6 +25,7 @@ from visdyn.models.understanding.inputs import load_picture
 from visdyn.models.understanding.understanding_model import UnderstandingModel
 from visdyn.params.prompts import UnderstandingPrompts
 from visdyn.paths import repository_root
+from visdyn.pipeline.console import Console, Place
 from visdyn.pipeline.kernel import Kernel, execute
 from visdyn.trajectory import negatives
 
@@ -91,9 +92,8 @@ def profile(tmp_path_factory):
             parameters={"profile": str(root)},
             log=root / "log.txt",
             timings=root / "timings.json",
-            title="probing",
         )
-        error = execute(run)
+        error = execute(run, Console(Place("probing"), root / "log.txt"))
     assert error == "", (root / "log.txt").read_text()[-2000:]
     return root
 

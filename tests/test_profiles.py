@@ -49,7 +49,7 @@ def test_every_profile_of_the_repository_is_in_step():
     names = {path.parent.name for path in profile_files(ROOT)}
     assert {"smoke", "paper", "paper_liquid"} <= names
     assert names == {path.parent.name for path in ROOT.glob("profiles/*/params.yaml")}
-    assert differences(ROOT) == [], "run `python -m visdyn.pipeline.profiles --write`"
+    assert differences(ROOT) == [], "run `visdyn profiles --write`"
 
 
 def test_overridden_values_stand_in_place_and_comments_survive(house):

@@ -23,7 +23,7 @@ def tables_here():
 
 def test_the_tables_of_results_are_made_from_the_results_here(tables_here):
     assert rewritten(README, tables_here) == README, (
-        "reports/results and README.md do not belong together: run `python -m visdyn.reporting.readme`"
+        "reports/results and README.md do not belong together: run `visdyn readme`"
     )
 
 

@@ -96,3 +96,14 @@ def test_a_metric_is_one_file_and_one_entry(monkeypatch, scenes):
     assert values == pytest.approx([0.0] * 5 + [float(np.sqrt((difference**2).mean()))])
     board = leaderboard(scores.assign(system="copy", chain=0).dropna(), "B", "copy", 0)
     assert "rmse" in set(board["metric"])
+
+
+def test_a_model_outside_the_repository_is_one_file(tmp_path):
+    from visdyn.commands.check_plugin import check_file
+
+    section = re.search(r"^## Your own, outside this repository$(.*?)(?=^## )", PAGE, re.M | re.S)[1]
+    code = re.search(r"^    # my_model\.py\n(?:    .*\n|\n)+", section, re.M)[0]
+    (tmp_path / "my_model.py").write_text("\n".join(line[4:] for line in code.splitlines()) + "\n")
+    findings = check_file(str(tmp_path / "my_model.py"), size=16)
+    assert {one.subject for one in findings} == {"Brighter as ForwardDynamics"}
+    assert all(one.passed for one in findings), findings

@@ -18,6 +18,7 @@ from test_pipeline import toy as toy
 from toy import make_repository
 
 from visdyn.pipeline import kernel
+from visdyn.pipeline.console import Console, Place
 from visdyn.pipeline.guards import hold_stage
 from visdyn.pipeline.processes import TOKEN, Interrupted, find_parent
 from visdyn.pipeline.runner import main, run_stage
@@ -170,30 +171,30 @@ FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def kernel_of(folder):
-    return kernel.Kernel(folder / "a.ipynb", folder / "out/a.ipynb", {}, folder / "log", folder / "timings.json", "a")
+    return kernel.Kernel(folder / "a.ipynb", folder / "out/a.ipynb", {}, folder / "log", folder / "timings.json")
 
 
 @pytest.mark.parametrize("error", ["cell 3 failed with OSError: No space left on device", ""])
 def test_a_record_that_cannot_be_written_does_not_hide_the_run_s_own_error(tmp_path, monkeypatch, error):
-    def fill_disk(run):
+    def fill_disk(run, console):
         run.output.write_text('{"cells": [')
         return error
 
     monkeypatch.setattr(kernel, "_execute_cells", fill_disk)
-    said = kernel.execute(kernel_of(tmp_path))
+    said = kernel.execute(kernel_of(tmp_path), Console(Place("a"), tmp_path / "log"))
     assert said.startswith(error or "the executed notebook could not be kept")
     assert "the executed notebook could not be kept (NotJSONError" in said
     assert "\n" not in said
 
 
 def test_an_interrupt_is_not_replaced_by_a_record_that_cannot_be_written(tmp_path, monkeypatch):
-    def interrupt(run):
+    def interrupt(run, console):
         run.output.write_text("")
         raise Interrupted(signal.SIGTERM)
 
     monkeypatch.setattr(kernel, "_execute_cells", interrupt)
     with pytest.raises(Interrupted):
-        kernel.execute(kernel_of(tmp_path))
+        kernel.execute(kernel_of(tmp_path), Console(Place("a"), tmp_path / "log"))
 
 
 def test_a_record_is_whole_or_the_old_one(tmp_path, monkeypatch):

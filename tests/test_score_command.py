@@ -1,8 +1,9 @@
-"""`python -m visdyn.evaluation.score`: a folder of images, made by whatever program, without the pipeline."""
+"""`visdyn score`: a folder of images, made by whatever program, without the pipeline."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,8 @@ from fake_endpoint import completion
 from PIL import Image
 from tiny_classifier import save_classifier
 
-from visdyn.evaluation.score import main
+from visdyn.commands.score_folder import describe_p, main
+from visdyn.evaluation.score import ScoreError, score
 from visdyn.evaluation.systems.baselines import BASELINES
 
 RNG = np.random.default_rng(0)
@@ -110,5 +112,115 @@ def test_a_folder_in_the_authors_layout_is_scored(tmp_path, capsys):
     assert "2 set aside" in lines
     assert any(line.startswith("theirs/P01_01_1_fwd: no image of this item") for line in lines)
     assert any(line.startswith("theirs/P01_01_2_rev: image") and "cannot be decoded" in line for line in lines)
-    with pytest.raises(SystemExit, match="needs --annotations"):
+    with pytest.raises(ScoreError, match="needs --annotations"):
         main(command)
+
+
+def test_a_folder_that_is_not_there_or_holds_something_else_is_refused_and_writes_nothing(aurora, tmp_path):
+    with pytest.raises(ScoreError, match="nowhere is no folder"):
+        score(tmp_path / "nowhere", "aurora", aurora, encoders="none")
+    save(tmp_path / "other/holiday.png")
+    with pytest.raises(
+        ScoreError, match=r"no image of the benchmark's 5 items: it holds 1 image files, .*holiday\.png"
+    ):
+        main([str(tmp_path / "other"), "--bench", "aurora", "--root", str(aurora), *NO_ENCODERS])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ScoreError, match="no image file"):
+        score(tmp_path / "empty", "aurora", aurora, encoders="none")
+    with pytest.raises(ValueError, match="no benchmark 'aurroa'"):
+        score(tmp_path / "mine", "aurroa", aurora)
+    with pytest.raises(TypeError, match="score takes no 'encoder'"):
+        score(tmp_path / "mine", "aurora", aurora, encoder="none")
+    assert not list(tmp_path.glob("*-scores"))
+
+
+def test_every_system_is_scored_on_the_items_that_the_folder_has(aurora, tmp_path, capsys):
+    (tmp_path / "mine/3.png").unlink()
+    scored = score(tmp_path / "mine", "aurora", aurora, encoders="none")
+    assert [item.id for item in scored.items] == ["1", "2", "4"]
+    assert scored.expected == 5
+    counts = scored.tables["scores"].groupby("system")["id"].nunique()
+    assert counts["mine"] == counts["copy"] == 3
+    assert counts["oracle"] == 2  # item 4 has no target
+    board = scored.tables["leaderboard"]
+    assert set(board.loc[board["metric"] == "l1_paper", "n"]) == {2}
+    assert scored.notes == ("CLIP: left out", "DINO: left out")
+    assert sorted(scored.tables["quarantine"]["item"]) == ["mine/ag/0", "mine/ag/3"]
+
+
+def test_the_card_has_n_what_is_missing_the_rows_and_pictures(aurora, tmp_path, capsys):
+    main([str(tmp_path / "mine"), "--bench", "aurora", "--root", str(aurora), *NO_ENCODERS, "--pictures", "2",
+          "--name", "<mine>"])  # fmt: skip
+    page = (tmp_path / "mine-scores/card.html").read_text()
+    assert "n = 4 of 5 items (1 without an image" in page
+    assert "&lt;mine&gt;" in page
+    assert "<mine>" not in page
+    assert "&lt;mine&gt;/ag/0" in page
+    for system in BASELINES:
+        assert f"<th>{system}</th>" in page
+    assert page.count("<figure>") == 6  # worst, best and spread, two each
+    assert page.count("data:image/png;base64,") == 18
+    assert "open item 3" in page
+    assert "http" not in page
+    printed = capsys.readouterr().out
+    assert "<mine> on aurora: 4 of 5 items have an image; every row below is over these items alone" in printed
+    assert "card.html" in printed
+
+
+def test_encoders_are_the_papers_or_the_small_ones_or_none_and_it_is_said(aurora, tmp_path, monkeypatch):
+    from visdyn.evaluation import score as module
+
+    taken = []
+    for kind in ("ImageTextEncoder", "ImageEncoder"):
+        fake = type(kind, (), {"from_pretrained": classmethod(lambda cls, *given: taken.append(given[:2]))})
+        monkeypatch.setattr(module, kind, fake)
+    monkeypatch.setattr(module, "repository_root", lambda: tmp_path / "checkout")
+    monkeypatch.setattr(module, "_is_cached", lambda name: False)
+    none = score(tmp_path / "mine", "aurora", aurora)
+    assert taken == []
+    assert "hf download openai/clip-vit-base-patch32" in none.notes[0]
+    with pytest.raises(ScoreError, match="models/clip is not here"):
+        score(tmp_path / "mine", "aurora", aurora, encoders="embedded")
+    for name in ("clip", "dino"):
+        (tmp_path / "checkout/models" / name).mkdir(parents=True)
+    small = score(tmp_path / "mine", "aurora", aurora)
+    assert [preset for _, preset in taken] == ["embedded", "embedded"]
+    assert "the kit's own small one" in small.notes[0]
+    monkeypatch.setattr(module, "_is_cached", lambda name: True)
+    taken.clear()
+    score(tmp_path / "mine", "aurora", aurora)
+    assert taken == [("openai/clip-vit-base-patch32", "bootstrapping"), ("facebook/dino-vits16", "bootstrapping")]
+
+
+def test_an_encoder_out_of_reach_is_one_sentence(aurora, tmp_path, monkeypatch):
+    from visdyn.evaluation import score as module
+
+    def refuse(*_):
+        raise OSError("couldn't connect")
+
+    monkeypatch.setattr(module.ImageTextEncoder, "from_pretrained", refuse)
+    with pytest.raises(ScoreError, match="CLIP some/clip is neither a folder nor in the Hugging Face cache"):
+        score(tmp_path / "mine", "aurora", aurora, clip="some/clip", dino="")
+
+
+def test_an_own_metric_and_an_own_benchmark_are_scored(aurora, tmp_path, monkeypatch):
+    from visdyn.evaluation.metrics import registry
+
+    monkeypatch.setattr(registry, "_METRICS", dict(registry._METRICS))
+    file, empty = (str(Path(__file__).with_name(name)) for name in ("own_models.py", "toy.py"))
+    scored = score(tmp_path / "mine", "aurora", aurora, encoders="none", plugin=[file])
+    assert "rmse" in set(scored.tables["leaderboard"]["metric"])
+    with pytest.raises(ScoreError, match="holds no Metric"):
+        score(tmp_path / "mine", "aurora", aurora, encoders="none", plugin=[empty])
+    for number in range(3):
+        save(tmp_path / f"pairs/{number}-a.png", (16, 16))
+        save(tmp_path / f"pairs/{number}-b.png", (16, 16))
+        save(tmp_path / f"answers/{number}.png", (16, 16))
+    own = score(tmp_path / "answers", f"{file}:Pairs", tmp_path / "pairs", plugin=[file])
+    board = own.tables["leaderboard"].set_index(["metric", "system"])
+    assert board.loc[("rmse_pairs", "oracle"), "mean"] == 0
+    assert board.loc[("rmse_pairs", "answers"), "n"] == 3
+
+
+def test_a_small_p_is_not_printed_as_zero():
+    assert [describe_p(p) for p in (0.0, 0.0009, 0.25, float("nan"))] == ["<.001", "<.001", "0.250", ""]

@@ -79,7 +79,7 @@ def serving(folder: Path, *options: str):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "visdyn.human_study", "--study", str(folder), "--port", str(port), *options]
+    command = [sys.executable, "-m", "visdyn", "study", "serve", str(folder), "--port", str(port), *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         _wait(process, port)

@@ -71,10 +71,11 @@ class Progress:
         rate = self.done / max(time.monotonic() - self.began, 1e-9)
         line = f"{self.title}: {self.found + self.done} of {self.total}"
         line += f" ({self.found} from an earlier run)" if self.found else ""
-        line += f", {rate:.1f} a second, {_format_duration(self.seconds_left)} left"
+        line += f", {rate:.1f} a second, {format_duration(self.seconds_left)} left"
         return line + (f", {self.bad} unusable" if self.bad else "")
 
 
-def _format_duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
+    """Return seconds as `h:mm:ss`."""
     hours, rest = divmod(round(seconds), 3600)
     return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"

@@ -7,7 +7,7 @@
 A value is there wholly or not at all, whatever moment the process is killed at, and any number of threads and
 processes of a machine may read and write together. A value carries a digest: one that was damaged on the disk is never
 returned, counts as absent and so is made again. A file of which SQLite cannot follow the structure is refused; what can
-be read of it comes back with `python -m visdyn.compute.store DAMAGED NEW`.
+be read of it comes back with `visdyn store DAMAGED NEW`.
 
 On a local disk the file is in WAL mode, in which readers never wait. WAL needs memory that all its processes share;
 where the file lies on a network file system, it is therefore kept with a rollback journal instead. That is safe from
@@ -263,7 +263,7 @@ def _hash_entry(key: str, value: bytes) -> bytes:
 
 def _explain_error(error: sqlite3.Error, path: Path) -> str:
     if "malformed" in str(error) or "not a database" in str(error):
-        return f"is damaged or no store ({error}); `python -m visdyn.compute.store {path} NEW` saves what can be read"
+        return f"is damaged or no store ({error}); `visdyn store {path} NEW` saves what can be read"
     return f"cannot be read or written: {error}"
 
 

@@ -1,6 +1,6 @@
 """First and last frames of Something-Something V2 videos, where AURORA's annotations name them.
 
-    python -m visdyn.datasets.something --videos VIDEOS --annotations aurora/data/something/train.json
+    visdyn something --videos VIDEOS --annotations aurora/data/something/train.json
 
 The videos (`<id>.webm`) come from Qualcomm, under its licence; AURORA publishes none of the training frames. For each
 annotation `{"input": ".../<id>/first.jpg", "output": ".../<id>/last.jpg"}` the two files are written below `--root`
@@ -181,7 +181,7 @@ def _first_instruction(item: dict) -> str:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m visdyn.datasets.something", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="visdyn something", description=__doc__.splitlines()[0])
     parser.add_argument("--videos", type=Path, required=True, help="folder of <id>.webm")
     parser.add_argument("--annotations", type=Path, required=True, help="AURORA's data/something/train.json")
     parser.add_argument("--root", type=Path, help="folder that the annotations' paths start at; default: AURORA's")

@@ -246,7 +246,7 @@ class ReplyStore:
     """A folder with every reply; a kill at any moment loses only the requests that were under way.
 
     `replies.sqlite` is the store (`visdyn.compute.store`) of records by key: the question, the attempts and the whole
-    body; `python -m visdyn.compute.store <folder>/replies.sqlite` prints them as JSON lines. `failures.jsonl` lists
+    body; `visdyn store <folder>/replies.sqlite` prints them as JSON lines. `failures.jsonl` lists
     the requests that got no reply, with every attempt's reason (they are asked again by the next run). The
     `replies.jsonl` of earlier versions is taken over by the first run that meets it.
 

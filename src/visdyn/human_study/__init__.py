@@ -9,5 +9,5 @@
     export    answers as CSV
     analysis  Table 5 and Table 7 from that CSV; stage puts them on disk
 
-`python -m visdyn.human_study --study FOLDER` serves a study.
+`visdyn study serve FOLDER` serves a study.
 """

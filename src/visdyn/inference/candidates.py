@@ -4,7 +4,7 @@ Each candidate is a folder of images, like any system's:
 
     <folder>/<arm>-s<chain>/draw_<draw>/candidate_<candidate>/<subset>/<id>.png
 
-So `python -m visdyn.evaluation.score`, a judge or a human study takes a candidate as it takes any folder of images.
+So `visdyn score`, a judge or a human study takes a candidate as it takes any folder of images.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The command writes the authors' file layout: `<narration_id>_fwd.png` and `<narr
 released evaluation scripts read them. Unlike the released script it is seeded, and a finished file is never made again:
 started once more, it goes on.
 
-    python -m visdyn.inference.do_undo BAGEL-7B-MoT annotations_test.json EPIC-KITCHENS out --device cuda
+    visdyn bench BAGEL-7B-MoT annotations_test.json EPIC-KITCHENS out --device cuda
     torchrun --nproc_per_node 8 -m visdyn.inference.do_undo ...        # each rank takes its share
 """
 

@@ -9,6 +9,7 @@ import torch
 
 from visdyn.compute.seeds import sampling_generator
 from visdyn.images import stacked
+from visdyn.models.protocols import ForwardDynamics
 from visdyn.models.token.decoding import uniforms
 from visdyn.models.token.unified import TokenForwardDynamics, UnifiedModel
 from visdyn.trajectory import Trajectory
@@ -21,14 +22,26 @@ def item_draws(trajectories: Sequence[Trajectory], num_samples: int, num_tokens:
 
 
 def generate(
-    model: TokenForwardDynamics, trajectories: Sequence[Trajectory], num_samples: int, seed: int
-) -> tuple[np.ndarray, np.ndarray]:
+    model: ForwardDynamics, trajectories: Sequence[Trajectory], num_samples: int, seed: int
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Sample `num_samples` next images for each trajectory.
 
+    Args:
+        model: one without image tokens is asked item by item, with the item's own generator.
+
     Returns:
-        images and their codes int64 (N, K, h, w). Images are uint8 (N, K, H, W, 3); where the model restores its
-        sources' geometry and these differ, an object array (N, K) of uint8 arrays (H, W, 3).
+        images and their codes int64 (N, K, h, w), None of a model without image tokens. Images are uint8
+        (N, K, H, W, 3); where the model restores its sources' geometry and these differ, an object array (N, K) of
+        uint8 arrays (H, W, 3).
     """
+    if not isinstance(model, TokenForwardDynamics):
+        generators = [sampling_generator(seed, item.subset, item.id) for item in trajectories]
+        drawn = [
+            model.sample(item.source, item.action, num_samples, generator)
+            for item, generator in zip(trajectories, generators, strict=True)
+        ]
+        flat = stacked([image for images in drawn for image in images])
+        return flat.reshape(len(trajectories), num_samples, *flat.shape[1:]), None
     sources = model.model.encode([item.source for item in trajectories])
     draws = item_draws(trajectories, num_samples, sources[0].size, seed)
     codes = model.sample_codes(sources, [item.action for item in trajectories], draws)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 
 from visdyn.images import ImageRef
+from visdyn.models.protocols import has_role, role_of
 from visdyn.models.token.scoring import Scores
 from visdyn.models.token.unified import UnifiedModel
 from visdyn.models.understanding.understanding_model import DEFINITIONS, UnderstandingModel
@@ -19,6 +22,7 @@ KINDS = ("reference", *NEGATIVE_KINDS)
 TASKS = ("fdp", "idp")
 COLUMNS = ("model", "chain", "definition", "task", "subset", "id", "kind", "log_likelihood", "num_tokens")
 AUTO, IMAGE_CODES, ACTION = "auto", "D1", "action"
+OWN = "own"  # what a model of the user's own answers to `log_likelihood`
 _DRAWN = ("random_action", "random_observation")
 
 Row = tuple[str, Trajectory]  # kind and what is scored
@@ -26,7 +30,7 @@ Scored = dict[tuple[str, str], Scores]  # (task, definition)
 
 
 def probe(
-    model: UnifiedModel | UnderstandingModel,
+    model: Any,
     trajectories: Sequence[Trajectory],
     seed: int,
     name: str | None = None,
@@ -39,9 +43,12 @@ def probe(
 
     IDP is the mean log-probability of the action's tokens. FDP is one of several definitions, and each row says which:
     D1, the mean log-probability of the target's image codes renormalised over the image vocabulary, of a model that has
-    one; D2, D2-target and D3 of the others (`visdyn.models.understanding.understanding_model`).
+    one; D2, D2-target and D3 of the others (`visdyn.models.understanding.understanding_model`); `own`, whatever a model
+    of your own answers.
 
     Args:
+        model: a `UnifiedModel`, an `UnderstandingModel`, or anything in one or both roles of `visdyn.models.protocols`,
+            which is asked in those that it has.
         definitions: of FDP; `auto` is D1 where there is an image vocabulary and D2 elsewhere. What a model does not
             have is left out (`supported_definitions` says what remains).
         draws: how many random actions and random observations meet each trajectory; draw k is of seed + k.
@@ -50,10 +57,17 @@ def probe(
 
     Returns:
         columns model, chain, definition, task, subset, id, kind, log_likelihood (mean nats per token; NaN where the
-        model's answer is no finite number), num_tokens.
+        model's answer is no finite number), num_tokens (NaN where the model does not say).
+
+    Raises:
+        ValueError: the model answers in neither role.
     """
-    tokens = isinstance(model, UnifiedModel)
-    score = _make_token_scorer(model, trajectories) if tokens else _make_understanding_scorer(model)
+    if isinstance(model, UnifiedModel):
+        score = _make_token_scorer(model, trajectories)
+    elif isinstance(model, UnderstandingModel):
+        score = _make_understanding_scorer(model)
+    else:
+        score = _make_role_scorer(model)
     wanted = supported_definitions(model, definitions)
     rows, tables = _draw_negatives(trajectories, seed, draws), []
     for group, finished in _group_for_scoring(rows, model):
@@ -62,10 +76,11 @@ def probe(
         if report and finished:
             report(finished)
     table = pd.concat(tables, ignore_index=True)
-    return table.assign(model=name or model.name, chain=chain)[list(COLUMNS)]
+    name = name or getattr(model, "name", type(model).__name__)
+    return table.assign(model=name, chain=chain)[list(COLUMNS)]
 
 
-def supported_definitions(model: UnifiedModel | UnderstandingModel, definitions: Sequence[str]) -> tuple[str, ...]:
+def supported_definitions(model: Any, definitions: Sequence[str]) -> tuple[str, ...]:
     """Return which of the definitions of next-observation likelihood a model has, `auto` resolved, without repeats.
 
     Raises:
@@ -74,7 +89,10 @@ def supported_definitions(model: UnifiedModel | UnderstandingModel, definitions:
     known = (AUTO, IMAGE_CODES, *DEFINITIONS)
     if unknown := [name for name in definitions if name not in known]:
         raise ValueError(f"unknown definition {unknown[0]!r} of next-observation likelihood; one of {', '.join(known)}")
-    supported = (IMAGE_CODES,) if isinstance(model, UnifiedModel) else DEFINITIONS
+    if isinstance(model, UnifiedModel):
+        supported = (IMAGE_CODES,)
+    else:
+        supported = DEFINITIONS if isinstance(model, UnderstandingModel) else (OWN,)
     resolved = [supported[0] if name == AUTO else name for name in definitions]
     return tuple(dict.fromkeys(name for name in resolved if name in supported))
 
@@ -88,7 +106,7 @@ def _draw_negatives(trajectories: Sequence[Trajectory], seed: int, draws: int) -
     return rows
 
 
-def _group_for_scoring(rows: dict, model: UnifiedModel | UnderstandingModel) -> Iterator[tuple[list[Row], int]]:
+def _group_for_scoring(rows: dict, model: Any) -> Iterator[tuple[list[Row], int]]:
     """Yield what is scored together, and how many trajectories are then finished.
 
     A reference and its negatives belong together where they share images or prefixes; scored plainly, sequences of like
@@ -101,8 +119,9 @@ def _group_for_scoring(rows: dict, model: UnifiedModel | UnderstandingModel) -> 
         for number, (kind, items) in enumerate(lists, 1):
             yield [(kind, item) for item in items], total if number == len(lists) else 0
         return
-    for start in range(0, total, model.batch_size):
-        at = slice(start, start + model.batch_size)
+    size = getattr(model, "batch_size", 64)
+    for start in range(0, total, size):
+        at = slice(start, start + size)
         parts = [(kind, items[at]) for kind, drawn in rows.items() for items in drawn]
         # One trajectory's rows stand side by side, so that a batch needs few images.
         yield [(kind, items[row]) for row in range(len(parts[0][1])) for kind, items in parts], len(parts[0][1])
@@ -141,6 +160,24 @@ def _make_understanding_scorer(model: UnderstandingModel) -> Callable[..., Score
         roles = {name: replace(model.forward_dynamics, definition=name) for name in definitions}
         forward = {("fdp", name): role.score(sources, actions, targets) for name, role in roles.items()}
         return forward | {("idp", ACTION): model.inverse_dynamics.score(sources, targets, actions)}
+
+    return score_items
+
+
+def _make_role_scorer(model: Any) -> Callable[..., Scored]:
+    roles = {task: role_of(model, task) for task in TASKS if has_role(model, task)}
+    if not roles:
+        role_of(model, "fdp")  # says what is lacking
+
+    def score_items(items: Sequence[Trajectory], definitions: Sequence[str]) -> Scored:
+        sources, actions, targets = ([getattr(item, part) for item in items] for part in ("source", "action", "target"))
+        said = {}
+        if "fdp" in roles and OWN in definitions:
+            said["fdp", OWN] = roles["fdp"].log_likelihood(sources, actions, targets)
+        if "idp" in roles:
+            said["idp", ACTION] = roles["idp"].log_likelihood(sources, targets, actions)
+        unknown = torch.full((len(items),), torch.nan)
+        return {key: Scores(mean.detach().cpu().float(), unknown, unknown) for key, mean in said.items()}
 
     return score_items
 

@@ -8,12 +8,12 @@ import numpy as np
 
 from visdyn.images import ImageRef
 from visdyn.inference.generation import generate
-from visdyn.models.token.unified import TokenForwardDynamics
+from visdyn.models.protocols import ForwardDynamics
 from visdyn.trajectory import Trajectory
 
 
 def roll_out(
-    model: TokenForwardDynamics, sources: Sequence[ImageRef], actions: Sequence[Sequence[str]], seed: int = 0
+    model: ForwardDynamics, sources: Sequence[ImageRef], actions: Sequence[Sequence[str]], seed: int = 0
 ) -> np.ndarray:
     """Apply each source's actions one after the other.
 

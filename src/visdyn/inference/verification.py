@@ -15,7 +15,7 @@ from visdyn.images import ImageRef, stacked
 from visdyn.inference.candidates import KEYS, verifiers_of
 from visdyn.inference.generation import generate, restore_geometry
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
-from visdyn.models.token.unified import TokenForwardDynamics, TokenInverseDynamics
+from visdyn.models.token.unified import TokenInverseDynamics
 from visdyn.trajectory import Trajectory
 
 
@@ -74,20 +74,20 @@ class Candidates:
 
     Attributes:
         images: as of `visdyn.inference.generation.generate`, in their sources' geometry.
-        codes: int64 (N, K, h, w).
+        codes: int64 (N, K, h, w); None of an FDM without image tokens.
         inverse: float32 (N, K), log p_IDM(a | o_s, candidate), mean nats per action token.
         forward: float32 (N, K), log p_FDM(candidate | o_s, a), mean nats per image token.
     """
 
     images: np.ndarray
-    codes: np.ndarray
+    codes: np.ndarray | None
     inverse: np.ndarray
     forward: np.ndarray
 
 
 def score_candidates(
-    forward_model: TokenForwardDynamics,
-    inverse_model: TokenInverseDynamics,
+    forward_model: ForwardDynamics,
+    inverse_model: InverseDynamics,
     trajectories: Sequence[Trajectory],
     k: int,
     seed: int,
@@ -96,46 +96,67 @@ def score_candidates(
 
     The IDM sees the decoded image, encoded again, as a user's verifier would. An item's candidates share one prefill
     and decode as one batch; with `shared_prefixes` the IDM computes the item's source once for all of them. Equal
-    candidates of an item are one image, which is scored once.
+    candidates of an item are one image, which is scored once. A model without image tokens is asked for its
+    log-likelihoods, as `models.protocols` has them.
     """
     images, codes = generate(forward_model, trajectories, k, seed)
     inverse = score_actions(inverse_model, trajectories, images, codes)
-    rows, first, copies = _find_distinct(codes)
-    sources = forward_model.model.encode([item.source for item in trajectories])
-    distinct = codes.reshape(-1, *codes.shape[2:])[first]  # (D, h, w)
-    forward = forward_model.score_codes(sources[rows], [trajectories[row].action for row in rows], distinct).mean
-    return Candidates(images, codes, inverse, forward.numpy()[copies].reshape(codes.shape[:2]))
+    rows, first, copies = _find_distinct(images, codes)
+    actions = [trajectories[row].action for row in rows]
+    if codes is None:
+        sources = [trajectories[row].source for row in rows]
+        forward = forward_model.log_likelihood(sources, actions, _flatten(images, first))
+    else:
+        sources = forward_model.model.encode([item.source for item in trajectories])
+        distinct = codes.reshape(-1, *codes.shape[2:])[first]  # (D, h, w)
+        forward = forward_model.score_codes(sources[rows], actions, distinct).mean
+    return Candidates(images, codes, inverse, forward.cpu().numpy()[copies].reshape(images.shape[:2]))
 
 
 def score_actions(
-    inverse_model: TokenInverseDynamics, trajectories: Sequence[Trajectory], images: np.ndarray, codes: np.ndarray
+    inverse_model: InverseDynamics,
+    trajectories: Sequence[Trajectory],
+    images: np.ndarray,
+    codes: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return log p(a | o_s, candidate) of every candidate by any model that reads actions, float32 (N, K).
 
     Args:
         images: of the candidates, as of `Candidates`; they are encoded again, for a verifier sees images.
-        codes: of the FDM that drew them (N, K, h, w); equal ones of an item are one image, which is scored once.
+        codes: of the FDM that drew them (N, K, h, w); equal ones of an item are one image, which is scored once. None:
+            every image is scored.
     """
-    rows, first, copies = _find_distinct(codes)
-    sources = inverse_model.model.encode([item.source for item in trajectories])
+    rows, first, copies = _find_distinct(images, codes)
+    actions, distinct = [trajectories[row].action for row in rows], _flatten(images, first)
+    if isinstance(inverse_model, TokenInverseDynamics):
+        sources = inverse_model.model.encode([item.source for item in trajectories])
+        seen = inverse_model.model.encode(distinct)  # (D, h, w)
+        means = inverse_model.score_codes(sources[rows], seen, actions).mean
+    else:
+        means = inverse_model.log_likelihood([trajectories[row].source for row in rows], distinct, actions)
+    return means.cpu().numpy()[copies].reshape(images.shape[:2])
+
+
+def _flatten(images: np.ndarray, places: np.ndarray) -> list[np.ndarray]:
+    """Return the images at `places` of all candidates, item by item."""
     flat = [image for row in images for image in row]
-    seen = inverse_model.model.encode([flat[place] for place in first])  # (D, h, w)
-    means = inverse_model.score_codes(sources[rows], seen, [trajectories[row].action for row in rows]).mean
-    return means.numpy()[copies].reshape(codes.shape[:2])
+    return [flat[place] for place in places]
 
 
-def _find_distinct(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Find the D distinct candidates of codes (N, K, h, w): their items, first places, and whose copy each place is."""
+def _find_distinct(images: np.ndarray, codes: np.ndarray | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the D distinct candidates, by their codes: their items, first places, and whose copy each place is."""
+    rows = np.arange(len(images)).repeat(images.shape[1])
+    if codes is None:
+        return rows, np.arange(len(rows)), np.arange(len(rows))
     # Item-major, as `generate` orders its images: distinct rows of (N * K, 1 + h * w), the item's number first
-    rows = np.arange(len(codes)).repeat(codes.shape[1])
     named = np.column_stack([rows, codes.reshape(len(rows), -1)])
     _, first, copies = np.unique(named, axis=0, return_index=True, return_inverse=True)
     return rows[first], first, copies
 
 
 def score_candidates_in_parts(
-    forward_model: TokenForwardDynamics,
-    inverse_model: TokenInverseDynamics,
+    forward_model: ForwardDynamics,
+    inverse_model: InverseDynamics,
     trajectories: Sequence[Trajectory],
     k: int,
     seed: int,
@@ -145,24 +166,41 @@ def score_candidates_in_parts(
 ) -> Candidates:
     """As `score_candidates`, `items` trajectories at a time; finished parts lie in `folder` and are not drawn again.
 
-    Codes are kept, not images: a resumed run decodes them again, and they take a five-hundredth of the room.
+    Codes are kept, not images: a resumed run decodes them again, and they take a five-hundredth of the room. Of a model
+    without image tokens the images themselves are kept.
     """
     parts, store = [], Store(folder / "candidates.sqlite")
     for start in range(0, len(trajectories), items):
         part, key = trajectories[start : start + items], f"{start:06d}-{k}"
         if kept := store.get(key):
-            arrays = from_arrays(kept)
-            scored = Candidates(restore_geometry(forward_model.model, part, arrays["codes"]), **arrays)
+            scored = _unpack_candidates(kept, forward_model, part, k)
         else:
             scored = score_candidates(forward_model, inverse_model, part, k, seed)
-            store.put(key, to_arrays(codes=scored.codes, inverse=scored.inverse, forward=scored.forward))
+            store.put(key, _pack_candidates(scored))
         parts.append(scored)
         if report:
             report(len(part))
     images = [image for part in parts for row in part.images for image in row]
-    joined = {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("codes", "inverse", "forward")}
+    codes = None if parts[0].codes is None else np.concatenate([part.codes for part in parts])
+    inverse, forward = (np.concatenate([getattr(part, name) for part in parts]) for name in ("inverse", "forward"))
     flat = stacked(images)
-    return Candidates(flat.reshape(len(trajectories), k, *flat.shape[1:]), **joined)
+    return Candidates(flat.reshape(len(trajectories), k, *flat.shape[1:]), codes, inverse, forward)
+
+
+def _pack_candidates(scored: Candidates) -> bytes:
+    if scored.codes is not None:
+        return to_arrays(codes=scored.codes, inverse=scored.inverse, forward=scored.forward)
+    images = {f"image_{place}": image for place, image in enumerate(image for row in scored.images for image in row)}
+    return to_arrays(**images, inverse=scored.inverse, forward=scored.forward)
+
+
+def _unpack_candidates(value: bytes, model: ForwardDynamics, part: Sequence[Trajectory], k: int) -> Candidates:
+    arrays = from_arrays(value)
+    if "codes" in arrays:
+        return Candidates(restore_geometry(model.model, part, arrays["codes"]), **arrays)
+    flat = stacked([arrays[f"image_{place}"] for place in range(len(part) * k)])
+    images = flat.reshape(len(part), k, *flat.shape[1:])
+    return Candidates(images, None, arrays["inverse"], arrays["forward"])
 
 
 def select_best_candidates(candidates: pd.DataFrame, k: int, column: str) -> pd.DataFrame:

@@ -19,10 +19,12 @@ def load_model(name_or_path: str | Path, task: str | None = None, device: str = 
 
     By the `model_type` of its config.json: `chameleon` (also Anole) gives a `UnifiedModel`, `gemma` a `LiquidModel`,
     Qwen2-VL, Qwen2.5-VL, Qwen2.5-Omni, LLaVA and LLaVA-Next an `UnderstandingModel`. A folder with a LoRA adapter
-    (peft) gives the family of its base, with the adapter merged.
+    (peft) gives the family of its base, with the adapter merged. A model of your own that answers as
+    `visdyn.models.protocols` asks is named as `visdyn.plugins` says.
 
     Args:
-        name_or_path: a folder in the `save_pretrained` layout, a folder with an adapter, or a hub id.
+        name_or_path: a folder in the `save_pretrained` layout, a folder with an adapter, a hub id, or a plug-in such as
+            `my_model.py:MyModel`.
         task: None for the model, `idp` for its `InverseDynamics`, `fdp` for its `ForwardDynamics` (of an understanding
             model: the labelled likelihood D2; it cannot sample).
         device: where the model runs.
@@ -37,10 +39,14 @@ def load_model(name_or_path: str | Path, task: str | None = None, device: str = 
     from importlib import import_module
 
     from visdyn.models.checkpoints import locate
+    from visdyn.models.protocols import role_of
     from visdyn.models.understanding.families import FAMILIES
+    from visdyn.plugins import make_plugin
 
     if task not in (None, "idp", "fdp"):
         raise ValueError(f"unknown task {task!r}; one of idp, fdp or None")
+    if (own := make_plugin("models", name_or_path, device=device, **options)) is not None:
+        return own if task is None else role_of(own, task)
     checkpoint = locate(name_or_path)
     family = checkpoint.model_type
     if family not in TOKEN_MODELS and family not in FAMILIES:

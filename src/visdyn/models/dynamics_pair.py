@@ -15,6 +15,7 @@ from visdyn.models.checkpoints import Checkpoint, locate
 from visdyn.models.strict_load import load_adapter
 from visdyn.models.token.unified import TokenForwardDynamics, TokenInverseDynamics, UnifiedModel
 from visdyn.models.weight_files import read_settings
+from visdyn.plugins import find_plugin
 
 ROLES = ("fdp", "idp")
 # Decoding multiplies by the rows of these itself, so an adapter of them would be left out.
@@ -77,6 +78,8 @@ class DynamicsPair:
 
 def shares_base(forward: str | Path, inverse: str | Path) -> bool:
     """Say whether both folders hold LoRA adapters of one token model that can be switched on it."""
+    if any(find_plugin("models", one) is not None for one in (forward, inverse)):
+        return False
     return _can_share_base(locate(forward), locate(inverse))
 
 

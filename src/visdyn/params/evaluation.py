@@ -112,7 +112,8 @@ class ImportedEntry:
 
 @dataclass(frozen=True)
 class JudgeEntry:
-    """A judge: `region` (reference-based), `endpoint` (any OpenAI-compatible server) or `transformers` (local VLM).
+    """A judge: `region` (reference-based), `endpoint` (any OpenAI-compatible server), `transformers` (local VLM) or
+    `plugin` (an `endpoint.plugin_judge.AnsweringJudge` of your own, `model` names it).
 
     Attributes:
         prompt: what it is asked: `paper`, `viescore`, `kit`, or any file of that form

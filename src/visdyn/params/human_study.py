@@ -11,5 +11,5 @@ from visdyn.params.reading import Name, Several
 class HumanStudy:
     """Exported answers of annotators (Bootstrapping, Table 5; Do-Undo, Table 7)."""
 
-    exports: Several[Name]  # CSVs of `python -m visdyn.human_study --export`
+    exports: Several[Name]  # CSVs of `visdyn study serve --export`
     reference: Name  # the system that others are tested against

@@ -1,4 +1,4 @@
-"""What of the environment reaches the science, in one place: `python -m visdyn.pipeline.arithmetic [COMMAND ...]`.
+"""What of the environment reaches the science, in one place: `visdyn arithmetic [COMMAND ...]`.
 
 A stage gets what `PASSED` lists (paths, the hub, proxies, GPUs, the cluster), the variables that params.yaml names
 (keys, `$VISDYN_DATA`) and those that the user names in VISDYN_PASS; then what `SET` says, the same on every machine.
@@ -17,6 +17,7 @@ runs it in that environment.
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
@@ -268,7 +269,7 @@ def settle(environment: Mapping[str, str], threads: int | None = 1) -> tuple[dic
     return settled | ({SWITCHES[0]: "1"} if portable else {}), said
 
 
-def apply(threads: int = 1) -> list[str]:
+def apply(threads: int | None = 1) -> list[str]:
     """Settle this process's own environment, before torch or numpy are imported; return what is to be said.
 
     Raises:
@@ -305,8 +306,11 @@ def _require_avx2() -> None:
         raise StageError(f"PORTABLE needs an x86 processor with AVX2 and FMA, which {name} is not; unset it")
 
 
-def main(arguments: Sequence[str]) -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Print what a stage's environment gets, or run a command in it."""
+    parser = argparse.ArgumentParser(prog="visdyn arithmetic", description=main.__doc__)
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="what is run; without it the variables are printed")
+    arguments = parser.parse_args(arguments).command
     try:
         settled, said = settle(os.environ, 1 if is_portable() else None)
     except StageError as error:
@@ -323,4 +327,4 @@ def main(arguments: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What a profile will take before it runs: `python -m visdyn.pipeline plan --profile profiles/paper --hardware zero2`.
+"""What a profile will take before it runs: `visdyn plan --profile profiles/paper --hardware zero2`.
 
 For each stage GPU-hours, hours, memory of a GPU (and what to change where it does not fit), disk, network, requests to
 judges and their price, each as likely (low-high). Counts come from params.yaml, rates from `benchmarks/plan.yaml`,
@@ -160,7 +160,7 @@ def _show_seconds(value: Range, place: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print a profile's plan; return 1 where a stage does not fit into the GPU, or nothing can be planned."""
-    parser = argparse.ArgumentParser(prog="python -m visdyn.pipeline plan", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="visdyn plan", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default=".", help="folder with params.yaml (default: the embedded default)")
     parser.add_argument("--hardware", help="file in hardware/ (default: the profile's runtime.hardware)")
     parser.add_argument("--gpu", default="h100", help="a name of `gpus` in benchmarks/plan.yaml (default: h100)")

@@ -1,6 +1,6 @@
 """What a stage imports, compared with what its entry in dvc.yaml declares.
 
-`python -m visdyn.pipeline.dependencies` reports the differences, `--write` mends dvc.yaml and its copies in profiles/.
+`visdyn dependencies` reports the differences, `--write` mends dvc.yaml and its copies in profiles/.
 The closure is read from the syntax trees of the notebook and of every module of this package that it leads to: imports
 at any depth (inside functions too), and strings that name a module (registries, `python -m visdyn...` command lines).
 A folder stands for its modules where a stage uses all of them; one left unused keeps them apart, so that no stage hangs
@@ -9,6 +9,7 @@ on a module that it never runs.
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 import sys
@@ -23,7 +24,7 @@ from visdyn.pipeline.guards import read_entries
 
 # Plumbing that carries values but makes none: an edit there must not train everything again. DVC tracks the
 # parameters' values themselves; `dvc repro -f` runs a stage again all the same.
-PLUMBING = ("visdyn.params", "visdyn.paths", "visdyn.pipeline", "visdyn.yaml_files")
+PLUMBING = ("visdyn.params", "visdyn.paths", "visdyn.pipeline", "visdyn.plugins", "visdyn.yaml_files")
 # Modules of the plumbing that write the bytes of results after all.
 RESULT_WRITERS = ("visdyn.pipeline.tables",)
 # What draws pictures for a notebook's reader: neither it nor what it imports makes a result.
@@ -104,11 +105,13 @@ def rewritten(text: str, root: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Report the differences (status 1 where there are any), or mend them with `--write`, profiles included."""
-    root = repository_root()
+    parser = argparse.ArgumentParser(prog="visdyn dependencies", description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="mend dvc.yaml and the profiles' files")
+    write, root = parser.parse_args(arguments).write, repository_root()
     found = differences(root)
     for stage, (missing, extra) in found.items():
         print(f"{stage}: missing {missing}, too many {extra}")
-    if "--write" not in (sys.argv[1:] if arguments is None else arguments):
+    if not write:
         return 1 if profiles.main([]) or found else 0
     if found:
         path = root / "dvc.yaml"

@@ -284,7 +284,7 @@ def render(checks: Sequence[Check]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the examination of a profile; return 1 where something that it needs is missing."""
-    parser = argparse.ArgumentParser(prog="python -m visdyn.pipeline.doctor", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="visdyn doctor", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default=".", help="folder with params.yaml (default: the embedded default)")
     parser.add_argument("--json", action="store_true", help="print the checks as JSON")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""Which family of machines this is, by what its arithmetic gives: `python -m visdyn.pipeline.fingerprint`.
+"""Which family of machines this is, by what its arithmetic gives: `visdyn machine`.
 
 Processors add in another order, so the same training has other bytes on another family of machines. A fingerprint is a
 hash of a few kernels' results on fixed inputs and of a short training's losses, on one thread: two machines with equal
@@ -12,11 +12,13 @@ processor's name is no result, and where the arithmetic differs the results say 
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -177,8 +179,9 @@ def _hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:8]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print this machine as JSON, under the settings of a stage."""
+    argparse.ArgumentParser(prog="visdyn machine", description=main.__doc__).parse_args(arguments)
     for line in apply():
         print(line, file=sys.stderr)
     print(json.dumps(asdict(take_fingerprint()), indent=1, sort_keys=True))

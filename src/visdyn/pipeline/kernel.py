@@ -1,4 +1,4 @@
-"""Executing a notebook with papermill: this environment's kernel, one line per cell, output to a log file."""
+"""Executing a notebook with papermill: this environment's kernel, output to a log file that the console reads."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from visdyn.paths import repository_root
+from visdyn.pipeline.console import Console, name_cell
 from visdyn.pipeline.executed import first_error, write_record
 from visdyn.pipeline.processes import TOKEN, kernel_prefix
 
@@ -27,21 +28,21 @@ class Kernel:
     parameters: dict[str, Any]
     log: Path
     timings: Path
-    title: str
     folders: tuple[str, ...] = ()
 
 
-def execute(run: Kernel) -> str:
+def execute(run: Kernel, console: Console) -> str:
     """Execute the notebook; return an empty string, or the error of the cell that failed.
 
-    The executed notebook, its HTML and its timings are written in every case, also when a signal interrupts. Where
-    they cannot be (a full disk), that is said behind the run's own error, never in its place.
+    The console is told which cell is under way. The executed notebook, its HTML and its timings are written in every
+    case, also when a signal interrupts. Where they cannot be (a full disk), that is said behind the run's own error,
+    never in its place.
     """
     run.output.parent.mkdir(parents=True, exist_ok=True)
     for stale in (run.output, run.output.with_suffix(".html")):
         stale.unlink(missing_ok=True)
     try:
-        error = _execute_cells(run)
+        error = _execute_cells(run, console)
     except BaseException:
         _keep_record(run)
         raise
@@ -65,13 +66,12 @@ def cost() -> dict[str, float]:
     return {"cpu_seconds": round(used.ru_utime + used.ru_stime, 2), "peak_mib": round(used.ru_maxrss / 1024, 1)}
 
 
-def _execute_cells(run: Kernel) -> str:
+def _execute_cells(run: Kernel, console: Console) -> str:
     import papermill
     from papermill.exceptions import PapermillExecutionError
     from traitlets.config import Config
 
     _register_engine()
-    terminal = sys.stderr.isatty()
     logging.getLogger("papermill").setLevel(logging.WARNING)
     prefix = kernel_prefix(os.environ.get(TOKEN, "kernel"))
     place = os.environ.get("TMPDIR")  # not `tempfile.gettempdir()`, which this process may have settled before
@@ -94,10 +94,10 @@ def _execute_cells(run: Kernel) -> str:
                 engine_name="visdyn",
                 kernel_name="python3",
                 cwd=str(repository_root()),
-                progress_bar=terminal,
+                progress_bar=False,
                 stdout_file=log,
                 stderr_file=log,
-                narrate=None if terminal else run.title,
+                console=console,
                 config=Config(ConnectionFileMixin={"transport": "ipc"}),  # files of this user, not open ports
             )
         except PapermillExecutionError as error:
@@ -127,42 +127,32 @@ def _write_kernel_spec(folder: Path) -> None:
 def _register_engine() -> None:
     from papermill.engines import NBClientEngine, papermill_engines
 
-    class NarratingEngine(NBClientEngine):
-        """papermill's engine that also prints one line for each code cell it has run."""
+    class TellingEngine(NBClientEngine):
+        """papermill's engine that also tells the console which code cell is under way."""
 
         @classmethod
-        def execute_managed_notebook(cls, nb_man, kernel_name, narrate=None, **options):
-            if narrate:
-                _print_progress(nb_man, narrate)
+        def execute_managed_notebook(cls, nb_man, kernel_name, console=None, **options):
+            _tell_cells(nb_man, console)
             return super().execute_managed_notebook(nb_man, kernel_name, **options)
 
-    papermill_engines.register("visdyn", NarratingEngine)
+    papermill_engines.register("visdyn", TellingEngine)
 
 
-def _print_progress(manager: Any, title: str) -> None:
+def _tell_cells(manager: Any, console: Console) -> None:
     # Papermill has no hook of its own for a cell's end: the manager's two methods are wrapped.
     complete, start = manager.cell_complete, manager.cell_start
     codes = [index for index, cell in enumerate(manager.nb.cells) if cell.cell_type == "code"]
-    began = {}
+    console.cells, began = len(codes), {}
 
     def started(cell, cell_index=None, **options):
         began[cell_index] = time.monotonic()
+        if cell_index in codes:
+            console.start_cell(codes.index(cell_index) + 1, name_cell(manager.nb.cells, cell_index))
         return start(cell, cell_index, **options)
 
     def completed(cell, cell_index=None, **options):
         if cell_index in codes:
-            number, seconds = codes.index(cell_index) + 1, time.monotonic() - began[cell_index]
-            line = f"{title}: cell {number}/{len(codes)} {seconds:6.1f} s  {_name_cell(manager.nb.cells, cell_index)}"
-            print(line, file=sys.stderr, flush=True)
+            console.end_cell(time.monotonic() - began[cell_index])
         return complete(cell, cell_index, **options)
 
     manager.cell_start, manager.cell_complete = started, completed
-
-
-def _name_cell(cells: list[Any], index: int) -> str:
-    """Name a code cell: by its opening comment, else by the markdown before it, else by its first line."""
-    first = cells[index].source.strip().partition("\n")[0]
-    above = cells[index - 1] if index > 1 else None  # the title speaks for the whole notebook
-    if not first.startswith("#") and above is not None and above.cell_type == "markdown":
-        first = above.source.strip().partition("\n")[0]
-    return first.lstrip("# ")[:70]

@@ -1,16 +1,17 @@
 """Source notebooks: their parameters, the rules they keep, and the hook that keeps outputs out of saved files.
 
-`python -m visdyn.pipeline.notebooks` lints every notebook of the repository; `make environment` puts `strip_outputs`
+`visdyn notebooks` lints every notebook of the repository; `make environment` puts `strip_outputs`
 into the environment's Jupyter configuration, so that opening, running and saving a notebook leaves its bytes as they
 were.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -206,8 +207,9 @@ def _cell_problems(cell: Any) -> Iterator[str]:
             yield f"holds the absolute path {node.value!r}; use stage.path(...)"
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Lint the repository's notebooks; return 1 where a rule is broken."""
+    argparse.ArgumentParser(prog="visdyn notebooks", description=main.__doc__).parse_args(arguments)
     from visdyn.pipeline.guards import read_entries
 
     root, settings = repository_root(), load_params()

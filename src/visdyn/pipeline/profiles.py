@@ -1,6 +1,6 @@
 """Full params.yaml and dvc.yaml of each profile, written from its overrides.
 
-`python -m visdyn.pipeline.profiles` reports the profiles whose files are out of step, `--write` writes them. A profile
+`visdyn profiles` reports the profiles whose files are out of step, `--write` writes them. A profile
 is a folder of `profiles/` with an `overrides.yaml`: the keys of params.yaml in which it differs from the root, or from
 the profile that its key `parent` names. DVC reads whole files, and a symbolic link of an old revision as text, so both
 files are real ones. Lines are copied, not printed anew, so that comments and layout survive.
@@ -8,6 +8,7 @@ files are real ones. Lines are copied, not printed anew, so that comments and la
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from visdyn.paths import repository_root
 from visdyn.yaml_files import YamlError, clipped, compose_yaml, parse_yaml
 
 OVERRIDES = "overrides.yaml"
-HEADER = "# Generated from {sources} by `python -m visdyn.pipeline.profiles --write`; do not edit.\n"
+HEADER = "# Generated from {sources} by `visdyn profiles --write`; do not edit.\n"
 
 
 def profile_files(root: Path) -> dict[Path, str]:
@@ -150,9 +151,11 @@ def _without_header(text: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Report the profiles' files that are out of step (status 1 where there are any), or write them with `--write`."""
+    parser = argparse.ArgumentParser(prog="visdyn profiles", description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="write what is out of step")
     root = repository_root()
     try:
-        if "--write" in (sys.argv[1:] if arguments is None else arguments):
+        if parser.parse_args(arguments).write:
             for path in write_profiles(root):
                 print(f"{path.relative_to(root)} written")
             return 0
@@ -161,7 +164,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     for path in found:
-        print(f"{path.relative_to(root)} is out of step; run `python -m visdyn.pipeline.profiles --write`")
+        print(f"{path.relative_to(root)} is out of step; run `visdyn profiles --write`")
     return 1 if found else 0
 
 

@@ -75,6 +75,7 @@ def _run_held(
 ) -> Path:
     # Imported here so that a notebook's `from visdyn.pipeline.runner import open_stage` need not load papermill.
     from visdyn.pipeline.arithmetic import is_portable, isolate, named_variables, settle
+    from visdyn.pipeline.console import Console, find_place
     from visdyn.pipeline.fingerprint import recall_machine, record_stage
     from visdyn.pipeline.guards import BESIDE, key_of, snapshot
     from visdyn.pipeline.kernel import Kernel, execute
@@ -95,10 +96,11 @@ def _run_held(
     key = f"{key_of(before)}-portable" if is_portable(environment) else key_of(before)
     environment |= _kernel_environment(settings.runtime, log, key, token)
     folders = known_folders(root, repository_root(), settings)
-    kernel = Kernel(notebook, output, parameters, log, root / f".visdyn/timings/{name}.json", name, folders)
-    with _set_environ(environment), supervised(token):
+    kernel = Kernel(notebook, output, parameters, log, root / f".visdyn/timings/{name}.json", folders)
+    console = Console(find_place(root, name, repository_root()), log)
+    with _set_environ(environment), supervised(token), console:
         machine = recall_machine(root / ".visdyn/machine.json")
-        error = execute(kernel)
+        error = execute(kernel, console)
     if error:
         raise StageError(_describe_failure(error, output, log))
     _refuse_changes(root, entry, before)

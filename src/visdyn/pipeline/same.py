@@ -1,4 +1,4 @@
-"""Whether two checkouts made the same bytes: `python -m visdyn.pipeline.same BEFORE AFTER`.
+"""Whether two checkouts made the same bytes: `visdyn same BEFORE AFTER`.
 
 A change that must not change results proves it: run the pipeline before and after on one machine (trained models differ
 from one processor to the next), then compare. What is compared is every file that a stage of either checkout declares
@@ -82,7 +82,7 @@ def first_difference(before: Path, after: Path) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Print what is the same and what is not; status 1 unless every result has the same bytes."""
-    parser = argparse.ArgumentParser(prog="python -m visdyn.pipeline.same", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="visdyn same", description=__doc__.splitlines()[0])
     parser.add_argument("before", type=Path, help="folder of a profile whose pipeline has run")
     parser.add_argument("after", type=Path, help="the same profile's folder in another checkout")
     parser.add_argument("--moved", action="append", default=[], metavar="OLD=NEW", help="a path renamed on purpose")

@@ -1,4 +1,4 @@
-"""Whether two runs say the same: `python -m visdyn.pipeline.verify [REFERENCE] [RUN]`.
+"""Whether two runs say the same: `visdyn verify [REFERENCE] [RUN]`.
 
 Two machines may add in another order; then every trained model differs from its first digits on, and the question is
 whether the claims' verdicts do. Each claim of both runs is decided anew by the code here, and printed in one line: the
@@ -284,7 +284,7 @@ def _machine(profile: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Print the comparison; return 1 where a verdict turned over, 2 where there is nothing to compare."""
     parser = argparse.ArgumentParser(
-        prog="python -m visdyn.pipeline.verify",
+        prog="visdyn verify",
         description="Compare two runs claim by claim and number by number.",
     )
     parser.add_argument("reference", nargs="?", help="folder of a checkout, or git revision (default: HEAD)")

@@ -1,8 +1,8 @@
-"""Build the report of a profile from whatever results it has: `python -m visdyn.reporting [--profile profiles/paper]`.
+"""Build the report of a profile from whatever results it has: `visdyn report [--profile profiles/paper]`.
 
 The two halves of Bootstrapping, C- and L-, in one report:
 
-    python -m visdyn.reporting --profile profiles/paper --beside profiles/paper_liquid --out profiles/paper/joined
+    visdyn report --profile profiles/paper --beside profiles/paper_liquid --out profiles/paper/joined
 
 Unlike stage `figures` it asks for no stage to have run: what is missing stands in the report as `not run`, with the
 stage that makes it.
@@ -22,7 +22,7 @@ from visdyn.reporting.report import build_all
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status (2 where there is no such profile)."""
-    parser = argparse.ArgumentParser(prog="python -m visdyn.reporting", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="visdyn report", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default=".", help="folder with params.yaml")
     parser.add_argument("--beside", nargs="*", default=[], metavar="PROFILE",
                         help="profiles of other families, whose models then stand in the same tables")  # fmt: skip

@@ -1,6 +1,6 @@
 """The tables of `docs/choices.md`, made from `reports/results/choices`: what was tried on the dev items.
 
-`python -m visdyn.reporting.choices_page` rewrites the block after each mark; a test compares the page with the results.
+`visdyn choices` rewrites the block after each mark; a test compares the page with the results.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def block(choice: Choice, chosen: str, table: pd.DataFrame | None) -> str:
         table: of the choice's results; None where nothing was tried.
     """
     if table is None or table.empty:
-        return f"`{choice.parameter}`: not tried yet (`python -m visdyn.stages.choices {choice.name}`).\n"
+        return f"`{choice.parameter}`: not tried yet (`visdyn choices {choice.name}`).\n"
     order = {shown(entries): place for place, entries in enumerate(choice.values)}
     values = sorted(table["value"].unique(), key=lambda value: order.get(value, len(order)))
     metrics = [name for name in METRICS if name in set(table["metric"])]

@@ -1,9 +1,12 @@
 """The README's tables of results, made from `reports/results`: the ledger of claims, then numbers.
 
-`python -m visdyn.reporting.readme` rewrites the block between the two marks; a test compares it with the results.
+`visdyn readme` rewrites the block between the two marks; a test compares it with the results.
 """
 
 from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
 
 import pandas as pd
 
@@ -13,7 +16,7 @@ from visdyn.reporting import ledger, names, provenance, tables
 from visdyn.reporting.results import Results
 from visdyn.reporting.summaries import verification_curves
 
-START, END = "<!-- results: python -m visdyn.reporting.readme -->", "<!-- end of results -->"
+START, END = "<!-- results: visdyn readme -->", "<!-- end of results -->"
 EDITORS = {"base": "Bagel (tiny, trained here)", "doundo": "Do-Undo", "doundo_c": "Do-Undo(c)"}
 
 
@@ -131,11 +134,8 @@ def _aurora(results: Results) -> tuple[str, str]:
     return what, ", and ".join(both)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Rewrite the README of the checkout."""
+    argparse.ArgumentParser(prog="visdyn readme", description=main.__doc__).parse_args(arguments)
     path = repository_root() / "README.md"
     path.write_text(rewritten(path.read_text(), block(Results(repository_root()))))
-
-
-if __name__ == "__main__":
-    main()

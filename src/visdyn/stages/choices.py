@@ -1,6 +1,6 @@
 """Choices made on the dev items: each value of a declared choice is tried, measured, and kept as a row.
 
-`python -m visdyn.stages.choices [NAME ...] [--chains 0 1] [--values 0.001 ...] [--force] [--profile .]`
+`visdyn choices [NAME ...] [--chains 0 1] [--values 0.001 ...] [--force] [--profile .]`
 
 What may be chosen stands in `data/choices.yaml`. A value is trained from the chain's own checkpoints by the kit's own
 recipes (`stages.trials`; what the pipeline has trained with it already is taken), measured on `data/dev`, and written
@@ -96,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m visdyn.stages.choices", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="visdyn choices", description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", metavar="NAME", help="a choice of data/choices.yaml; none is all")
     parser.add_argument("--chains", nargs="+", type=int, help="whose checkpoints trials start from; default: all")
     parser.add_argument("--values", nargs="+", default=(), help="values to try, as the results name them; default: all")

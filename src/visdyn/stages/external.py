@@ -1,6 +1,6 @@
 """What can be measured on the real public data without a model, kept as small results (`reports/results/external/`).
 
-`python -m visdyn.stages.external [--aurora-bench FOLDER] [--epic-validation CSV]`
+`visdyn external [--aurora-bench FOLDER] [--epic-validation CSV]`
 
     AURORA-Bench      the Copy row of Bootstrapping's Table 6, in both geometries -> aurora_copy.csv (half a minute);
                       what a centre crop alone costs in L1 -> crop_cost.csv
@@ -187,7 +187,7 @@ MEASURES = {
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m visdyn.stages.external", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="visdyn external", description=__doc__.splitlines()[0])
     parser.add_argument("--aurora-bench", type=Path, help="AURORA's root, with test.json and data/")
     parser.add_argument("--epic-validation", type=Path, help="EPIC_100_validation.csv")
     return parser

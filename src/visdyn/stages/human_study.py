@@ -33,7 +33,7 @@ def located(stage: Stage) -> list[Path]:
     if missing := [str(path) for path in paths if not path.is_file()]:
         raise StageError(
             f"human_study.exports names {missing[0]}, which is no file; write it with "
-            "`python -m visdyn.human_study --study FOLDER --export CSV`, or take it off the list"
+            "`visdyn study serve FOLDER --export CSV`, or take it off the list"
         )
     return paths
 
@@ -42,7 +42,7 @@ def tables(exports: Sequence[str | Path], reference: str, seed: int) -> dict[str
     """Analyse exported answers.
 
     Args:
-        exports: CSVs that `python -m visdyn.human_study --export` wrote; a study is named by its file's stem.
+        exports: CSVs that `visdyn study serve --export` wrote; a study is named by its file's stem.
         reference: the system that best/worst answers test the others against.
         seed: of intervals and of drawn permutations.
 

@@ -1,6 +1,6 @@
 """A study from the pipeline's own images: `data/generated/outputs` of a profile (docs/architecture.md).
 
-`python -m visdyn.stages.human_study_outputs --out FOLDER [--kind pairwise] [--profile profiles/paper] [--systems A B]`
+`visdyn study prepare --out FOLDER [--kind pairwise] [--profile profiles/paper] [--systems A B]`
 writes one from the images that stages `evaluation` and `evaluation_doundo` keep of a profile's systems (`keep_images`).
 """
 
@@ -117,12 +117,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StudyError, StageError, ParamsError, DatasetError, FileNotFoundError) as error:
         print(f"human study: {error}", file=sys.stderr)
         return 2
-    print(f"{options.out} holds the study ({quarantine.summary()}); serve it: make human-study STUDY={options.out}")
+    print(f"{options.out} holds the study ({quarantine.summary()}); serve it: visdyn study serve {options.out}")
     return 0
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m visdyn.stages.human_study_outputs", description="Write a study.")
+    parser = argparse.ArgumentParser(prog="visdyn study prepare", description="Write a study.")
     parser.add_argument("--out", required=True, type=Path, help="folder to fill")
     parser.add_argument("--kind", choices=(BEST_WORST, PAIRWISE), default=BEST_WORST)
     parser.add_argument("--profile", default=".", help="folder with params.yaml")

@@ -17,6 +17,7 @@ from visdyn.inference.candidates import FOLDER, KEYS, VERIFIERS, keep_candidates
 from visdyn.inference.verification import score_actions, score_candidates_in_parts
 from visdyn.models import load_model
 from visdyn.models.dynamics_pair import load_dynamics
+from visdyn.models.token.unified import TokenForwardDynamics
 from visdyn.params.prompts import SENTENCES, Prompts
 from visdyn.params.verification import Verification
 from visdyn.pipeline.stage import Stage
@@ -88,8 +89,8 @@ def _candidate_table(items: Sequence[Trajectory], job: _Job) -> pd.DataFrame:
     settings = job.settings
     options = {"batch_size": settings.batch_size, "shared_prefixes": settings.shared_prefixes}
     forward, inverse = load_dynamics(job.folder, job.idm, job.device, **options)
-    drawn = asdict(settings.sampling)
-    forward = replace(forward, decoding=settings.decoding, block=settings.block, **drawn)
+    if isinstance(forward, TokenForwardDynamics):  # another model samples as it was written to
+        forward = replace(forward, decoding=settings.decoding, block=settings.block, **asdict(settings.sampling))
     k, part = max(settings.candidates), _BATCHES_IN_A_PART * settings.batch_size
     progress = Progress(f"{run_name(job.arm, job.chain)}: {k} candidates an item", len(items), job.log_seconds)
     scored = score_candidates_in_parts(forward, inverse, items, k, job.seed, job.scratch, part, progress.add)
@@ -101,7 +102,10 @@ def _candidate_table(items: Sequence[Trajectory], job: _Job) -> pd.DataFrame:
     for name, folder in job.rivals.items():
         rival = load_model(folder, "idp", job.device, prompts=job.prompts, **options)
         parts = [slice(start, start + part) for start in range(0, len(items), part)]
-        said[name] = np.concatenate([score_actions(rival, items[p], scored.images[p], scored.codes[p]) for p in parts])
+        codes = [None if scored.codes is None else scored.codes[at] for at in parts]
+        said[name] = np.concatenate(
+            [score_actions(rival, items[at], scored.images[at], own) for at, own in zip(parts, codes, strict=True)]
+        )
     tables = [
         pd.DataFrame(keys).assign(
             candidate=index, **{column: said[name][:, index] for name, column in VERIFIERS.items()}

@@ -7,14 +7,17 @@ leaderboard ask them and know neither. A third is a class here, its metrics in `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
+from visdyn.evaluation.metrics.registry import PAPERS
 from visdyn.models.editors.protocol import Request
+from visdyn.plugins import installed, make_plugin
 from visdyn.trajectory import ReversiblePair, Trajectory
 
 SUFFIXES = {("forward", ""): "fwd", ("reverse", "gt"): "rev", ("reverse", "generated"): "rev_generated"}  # Do-Undo's
 
 
+@runtime_checkable
 class Bench(Protocol):
     """A benchmark of images.
 
@@ -25,6 +28,8 @@ class Bench(Protocol):
         asks: the criteria of judges that answer in words (`evaluation.judges.judge_criteria.CRITERIA`).
         default_prompt: what they are asked unless their entry says otherwise: the paper's own, where it is printed.
         lacks_targets: whether targets of some items were never published.
+
+    One of your own, for `visdyn score`, also has `load(root, quarantine)`, which returns its items (`id` of each).
     """
 
     name: str
@@ -102,3 +107,21 @@ class DoUndoBench:
 
 AURORA_BENCH, DOUNDO_BENCH = AuroraBench(), DoUndoBench()
 BENCHES: dict[str, Bench] = {bench.name: bench for bench in (AURORA_BENCH, DOUNDO_BENCH)}
+
+
+def find_bench(name: str) -> Bench:
+    """Return a benchmark: one of `BENCHES`, or one of your own, named as `visdyn.plugins` says.
+
+    Raises:
+        ValueError: there is no such benchmark, or it has another one's name or paper.
+    """
+    if name in BENCHES:
+        return BENCHES[name]
+    own = make_plugin("benches", name)
+    if own is None:
+        known = ", ".join([*BENCHES, *installed("benches")])
+        raise ValueError(f"no benchmark {name!r}; one of {known}, or a file's: my_bench.py:MyBench")
+    if own.name in BENCHES or (own.paper in PAPERS.values() and PAPERS.get(own.name) != own.paper):
+        raise ValueError(f"{name} calls itself {own.name!r} of paper {own.paper!r}, which another benchmark has")
+    PAPERS[own.name] = own.paper
+    return own

@@ -17,6 +17,7 @@ import pandas as pd
 
 from visdyn.endpoint.client import Endpoint, EndpointError, EndpointSettings, EndpointStoppedError
 from visdyn.endpoint.local_server import LocalSettings
+from visdyn.endpoint.plugin_judge import PluginSettings
 from visdyn.endpoint.replies import Question, Reply, ReplyStore, reply_key
 from visdyn.endpoint.request_progress import Prices, RequestProgress
 from visdyn.evaluation.judges.judge_criteria import Criteria, Scored
@@ -27,6 +28,9 @@ DIRECTIONS = ("forward", "reverse")
 # refused: the server or the model gave no words to read, and said so; unparsable: words without readable scores;
 # failed: no reply at all. Only what has failed is asked again.
 OUTCOMES = ("answered", "unparsable", "refused", "failed")
+
+
+Settings = EndpointSettings | LocalSettings | PluginSettings
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,7 @@ def ask_all(
 
 def kept_replies(
     questions: Sequence[Question],
-    settings: EndpointSettings | LocalSettings,
+    settings: Settings,
     store: ReplyStore,
     repeats: int,
     reason: str,
@@ -124,7 +128,7 @@ def kept_replies(
         return [(one, store.get(one.key), one.problem or reason) for one in asked]
 
 
-def _describe(settings: EndpointSettings | LocalSettings, repeats: int, question: Question) -> list[Asked]:
+def _describe(settings: Settings, repeats: int, question: Question) -> list[Asked]:
     try:
         messages, problem = question.described(settings.max_side), None
     except ImageError as error:
@@ -176,7 +180,7 @@ def judge_items(
 def judge_from_store(
     items: Sequence[JudgedItem],
     prompt: Prompt,
-    settings: EndpointSettings | LocalSettings,
+    settings: Settings,
     store: ReplyStore,
     repeats: int,
     reason: str,

@@ -16,6 +16,7 @@ import pandas as pd
 
 from visdyn.endpoint.client import Endpoint, EndpointSettings, EndpointStoppedError
 from visdyn.endpoint.local_server import LocalEndpoint, LocalSettings
+from visdyn.endpoint.plugin_judge import PluginEndpoint, PluginSettings
 from visdyn.endpoint.replies import ReplyStore
 from visdyn.endpoint.request_progress import Prices
 from visdyn.evaluation.benches.bench import Bench
@@ -23,8 +24,9 @@ from visdyn.evaluation.judges.ask import OUTCOMES, JudgedItem, judge_from_store,
 from visdyn.evaluation.judges.judge_prompts import Prompt, PromptError, load_prompt
 from visdyn.evaluation.systems.outputs import SystemImages, file_name
 from visdyn.params.evaluation import JudgeEntry
+from visdyn.plugins import PluginError
 
-KINDS = ("region", "endpoint", "transformers")
+KINDS = ("region", "endpoint", "transformers", "plugin")
 PROMPT = ["judge_prompt", "prompt_version"]
 SCORES = ["judge", *PROMPT, "paper", "system", "chain", "subset", "id", "direction", "reverse_from", "prompt", "repeat",
           "criterion", "value"]  # fmt: skip
@@ -110,7 +112,7 @@ def judge_bench(
                 prices=prices,
                 report=lambda line: report(f"{name}, {bench.name}: {line}"),
             )
-    except (EndpointStoppedError, FileNotFoundError, OSError, ImportError) as error:
+    except (EndpointStoppedError, OSError, ImportError, PluginError) as error:
         stopped = f"not run: {error}"
         report(f"{name}, {bench.name}: {stopped}")
         table = judge_from_store(judged, prompt, settings, store, entry.repeats, str(error))
@@ -150,7 +152,7 @@ def spread(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "n", "empty", "mean", "sd_repeats"])
 
 
-def _settings(entry: JudgeEntry, prompt: Prompt, device: str) -> EndpointSettings | LocalSettings:
+def _settings(entry: JudgeEntry, prompt: Prompt, device: str) -> EndpointSettings | LocalSettings | PluginSettings:
     usual = SAMPLING | ({"response_format": prompt.criteria.response_format} if prompt.structured else {})
     if "max_completion_tokens" in entry.sampling:  # the same limit by its newer name
         del usual["max_tokens"]
@@ -162,6 +164,9 @@ def _settings(entry: JudgeEntry, prompt: Prompt, device: str) -> EndpointSetting
             raise ValueError(f"sampling of judge {judge_name(entry)}: a model on this machine takes "
                              f"{', '.join(SAMPLING)}, not {unknown[0]}")  # fmt: skip
         return LocalSettings(entry.model, sampling, seed, max_side, device)
+    if entry.kind == "plugin":
+        sampling = {name: value for name, value in sampling.items() if name in entry.sampling}
+        return PluginSettings(entry.model, sampling, seed, max_side, device)
     return EndpointSettings(
         entry.base_url,
         entry.model,
@@ -179,8 +184,9 @@ def _settings(entry: JudgeEntry, prompt: Prompt, device: str) -> EndpointSetting
     )
 
 
-def _endpoint(settings: EndpointSettings | LocalSettings) -> Endpoint | LocalEndpoint:
-    return LocalEndpoint(settings) if isinstance(settings, LocalSettings) else Endpoint(settings)
+def _endpoint(settings: EndpointSettings | LocalSettings | PluginSettings) -> Endpoint | LocalEndpoint | PluginEndpoint:
+    kinds = {EndpointSettings: Endpoint, LocalSettings: LocalEndpoint, PluginSettings: PluginEndpoint}
+    return kinds[type(settings)](settings)
 
 
 def _items(bench: Bench, items: Sequence, system: SystemImages) -> tuple[list[JudgedItem], int]:

@@ -2,7 +2,8 @@
 
 Benchmarks, leaderboard, accounts and tables read these entries. To add a metric that compares a predicted image with
 the true one, write a function `(prediction, target) -> float` in a file of its own and add an entry with `compute`
-below: every benchmark it names then scores it, and the leaderboard, `measures.csv` and the tables know it.
+below: every benchmark it names then scores it, and the leaderboard, `measures.csv` and the tables know it. One of your
+own package is a `Metric` that an entry point of group `visdyn.metrics` names (`visdyn.plugins`); it comes last.
 
     metric("l1_paper", AURORA).higher_is_better   # False
     metric("dino", DOUNDO).heading("reverse")     # "DINO-R"
@@ -14,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import pandas as pd
 
 from visdyn.evaluation.metrics.similarity import l1
 from visdyn.images import ImageRef
+from visdyn.plugins import PluginError, installed
 
 AURORA, DOUNDO, LABELS = "aurora", "doundo", "labels"  # images of B, images of D, action texts of B's Table 1
 PAPERS = {AURORA: "B", DOUNDO: "D", LABELS: "B"}
@@ -95,6 +97,7 @@ def metric(name: str, bench: str) -> Metric:
     Raises:
         KeyError: no such metric.
     """
+    _add_installed()
     if (bench, name) not in _METRICS:
         raise KeyError(f"benchmark {bench} has no metric {name!r}; add it to visdyn.evaluation.metrics.registry")
     return _METRICS[bench, name]
@@ -102,9 +105,20 @@ def metric(name: str, bench: str) -> Metric:
 
 def metrics(bench: str, measured_with: str | None = None) -> list[Metric]:
     """Return a benchmark's metrics, or those of one instrument, in the order in which tables print them."""
+    _add_installed()
     return [
         entry for entry in _METRICS.values() if entry.bench == bench and measured_with in (None, entry.measured_with)
     ]
+
+
+@cache
+def _add_installed() -> None:
+    """Register what installed packages offer, once a process; a benchmark of theirs is called as its entry point."""
+    PAPERS.update({name: name for name in installed("benches") if name not in PAPERS})
+    for name, entry in installed("metrics").items():
+        if not isinstance(entry, Metric):
+            raise PluginError(f"entry point {name} of group visdyn.metrics names {entry!r}, which is no Metric")
+        register(entry)
 
 
 def bench_of(paper: str) -> str:

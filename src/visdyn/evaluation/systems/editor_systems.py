@@ -15,9 +15,10 @@ from visdyn.models.editors.diffusers_editors import DiffusersEditor
 from visdyn.models.editors.endpoint_editor import ApiEditor
 from visdyn.models.editors.protocol import ImageEditor
 from visdyn.params.evaluation import ApiEditorEntry, EditorEntry
+from visdyn.plugins import PluginError
 
 # What a missing model, folder, package or network raises: the system is then left out, and systems.csv says why.
-UNAVAILABLE = (FileNotFoundError, ImportError, OSError, EndpointStoppedError)
+UNAVAILABLE = (FileNotFoundError, ImportError, OSError, EndpointStoppedError, PluginError)
 _CODE = ("models/editors/diffusers_editors.py", "models/editors/bagel_editor.py", "models/bagel")
 
 

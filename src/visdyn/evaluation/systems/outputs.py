@@ -23,6 +23,7 @@ from PIL.PngImagePlugin import PngInfo
 from visdyn.images import ImageRef, load, read_note
 from visdyn.models.editors.protocol import Request
 from visdyn.paths import repository_root
+from visdyn.plugins import file_of
 
 ORIGINS = ("trained", "baseline", "diffusers", "api", "imported")
 LARGE_FILE = 64 * 2**20  # bytes; larger files of a model are told apart by size and time
@@ -190,8 +191,14 @@ def file_name(system: str) -> str:
 
 
 def model_digest(reference: str) -> str:
-    """Return what tells a model from another: the digest of its folder's files, or the hub id as it is."""
+    """Return what tells a model from another: the digest of its folder's files, or the hub id as it is.
+
+    Of a plug-in in a file (`my_model.py:MyModel`) it is the name with the digest of the file; what that file loads is
+    not followed.
+    """
     root = Path(reference)
+    if file := file_of(reference):
+        return f"{Path(reference).name} {_file_digest(file)}"
     if not root.is_dir():
         return reference
     digest = hashlib.sha256()

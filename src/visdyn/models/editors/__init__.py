@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from visdyn.models.adapters import SETTINGS, base_of
-from visdyn.models.editors.protocol import ImageEditor
+from visdyn.models.editors.protocol import ImageEditor, SamplingEditor
+from visdyn.models.protocols import role_of
 from visdyn.models.weight_files import read_settings
+from visdyn.plugins import make_plugin
 
 # Kind of editor -> an `ImageEditor` with `from_pretrained(folder, device=..., dtype=..., **options)`. The kind of a
 # folder is the model_type of its config.json; BAGEL's public folder and diffusers pipelines are known by their files.
@@ -35,7 +37,8 @@ def load_editor(
         name_or_path: a folder or a hub id. A folder with `model_index.json` is a diffusers pipeline
             (`DiffusersEditor`); one with BAGEL's files is a `BagelEditor`; one with `adapter_config.json` is a LoRA of
             BAGEL, whose base is looked for beside it and beside the folders above it, or is a hub id; else the
-            `model_type` of its config.json names a class of `EDITORS`.
+            `model_type` of its config.json names a class of `EDITORS`. One of your own is named as `visdyn.plugins`
+            says, such as `my_editor.py:MyEditor`; a `ForwardDynamics` becomes an editor that samples once.
         adapter: a LoRA folder of `train_bagel`, merged into the BAGEL of `name_or_path`.
         device: `cpu`, `cuda` or `cuda:<n>`.
         dtype: of the weights, such as `bfloat16`; None keeps BAGEL's as stored, and takes a pipeline's as
@@ -46,6 +49,9 @@ def load_editor(
         FileNotFoundError: there is no such folder, or a part of it is missing.
         ValueError: the folder holds something else, or an adapter was given for something that is no BAGEL.
     """
+    made = (make_plugin(group, name_or_path, device=device, dtype=dtype, **options) for group in ("editors", "models"))
+    if (own := next((one for one in made if one is not None), None)) is not None:
+        return own if hasattr(own, "edit") else SamplingEditor(role_of(own, "fdp"))
     kind = _detect_kind(name_or_path)
     if kind == "adapter":
         if adapter is not None:

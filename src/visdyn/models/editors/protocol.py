@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 
 from visdyn.images import ImageRef
+from visdyn.models.protocols import ForwardDynamics
 
 RENORMS = ("none", "global", "channel", "text_channel")
 REVERSE_FROM = ("gt", "generated")
@@ -66,6 +68,7 @@ class Guidance:
             raise ValueError(f"unknown guidance renorm {self.renorm!r}; one of {', '.join(RENORMS)}")
 
 
+@runtime_checkable
 class ImageEditor(Protocol):
     """Anything that edits images by prompt: BAGEL, a diffusers pipeline."""
 
@@ -88,6 +91,21 @@ class ImageEditor(Protocol):
             guidance: None is the editor's own default.
         """
         ...
+
+
+class SamplingEditor:
+    """A forward-dynamics model as an editor: the prompt is the action, and one image is sampled by the item's seed."""
+
+    def __init__(self, model: ForwardDynamics) -> None:
+        self.model = model
+
+    def edit(self, sources, prompts, seeds, steps=None, guidance=None) -> list[np.ndarray]:
+        """Return one sample for each source and action; steps and guidance are a sampler's, and ignored."""
+        check_items(sources, prompts, seeds)
+        return [
+            self.model.sample(source, prompt, 1, torch.Generator().manual_seed(seed))[0]
+            for source, prompt, seed in zip(sources, prompts, seeds, strict=True)
+        ]
 
 
 def check_items(sources: Sequence, prompts: Sequence, seeds: Sequence) -> None:

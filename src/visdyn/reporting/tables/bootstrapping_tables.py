@@ -29,6 +29,7 @@ TOLERANCES = {"l1_paper": "l1", "clip_i": "cosine", "clip_t": "cosine", "clip_t_
 _OF_LABELS = ("actions_per_video", "words_per_action", "selected")  # in annotation/summary.csv
 # Definitions of a next-observation likelihood where there are no image tokens, which the paper does not give.
 _DEFINITIONS = {name: f"{name}, a definition of ours" for name in ("D2", "D2-target", "D3")}
+_DEFINITIONS |= {"own": "the model's own log-likelihood"}
 TABLE3_METRICS = ("editing_success", "minimal_editing")
 PAPERS_ROW = "GPT-4o"  # of Table 6: the paper's judge with the paper's prompt, and no other's
 

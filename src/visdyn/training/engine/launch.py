@@ -170,7 +170,7 @@ class JobError(RuntimeError):
 
 
 def run_jobs(
-    jobs: Sequence[Job], scratch: Path, hardware: Hardware | str | None = None, every: float = 15.0
+    jobs: Sequence[Job], scratch: Path, hardware: Hardware | str | None = None, every: float = 5.0
 ) -> dict[str, float]:
     """Run training jobs, several side by side, and return the seconds that each took.
 
@@ -193,14 +193,15 @@ def run_jobs(
         while waiting or running:
             while len(running) < hardware.slots and (job := _next_ready(waiting, running)):
                 waiting.remove(job)
+                title = f"run {len(jobs) - len(waiting)} of {len(jobs)}, {job.name}"
                 if _is_complete(job, scratch):
                     _copy_output(job, scratch)
-                    say(f"{job.name}: already trained")
+                    say(f"{title}: already trained")
                 else:
-                    running[job.name] = (job, _start_job(job, scratch, hardware), time.monotonic())
+                    running[job.name] = (job, _start_job(job, scratch, hardware), time.monotonic(), title)
             _await_job(running, seconds, scratch, every)
     finally:
-        _end_processes([process for _, process, _ in running.values()])
+        _end_processes([process for _, process, *_ in running.values()])
     return seconds
 
 
@@ -239,7 +240,7 @@ def _await_job(running: dict, seconds: dict, scratch: Path, every: float) -> Non
     """Wait until a job ends, printing progress now and then."""
     interval = Interval(every)
     while running:
-        for name, (job, process, started) in list(running.items()):
+        for name, (job, process, started, title) in list(running.items()):
             if process.poll() is None:
                 continue
             del running[name]
@@ -250,12 +251,12 @@ def _await_job(running: dict, seconds: dict, scratch: Path, every: float) -> Non
             seconds[name] = time.monotonic() - started
             (scratch / job.name / "done").write_text(_job_digest(job))
             _copy_output(job, scratch)
-            say(f"{name}: trained in {seconds[name]:.0f} s")
+            say(f"{title}: trained in {seconds[name]:.0f} s")
             return
         if interval.is_due():
             say(
                 " | ".join(
-                    f"{name}: {_last_lines(_log_path(scratch, job), 1)}" for name, (job, _, _) in running.items()
+                    f"{title}: {_last_lines(_log_path(scratch, job), 1)}" for job, _, _, title in running.values()
                 )
             )
         time.sleep(0.2)

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
+from visdyn.compute.progress import Interval, format_duration
 from visdyn.training.engine.batching import LengthGroupedSampler
 from visdyn.training.engine.sharding import find_non_finite
 
@@ -182,18 +183,18 @@ class _Diagnostics:
 
 
 class LogLine(TrainerCallback):
-    """Prints one line every few seconds, for logs; nothing per step."""
+    """Prints one line every few seconds, with the time left, for logs; nothing per step."""
 
-    def __init__(self, steps: int, seconds: float = 10.0) -> None:
-        self.steps, self.seconds, self.last = steps, seconds, time.monotonic()
+    def __init__(self, steps: int, seconds: float = 2.0) -> None:
+        self.steps, self.interval = steps, Interval(seconds)
+
+    def on_train_begin(self, args, state, control, **_):
+        self.began, self.first = time.monotonic(), state.global_step  # a resumed run has steps that took no time here
 
     def on_log(self, args, state, control, logs=None, **_):
-        finished = state.global_step >= self.steps
-        if (
-            logs
-            and "loss" in logs
-            and state.is_world_process_zero
-            and (finished or time.monotonic() - self.last >= self.seconds)
-        ):
-            self.last = time.monotonic()
-            print(f"step {state.global_step}/{self.steps} loss {logs['loss']:.4f}", flush=True)
+        if not logs or "loss" not in logs or not state.is_world_process_zero:
+            return
+        step = state.global_step
+        if step >= self.steps or self.interval.is_due():
+            left = (time.monotonic() - self.began) / max(step - self.first, 1) * (self.steps - step)
+            print(f"step {step}/{self.steps} loss {logs['loss']:.4f}, {format_duration(left)} left", flush=True)

@@ -1,6 +1,6 @@
 """Serve a human study, or export its answers.
 
-`python -m visdyn.human_study --study FOLDER [--answers SQLITE] [--host HOST] [--port PORT]
+`visdyn study serve FOLDER [--answers SQLITE] [--host HOST] [--port PORT]
     [--public-url URL] [--export CSV]`
 
 By default the pages are served to this machine only. For any other host an access token is required: set
@@ -47,8 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m visdyn.human_study", description=__doc__.splitlines()[0])
-    parser.add_argument("--study", required=True, type=Path, help="folder with study.yaml, items.jsonl and the images")
+    parser = argparse.ArgumentParser(prog="visdyn study serve", description=__doc__.splitlines()[0])
+    parser.add_argument("study", type=Path, help="folder with study.yaml, items.jsonl and the images")
     parser.add_argument("--answers", type=Path, help="SQLite file of the answers (default: FOLDER/answers.sqlite)")
     parser.add_argument("--host", default="127.0.0.1", help=f"beyond this machine {TOKEN} is needed")
     parser.add_argument("--port", type=int, default=8765)
@@ -86,7 +86,3 @@ def _serve_study(study: Study, store: Store, host: str, port: int, token: str | 
     uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, log_level="warning", ws="none",
                 proxy_headers=False, timeout_keep_alive=30, limit_concurrency=1000,
                 http=BehindProxy if public_url else BoundedProtocol)  # fmt: skip
-
-
-if __name__ == "__main__":
-    sys.exit(main())
