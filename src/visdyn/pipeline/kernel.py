@@ -16,7 +16,7 @@ from typing import Any
 from visdyn.paths import repository_root
 from visdyn.pipeline.console import Console, name_cell
 from visdyn.pipeline.executed import first_error, write_record
-from visdyn.pipeline.processes import TOKEN, kernel_prefix
+from visdyn.pipeline.processes import TOKEN, kernel_prefix, reap_orphans
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def _keep_record(run: Kernel) -> str:
     """Write what is kept of a run; return why that cannot be done, "" where it can."""
     try:
         if run.output.exists():
+            reap_orphans(os.environ.get(TOKEN, ""))
             write_record(run.output, run.timings, cost(), run.folders)
     except Exception as problem:  # whatever a half-written notebook makes of its reader
         line = str(problem).partition("\n")[0]

@@ -28,6 +28,7 @@ TOKEN = "VISDYN_RUN"
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 PATIENCE = 30.0  # seconds for processes that were killed to be gone
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 class Interrupted(KeyboardInterrupt):
@@ -66,6 +67,27 @@ def end_marked(token: str, grace: float = 5.0) -> int:
         print(f"processes {', '.join(map(str, left))} could not be ended; end them before the next run",
               file=sys.stderr)  # fmt: skip
     return len(first)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of whatever descendant loses its own (Linux): pools' processes hang on a server, not a kernel."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def reap_orphans(token: str, patience: float = 5.0) -> None:
+    """Wait for the run's processes to end by themselves, at most `patience` seconds, and take the adopted ones in.
+
+    Only a process that was waited for is counted in what a stage used.
+    """
+    deadline = time.monotonic() + patience
+    while marked(token) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for folder in Path("/proc").glob("[0-9]*"):
+        fields = _read_stat(int(folder.name))
+        if fields[:2] == ["Z", str(os.getpid())]:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(int(folder.name), os.WNOHANG)
 
 
 def guard_start() -> None:
@@ -114,6 +136,7 @@ def supervised(token: str) -> Iterator[None]:
         raise Interrupted(signum)
 
     signals = _list_signals()
+    adopt_orphans()
     watchdog = _start_watchdog(token)
     previous = {name: signal.signal(name, stop) for name in signals}
     try:
