@@ -133,6 +133,7 @@ def stage(tiny_folder, trajectories, tmp_path):
         chains=(0, 1),
         results=lambda: results,
         root=tmp_path,
+        quarantine=lambda: Quarantine(folders=(tmp_path,)),
         scratch=lambda key: tmp_path / "scratch" / key,
         seed=0,
         settings=replace(settings, runtime=replace(settings.runtime, codes="codes")),

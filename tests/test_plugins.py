@@ -20,7 +20,7 @@ from visdyn.models import load_model
 from visdyn.models.dynamics_pair import load_dynamics
 from visdyn.models.editors import load_editor
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
-from visdyn.plugins import PluginError, find_plugin, load_file
+from visdyn.plugins import PluginError, find_plugin, import_file
 from visdyn.trajectory import Trajectory
 
 FILE = Path(__file__).with_name("own_models.py")
@@ -67,7 +67,7 @@ def test_a_file_that_breaks_says_which_and_why(tmp_path):
     path = tmp_path / "broken.py"
     path.write_text("import nothing_of_that_name\n")
     with pytest.raises(PluginError, match=r"broken.py cannot be imported: ModuleNotFoundError"):
-        load_file(path)
+        import_file(path)
 
 
 def test_hub_ids_and_folders_are_no_plugins():
@@ -80,7 +80,7 @@ def test_an_entry_point_names_a_model(monkeypatch):
         name, value = "mine", "own_models:Both"
 
         def load(self):
-            return load_file(FILE).Both
+            return import_file(FILE).Both
 
     monkeypatch.setattr(plugins, "entry_points", lambda group: [Point()] if group == "visdyn.models" else [])
     plugins.installed.cache_clear()
@@ -159,7 +159,7 @@ def test_an_own_model_edits_where_editors_do(items):
 
 def test_an_installed_metric_is_measured_last(monkeypatch):
     monkeypatch.setattr(registry, "_METRICS", dict(registry._METRICS))
-    monkeypatch.setattr(registry, "installed", lambda group: {"rmse": load_file(FILE).RMSE})
+    monkeypatch.setattr(registry, "installed", lambda group: {"rmse": import_file(FILE).RMSE})
     registry._add_installed.cache_clear()
     try:
         assert registry.metrics(registry.AURORA)[-1].name == "rmse"

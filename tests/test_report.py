@@ -140,8 +140,8 @@ def test_published_stands_beside_ours(page):
 
 
 def test_wide_tables_are_printed_across(page):
-    assert '<article id="b_table6" class="wide">' in page
-    assert '<article id="b_table1">' in page
+    assert '<article id="b_table6" class="wide" ' in page
+    assert '<article id="b_table1" data-paper' in page
     assert "@page wide { size: A4 landscape" in page
 
 

@@ -86,7 +86,7 @@ def test_a_damaged_file_is_refused_and_what_can_be_read_is_saved(tmp_path, capsy
     content = bytearray(path.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 4096 * 3] = b"\xff" * 4096 * 3
     path.write_bytes(content)
-    with pytest.raises(StoreError, match=r"visdyn\.compute\.store .* NEW"):
+    with pytest.raises(StoreError, match=r"visdyn store .* NEW"):
         dict(store.items())
     store.close()
     count = salvage(path, tmp_path / "new.sqlite")

@@ -357,6 +357,7 @@ def try_kills(draw: random.Random, folder: Path) -> Iterator[Case]:
 def try_full_disks(draw: random.Random, folder: Path) -> Iterator[Case]:
     """A file may not grow (as on a full disk) while a record is written: the old one stands, the cause is named."""
     from visdyn.pipeline import kernel
+    from visdyn.pipeline.console import Console, Place
 
     while True:
         room = draw.randrange(0, 4000)
@@ -364,19 +365,19 @@ def try_full_disks(draw: random.Random, folder: Path) -> Iterator[Case]:
         def case(room=room) -> str:
             path = folder / "out/a.ipynb"
             shutil.rmtree(folder / "out", ignore_errors=True)
-            run_of = kernel.Kernel(folder / "a.ipynb", path, {}, folder / "log", folder / "timings.json", "a")
+            run_of = kernel.Kernel(folder / "a.ipynb", path, {}, folder / "log", folder / "timings.json")
             notebook = {"cells": [], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}
             before = resource.getrlimit(resource.RLIMIT_FSIZE)
             old, handler = kernel._execute_cells, signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
-            def fill(run):
+            def fill(run, console):
                 run.output.write_text(json.dumps(notebook))
                 resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
                 return "cell 3 failed with OSError: No space left on device"
 
             kernel._execute_cells = fill
             try:
-                said = kernel.execute(run_of)
+                said = kernel.execute(run_of, Console(Place("a"), folder / "log", stream=io.StringIO()))
             finally:
                 resource.setrlimit(resource.RLIMIT_FSIZE, before)
                 signal.signal(signal.SIGXFSZ, handler)

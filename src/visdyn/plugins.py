@@ -46,7 +46,7 @@ def find_plugin(group: str, reference: str | Path) -> Any | None:
     """
     text = str(reference)
     if match := _IN_FILE.fullmatch(text):
-        module = load_file(match["file"])
+        module = import_file(match["file"])
         return _named_in(module, match["name"] or _only_class(module), text)
     if match := _IN_MODULE.fullmatch(text):
         try:
@@ -89,7 +89,7 @@ def installed(group: str) -> dict[str, Any]:
     return found
 
 
-def load_file(path: str | Path) -> ModuleType:
+def import_file(path: str | Path) -> ModuleType:
     """Import a file as a module, once a process and content.
 
     Raises:

@@ -23,7 +23,7 @@ from visdyn.evaluation.judges.judge_prompts import load_prompt
 from visdyn.evaluation.metrics.registry import Metric
 from visdyn.models.editors.protocol import ImageEditor
 from visdyn.models.protocols import ForwardDynamics, InverseDynamics
-from visdyn.plugins import PluginError, load_file, make_plugin, own_classes
+from visdyn.plugins import PluginError, import_file, make_plugin, own_classes
 
 ACTIONS = ["open the drawer", "put the cup down", "turn the lamp on"]
 CLOSE = 1e-3  # nats by which a log-likelihood may change with what it is computed beside
@@ -62,7 +62,7 @@ def check_file(path: str, size: int = 64, device: str = "cpu", root: str | None 
     Raises:
         PluginError: there is no such file, it cannot be imported, or it holds nothing that the kit could use.
     """
-    module, findings = load_file(path), []
+    module, findings = import_file(path), []
     for name, value in _find_parts(module):
         made = value
         if inspect.isclass(value):

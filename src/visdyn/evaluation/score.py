@@ -33,7 +33,7 @@ from visdyn.evaluation.leaderboard import leaderboard
 from visdyn.evaluation.metrics.action_accuracy import ActionClassifier
 from visdyn.evaluation.metrics.captions import Captioner, captions_of, read_captions
 from visdyn.evaluation.metrics.optical_flow_backends import NamedFlow, resolved
-from visdyn.evaluation.metrics.registry import NEWER_COLUMNS, Metric, metrics, newer_values, register
+from visdyn.evaluation.metrics.registry import NEWER_COLUMNS, metrics, newer_values, register_file
 from visdyn.evaluation.systems import doundo_systems, forward_systems
 from visdyn.evaluation.systems.baselines import baseline_systems
 from visdyn.evaluation.systems.image_folder import EXTENSIONS
@@ -43,7 +43,6 @@ from visdyn.models.editors.protocol import REVERSE_FROM
 from visdyn.models.encoders import ImageEncoder, ImageTextEncoder
 from visdyn.params.evaluation import JudgeEntry
 from visdyn.paths import repository_root
-from visdyn.plugins import load_file
 from visdyn.quarantine import Quarantine
 from visdyn.yaml_files import parse_yaml
 
@@ -196,7 +195,7 @@ def _aurora(bench: Bench, options: argparse.Namespace, quarantine: Quarantine) -
     keys = [(item.subset, item.id) for item in kept]
     captions = captions_of("target", keys, [item.target for item in kept], known, model)
     clip, dino, notes = _encoders(options)
-    evaluation = ForwardEvaluation(kept, captions, None, clip, dino, True, model)
+    evaluation = ForwardEvaluation(kept, captions, None, clip, dino, True, model, tuple(options.plugin))
     systems = [*baseline_systems(AURORA_BENCH, kept, AURORA_BENCH.requests(), 0), own]
     return kept, len(items), systems, forward_systems.score_forward(evaluation, systems), notes
 
@@ -218,6 +217,7 @@ def _doundo(bench: Bench, options: argparse.Namespace, quarantine: Quarantine) -
         kept, captions, None, clip, dino, options.flow_size or None, flow, prompts=True,
         edited_captions=model, classes=load_classes(options.annotations) if options.classifier else {},
         classifier=ActionClassifier.from_file(options.classifier, options.device) if options.classifier else None,
+        metric_files=tuple(options.plugin),
     )  # fmt: skip
     requests = DOUNDO_BENCH.requests([options.prompt], REVERSE_FROM)
     systems = [*baseline_systems(DOUNDO_BENCH, kept, requests, 0), own]
@@ -294,11 +294,14 @@ def _encoders(options: argparse.Namespace) -> tuple[ImageTextEncoder | None, Ima
     """Return CLIP and DINO, None where one is left out, and a note for each: what it is, or how to get it."""
     loaded, notes = [], []
     usual = ENCODERS[options.bench]
-    for kind, place, label in ((ImageTextEncoder, 0, "clip"), (ImageEncoder, 1, "dino")):
+    for load, place, label in (
+        (ImageTextEncoder.from_pretrained, 0, "clip"),
+        (ImageEncoder.from_pretrained, 1, "dino"),
+    ):
         name, preset, note = _choose_encoder(options, usual[place], usual[2], label)
         notes.append(f"{label.upper()}: {note}")
         try:
-            loaded.append(kind.from_pretrained(name, preset, options.device) if name else None)
+            loaded.append(load(name, preset, options.device) if name else None)
         except OSError as error:
             raise ScoreError(f"{label.upper()} {name} is neither a folder nor in the Hugging Face cache, and cannot be "
                              f"fetched; `hf download {name}` where there is a network, or --encoders embedded, or "
@@ -354,13 +357,8 @@ def _judges(options: argparse.Namespace) -> list[JudgeEntry]:
 
 def _register_metrics(files: Sequence[str], bench: Bench) -> None:
     for file in files:
-        values = [value for value in vars(load_file(file)).values() if isinstance(value, Metric)]
-        found = [entry for entry in values if entry.bench == bench.name]
-        if not found:
+        if not register_file(file, bench.name):
             raise ScoreError(f"{file} holds no Metric of {bench.name}; `visdyn check {file}` says what it holds")
-        for entry in found:
-            if entry not in metrics(bench.name):
-                register(entry)
 
 
 def _name(options: argparse.Namespace) -> str:

@@ -123,7 +123,7 @@ class JudgeEntry:
             one of those that are sent by default (`evaluation.judges.run.SAMPLING`, `response_format`).
     """
 
-    kind: Literal["region", "endpoint", "transformers"]
+    kind: Literal["region", "endpoint", "transformers", "plugin"]
     name: Text = ""
     model: Text = ""
     base_url: Unquoted = ""

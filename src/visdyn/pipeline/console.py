@@ -239,10 +239,13 @@ def _read_runs(said: str) -> Iterator[tuple[int, int, float]]:
 
 
 def fit(line: str, width: int) -> str:
-    """Cut a line to a width: its beginning and its end stay, for the times stand there."""
+    """Cut a line to a width: the time of the whole run goes first, then the middle, as the stage's time stands last."""
     if len(line) <= width:
         return line
     head, _, tail = line.rpartition(" | ")
+    tail = tail.partition("; ")[0]
+    if head and len(shorter := f"{head} | {tail}") <= width:
+        return shorter
     room = width - len(tail) - 4
     return f"{head[:room]}… | {tail}" if room > 20 else f"{line[: max(width - 1, 0)]}…"
 

@@ -70,7 +70,7 @@ def end_marked(token: str, grace: float = 5.0) -> int:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever descendant loses its own (Linux): pools' processes hang on a server, not a kernel."""
+    """Become the parent of what loses its own (Linux): a pool's processes hang on a server that no kernel waits for."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 

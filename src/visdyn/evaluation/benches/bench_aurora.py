@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from visdyn.evaluation.metrics.region_verdicts import NAMES, region_verdicts
-from visdyn.evaluation.metrics.registry import AURORA, metrics
+from visdyn.evaluation.metrics.registry import AURORA, metrics, register_file
 from visdyn.evaluation.metrics.similarity import ImageEncoder, ImageTextEncoder, row_cosines
 from visdyn.images import ImageRef, load
 from visdyn.trajectory import Trajectory
@@ -30,6 +30,7 @@ class ForwardEvaluation:
         region: whether the region judge judges.
         edited_captions: writes a caption of each edited image, for CLIP-T's other reading (`clip_t_edited`); None
             leaves that metric out.
+        metric_files: files with further metrics (`evaluation.metrics.registry.register_file`).
     """
 
     trajectories: Sequence[Trajectory]
@@ -39,6 +40,7 @@ class ForwardEvaluation:
     dino: ImageEncoder | None
     region: bool = True
     edited_captions: Callable[[Sequence[ImageRef]], list[str]] | None = None
+    metric_files: tuple[str, ...] = ()
     sources: list[ImageRef] = field(init=False)
     targets: list[ImageRef | None] = field(init=False)
 
@@ -73,7 +75,7 @@ class ForwardEvaluation:
         verdicts = self._verdicts(rows, images) if self.region else {name: np.full(len(rows), np.nan) for name in NAMES}
         table = self._keys(rows).assign(
             **verdicts,
-            **compared(AURORA, images, targets),
+            **compared(AURORA, images, targets, self.metric_files),
             clip_i=cosines(clip, self._clip_targets, rows),
             clip_t=cosines(clip, self._texts, rows),
             dino=cosines(features(self.dino, images), self._dino_targets, rows),
@@ -120,8 +122,16 @@ def cosines(found: np.ndarray | None, truths: Embedded, rows: Sequence[int]) -> 
     return values
 
 
-def compared(bench: str, images: Sequence[ImageRef], targets: Sequence[ImageRef | None]) -> dict[str, list[float]]:
-    """Return every metric of a benchmark that compares an image with its target; NaN without a target."""
+def compared(
+    bench: str, images: Sequence[ImageRef], targets: Sequence[ImageRef | None], files: Sequence[str] = ()
+) -> dict[str, list[float]]:
+    """Return every metric of a benchmark that compares an image with its target; NaN without a target.
+
+    Args:
+        files: with metrics of the user's own, which a pool's process has not registered yet.
+    """
+    for file in files:
+        register_file(file, bench)
     pairs = list(zip(images, targets, strict=True))
     return {
         entry.name: [float("nan") if target is None else entry.compute(image, target) for image, target in pairs]

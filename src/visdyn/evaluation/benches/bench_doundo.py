@@ -43,6 +43,7 @@ class EditingEvaluation:
             nobody knows.
         classifier: recognises verb and noun of each image (`action_accuracy`, `noun_accuracy`); None leaves them out.
         classes: verb and noun class of each pair, by its id, for the classifier.
+        metric_files: files with further metrics (`evaluation.metrics.registry.register_file`).
     """
 
     pairs: Sequence[ReversiblePair]
@@ -58,6 +59,7 @@ class EditingEvaluation:
     familiarity: Sequence[str] | None = None
     classifier: ActionClassifier | None = None
     classes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    metric_files: tuple[str, ...] = ()
     starts: list[ImageRef] = field(init=False)
     ends: list[ImageRef] = field(init=False)
 
@@ -153,7 +155,9 @@ class EditingEvaluation:
         ahead = direction == "forward"
         rows, arrays = list(images), list(images.values())
         if not rows:
-            return pd.DataFrame(columns=[*NAMES, "dino", "clip_t", *compared(DOUNDO, [], [])], index=[], dtype=float)
+            return pd.DataFrame(
+                columns=[*NAMES, "dino", "clip_t", *compared(DOUNDO, [], [], self.metric_files)], index=[], dtype=float
+            )
         side = 1 if ahead else 0
         targets = [(self.ends if ahead else self.starts)[row] for row in rows]
         clip = features(self.clip, arrays)
@@ -161,7 +165,7 @@ class EditingEvaluation:
             **self._verdicts(rows, arrays, ahead),
             "dino": cosines(features(self.dino, arrays), self._dino_targets[side], rows),
             "clip_t": cosines(clip, self._texts[side], rows),
-            **compared(DOUNDO, arrays, targets),
+            **compared(DOUNDO, arrays, targets, self.metric_files),
         }
         if self.edited_captions is not None and clip is not None:
             texts = self.clip.embed_texts(self.edited_captions([refs[row] for row in rows]))

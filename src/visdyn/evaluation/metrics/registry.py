@@ -21,7 +21,7 @@ import pandas as pd
 
 from visdyn.evaluation.metrics.similarity import l1
 from visdyn.images import ImageRef
-from visdyn.plugins import PluginError, installed
+from visdyn.plugins import PluginError, import_file, installed
 
 AURORA, DOUNDO, LABELS = "aurora", "doundo", "labels"  # images of B, images of D, action texts of B's Table 1
 PAPERS = {AURORA: "B", DOUNDO: "D", LABELS: "B"}
@@ -65,8 +65,8 @@ class Metric:
 
     @property
     def paper(self) -> str:
-        """B or D, as result tables name the papers."""
-        return PAPERS[self.bench]
+        """B or D, as result tables name the papers; a benchmark of the user's own names itself."""
+        return PAPERS.get(self.bench, self.bench)
 
     def heading(self, direction: str = "") -> str:
         """Return the head of its column for images of one direction (`forward`, `reverse`; empty: neither)."""
@@ -89,6 +89,20 @@ def register(entry: Metric) -> Metric:
         raise ValueError(f"benchmark {entry.bench} has a metric {entry.name!r} already; give this one another name")
     _METRICS[entry.bench, entry.name] = entry
     return entry
+
+
+def register_file(file: str, bench: str) -> int:
+    """Register what a file of the user's own holds for a benchmark, once a process; return how many metrics it holds.
+
+    Raises:
+        PluginError: there is no such file, or it cannot be imported.
+        ValueError: as `register`.
+    """
+    entries = [one for one in vars(import_file(file)).values() if isinstance(one, Metric) and one.bench == bench]
+    for entry in entries:
+        if entry not in metrics(bench):
+            register(entry)
+    return len(entries)
 
 
 def metric(name: str, bench: str) -> Metric:
