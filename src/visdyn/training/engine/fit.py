@@ -20,6 +20,7 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from visdyn.params.dynamics import FineTuning
 from visdyn.params.training import check_pace
 from visdyn.readers import read_json
+from visdyn.training.engine.curves import CurveFile, find_curves, make_trackers
 from visdyn.training.engine.sharding import resolve_hardware
 from visdyn.training.engine.trainer import (
     COMPLETE,
@@ -112,7 +113,8 @@ def fit(
         recipe: the science settings.
         scratch: folder for resume state, not shared with another run.
         collate: makes a batch from a list of items.
-        hardware: extra `TrainingArguments` (for example `deepspeed`, `activation_checkpointing`).
+        hardware: extra `TrainingArguments` (for example `deepspeed`, `activation_checkpointing`), and `report_to`: the
+            trackers of the run's curves (see `visdyn.training.engine.curves`).
         loss_normalizer: of a batch, what its loss is a mean over (a sum of weights). With it a batch that is split
             over ranks and accumulation steps has the loss of the whole, also where the parts weigh differently.
         save: writes the trained model; called with the history, on every rank.
@@ -123,7 +125,9 @@ def fit(
         DivergedError: a loss, the gradients or the trained weights are no numbers; nothing of them is saved.
     """
     scratch = Path(scratch)
-    arguments = _training_arguments(recipe, scratch, resolve_hardware(hardware or {}))
+    hardware = resolve_hardware(hardware or {})
+    curves, trackers = find_curves(scratch), hardware.pop("report_to", ())
+    arguments = _training_arguments(recipe, scratch, hardware)
     _claim_scratch(scratch, recipe, arguments)
     trained_only(model)
     trainer = RecipeTrainer(
@@ -131,9 +135,10 @@ def fit(
         args=arguments,
         train_dataset=dataset,
         data_collator=collate,
-        callbacks=[LogLine(recipe.steps), MarkComplete(), EndAtLastStep()],
+        callbacks=[LogLine(recipe.steps), MarkComplete(), EndAtLastStep(), *make_trackers(trackers, curves)],
         loss_normalizer=loss_normalizer,
     )
+    trainer.add_callback(CurveFile(curves, recipe.batch_size, lambda: trainer.tokens, arguments.world_size))
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=_last_complete(scratch, arguments))
@@ -188,7 +193,7 @@ def _training_arguments(recipe: Recipe, scratch: Path, hardware: dict) -> Traini
         save_steps=recipe.save_every,
         save_total_limit=2,
         save_strategy="steps",
-        report_to="none",
+        report_to="none",  # `make_trackers` makes those of the hardware file; "all" would take whatever is installed
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=accelerated,

@@ -59,6 +59,7 @@ class TrainerOptions:
         gradient_accumulation_steps: parts in which a batch is worked through.
         activation_checkpointing: computes activations again instead of keeping them.
         ddp_timeout: seconds that a rank waits for the others.
+        report_to: trackers of the curves, beside the plain file that is always written.
     """
 
     deepspeed: Name | None = None
@@ -68,6 +69,7 @@ class TrainerOptions:
     dataloader_prefetch_factor: Annotated[int, Within(1, 1024)] | None = None
     dataloader_persistent_workers: bool = False
     ddp_timeout: Annotated[int, Within(1, 86_400)] = 1800
+    report_to: tuple[Literal["dvclive", "tensorboard", "wandb", "trackio"], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from transformers import Trainer, TrainerCallback
 
 from visdyn.compute.progress import Interval, format_duration
 from visdyn.training.engine.batching import LengthGroupedSampler
+from visdyn.training.engine.curves import count_tokens
 from visdyn.training.engine.sharding import find_non_finite
 
 COMPLETE = "complete"
@@ -33,7 +34,7 @@ class RecipeTrainer(Trainer):
 
     def __init__(self, *args, loss_normalizer: Callable | None = None, **kwargs) -> None:
         self.loss_normalizer, self.micro_batches = loss_normalizer, 1
-        self.diagnostics = _Diagnostics()
+        self.diagnostics, self.tokens = _Diagnostics(), 0
         super().__init__(*args, **kwargs)
 
     def _get_train_sampler(self, train_dataset=None):
@@ -53,6 +54,7 @@ class RecipeTrainer(Trainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None, **_):
         outputs = model(**inputs)
         self.diagnostics.add(outputs)
+        self.tokens += count_tokens(inputs)
         loss = outputs["loss"]
         if num_items_in_batch is not None:
             # Ranks and accumulation steps are averaged: each part counts by its share of the normalizer.
