@@ -34,7 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"ci": 8, "day": 60, "night": 600}  # cases of a family; what starts processes has a tenth
 SECONDS = 60  # that a case may take before it counts as hanging
 # Readers whose families are not closed yet: they are counted and shown, and no test waits for them.
-OPEN = ("params",)
+OPEN = ()
 FOREIGN = (AttributeError, IndexError, KeyError, RecursionError, TypeError, UnicodeError, MemoryError)
 
 
@@ -235,6 +235,163 @@ def try_params(draw: random.Random, folder: Path) -> Iterator[Case]:
             return ""
 
         yield Case(kind, case)
+
+
+@family("values")
+def try_values(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """One value of params.yaml, replaced by a strange one: refused in words, or taken as it stands, and finite."""
+    from visdyn.params import Params
+    from visdyn.params.reading import from_mapping
+    from visdyn.yaml_files import parse_yaml
+
+    text = (ROOT / "params.yaml").read_text()
+    places = list(_list_leaves(parse_yaml(text, "params.yaml")))
+    strange = (
+        float("nan"),
+        float("inf"),
+        -1,
+        0,
+        1e9,
+        2.5,
+        True,
+        "",
+        "x",
+        "../..",
+        "\x00",
+        [],
+        {},
+        [[]],
+        None,
+        [-1],
+        10**30,
+    )
+    while True:
+        place, value = draw.choice(places), draw.choice(strange)
+
+        def case(place=place, value=value) -> str:
+            values = parse_yaml(text, "params.yaml")
+            values.pop("root", None)
+            owner = values
+            for key in place[:-1]:
+                owner = owner[key]
+            owner[place[-1]] = value
+            read = from_mapping(Params, values, "params.yaml")
+            if isinstance(value, float) and value != value:
+                return "not a number is taken for one"
+            for key in place:
+                read = read[key] if isinstance(read, (dict, tuple)) else getattr(read, key)
+            same = value == (list(read) if isinstance(read, tuple) else read) and isinstance(read, bool) == isinstance(
+                value, bool
+            )
+            return "" if same else f"read as {read!r}"
+
+        yield Case(f"{'.'.join(map(str, place))} is {str(value)[:20]!r}", case)
+
+
+def _list_leaves(values, place: tuple = ()) -> Iterator[tuple]:
+    for key, value in values.items() if isinstance(values, dict) else enumerate(values):
+        if isinstance(value, (dict, list)) and value:
+            yield from _list_leaves(value, (*place, key))
+        elif (*place, key) != ("root",):
+            yield (*place, key)
+
+
+@family("weights", divisor=2)
+def try_weights(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """A tiny checkpoint with lost, misnamed, misshapen, damaged weights: refused, or the model that was meant."""
+    from conftest import build_tiny_model
+    from safetensors.torch import load_file, save_file
+
+    from visdyn.models import load_model
+
+    good = folder / "good"
+    build_tiny_model().save(good)
+    tensors = load_file(good / "model.safetensors")
+    images = [Image.fromarray(np.random.default_rng(n).integers(0, 256, (16, 16, 3), dtype=np.uint8)) for n in range(2)]
+
+    def likelihood(path: Path) -> float:
+        return float(load_model(path).forward_dynamics.log_likelihood(images[:1], ["open the cup"], images[1:])[0])
+
+    meant = likelihood(good)
+    names, kinds = sorted(tensors), ("lost", "misnamed", "misshapen", "not a number")
+    while True:
+        kind = draw.choice([*kinds, "prefixed", "layers", "width", "header", "cut", "pointer", "empty", "settings"])
+        name, at, noise = draw.choice(names), draw.random(), draw.randbytes(8)
+        strange = mutate_text(draw, (good / "config.json").read_text())[1]
+
+        def case(kind=kind, name=name, at=at, noise=noise, strange=strange) -> str:
+            bad = folder / "bad"
+            shutil.rmtree(bad, ignore_errors=True)
+            shutil.copytree(good, bad)
+            weights, file = dict(tensors), bad / "model.safetensors"
+            settings = json.loads((bad / "config.json").read_text())
+            if kind == "lost":
+                del weights[name]
+            elif kind == "misnamed":
+                weights[name + "_"] = weights.pop(name)
+            elif kind == "misshapen":
+                weights[name] = weights[name].repeat(2, *[1] * (weights[name].dim() - 1))
+            elif kind == "not a number":
+                weights[name] = weights[name].clone().float()
+                weights[name].view(-1)[int(at * weights[name].numel())] = float("nan")
+            elif kind == "prefixed":
+                weights = {f"module.{key}": value for key, value in weights.items()}
+            save_file(weights, file, metadata={"format": "pt"})
+            data = file.read_bytes()
+            if kind == "header":
+                place = int(at * 200)
+                file.write_bytes(data[:place] + noise + data[place + 8 :])
+            elif kind == "cut":
+                file.write_bytes(data[: int(at * len(data))])
+            elif kind == "pointer":
+                file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+            elif kind == "empty":
+                file.write_bytes(b"")
+            elif kind == "layers":
+                settings["num_hidden_layers"] += 1 if at > 0.5 else -1
+            elif kind == "width":
+                settings["intermediate_size"] += 8
+            if kind in ("layers", "width"):
+                (bad / "config.json").write_text(json.dumps(settings))
+            elif kind == "settings":
+                (bad / "config.json").write_bytes(strange)
+            found = likelihood(bad)
+            if kind == "settings":  # another constant is another model, and nobody can tell that it was not meant
+                return "" if np.isfinite(found) else "loads, and has no likelihood"
+            return "" if abs(found - meant) < 1e-4 else f"loads, with a likelihood of {found:.4f} for {meant:.4f}"
+
+        yield Case(f"{kind} ({name})" if kind in kinds else kind, case)
+
+
+@family("videos", divisor=2)
+def try_videos(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """Damaged videos: frames of one size, no more than were written, or refused."""
+    import cv2
+
+    from visdyn.videos import stream_video
+
+    frames = np.random.default_rng(0).integers(0, 256, (12, 48, 64, 3), dtype=np.uint8)
+    whole = {}
+    for suffix, code in ((".mp4", "mp4v"), (".avi", "MJPG")):
+        path = folder / f"whole{suffix}"
+        writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*code), 10.0, (64, 48))
+        for frame in frames:
+            writer.write(frame)
+        writer.release()
+        whole[suffix] = path.read_bytes()
+    while True:
+        suffix = draw.choice(sorted(whole))
+        kind, data = mutate_bytes(draw, whole[suffix])
+        path = folder / f"a{suffix}"
+
+        def case(path=path, data=data) -> str:
+            path.write_bytes(data)
+            shapes = [frame.shape for frame in stream_video(path)]
+            if len(shapes) > 2 * len(frames):  # a doubled slice may hold frames again
+                return f"{len(shapes)} frames of {len(frames)}"
+            return "" if shapes and len(set(shapes)) == 1 else f"frames of {sorted(set(shapes))}"
+
+        yield Case(f"{suffix}, {kind}", case)
 
 
 @family("results")
