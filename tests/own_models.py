@@ -70,7 +70,10 @@ class Fair:
 
 
 def rmse(prediction, target) -> float:
-    return float(np.sqrt(((_array(prediction) - _array(target)) ** 2).mean())) / 255
+    """Root of the mean squared difference; what a system drew may have another size than the target."""
+    wanted = load(target)
+    drawn = load(prediction).resize(wanted.size)
+    return float(np.sqrt(((_array(drawn) - _array(wanted)) ** 2).mean())) / 255
 
 
 RMSE = Metric("rmse", AURORA, False, "intensity", PIXELS, "RMSE", compute=rmse)
