@@ -23,7 +23,7 @@ FIGURE_INPUTS := data/generated/evaluation data/generated/evaluation_doundo
 EXECUTED := $(patsubst notebooks/%.ipynb,reports/notebooks/%.html,$(filter-out %/explore.ipynb %/11_robustness.ipynb,$(wildcard notebooks/*.ipynb)))
 
 .DEFAULT_GOAL := help
-.PHONY: help environment repro verify test test-fast torture lab report figures robust external choices doctor plan paper human-study smoke lint format clean
+.PHONY: help environment repro verify test test-fast torture play lab report figures robust external choices doctor plan paper human-study smoke lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -61,14 +61,17 @@ test-fast: environment ## run the tests that take seconds
 torture: environment ## try wrong inputs, kills, full disks and hostile servers: make torture TORTURE="--size night"
 	visdyn arithmetic python tests/torture.py $(TORTURE)
 
+play: environment ## open the explorer in the browser: models, their images, yours (no network)
+	visdyn play --profile $(PROFILE)
+
 lab: environment ## open JupyterLab on this environment
 	visdyn arithmetic jupyter lab --LabApp.default_url=/lab/tree/notebooks/explore.ipynb
 
 figures: environment ## draw tables, figures and the report again from the results here
 	visdyn run figures --only --force
 
-report: environment ## the same in a fresh clone: fetch what the figures need, train nothing
-	@ls -d $(FIGURE_INPUTS) >/dev/null 2>&1 || dvc pull $(FIGURE_INPUTS)
+report: environment ## the same in a fresh clone: take what the figures need from data/pack, train nothing
+	@ls -d $(FIGURE_INPUTS) >/dev/null 2>&1 || { test -f data/pack/pack.json && visdyn pack --unpack; } || dvc pull $(FIGURE_INPUTS)
 	@ls $(EXECUTED) >/dev/null 2>&1 || dvc pull $(EXECUTED) || \
 	  echo "the executed notebooks could not be fetched; the report is built without them"
 	visdyn run figures --only --force

@@ -17,6 +17,7 @@ from visdyn.plugins import PluginError
 
 # What comes beside the pipeline: no command or name of a user's script may need it.
 EXTRA_LIBRARIES = ("dvc", "dvclive", "papermill", "nbconvert", "nbformat", "ipykernel", "jupyterlab", "ipywidgets",
+                   "voila",
                    "matplotlib", "seaborn", "jinja2", "sacrebleu", "rouge_score", "deepspeed", "starlette", "uvicorn",
                    "ray", "bert_score", "torchvision")  # fmt: skip
 

@@ -85,6 +85,15 @@ def test_outputs_and_foreign_formatting_are_seen(tmp_path):
     assert "cell 2 holds outputs or an execution count" in lint(path)[0]
 
 
+def test_an_exploration_may_hold_outputs_and_keeps_the_other_rules(tmp_path):
+    path = write_notebook(tmp_path / "explore.ipynb", "print(1)", "open('/data/x')")
+    content = json.loads(path.read_text())
+    content["cells"][2]["execution_count"] = 3
+    content["cells"][2]["outputs"] = [{"output_type": "stream", "name": "stdout", "text": "1\n"}]
+    path.write_text(json.dumps(content))
+    assert lint(path) == ["explore.ipynb: cell 3 holds the absolute path '/data/x'; use stage.path(...)"]
+
+
 def test_parameters_are_literals_and_checked(tmp_path):
     path = write_notebook(tmp_path / "toy.ipynb", parameters='profile = "."\nfloor: float = 0.5\narms = [0]')
     assert defaults(path) == {"profile": ".", "floor": 0.5, "arms": [0]}
@@ -140,9 +149,14 @@ class Manager:
 
 @pytest.mark.parametrize(
     ("path", "stripped"),
-    [("notebooks/explore.ipynb", True), ("reports/notebooks/00_world.ipynb", False), ("../other/x.ipynb", False)],
+    [
+        ("notebooks/00_world.ipynb", True),
+        ("notebooks/explore.ipynb", False),
+        ("reports/notebooks/00_world.ipynb", False),
+        ("../other/x.ipynb", False),
+    ],
 )
-def test_only_the_repository_s_source_notebooks_are_stripped(tmp_path, path, stripped):
+def test_only_the_repository_s_stage_notebooks_are_stripped(tmp_path, path, stripped):
     source = json.loads(write_notebook(tmp_path / "toy.ipynb", "print(1)").read_text())
     model = {"type": "notebook", "content": executed(source)}
     strip_outputs(model, path=path, contents_manager=Manager())

@@ -40,7 +40,7 @@ class Command:
 COMMANDS = {command.name: command for command in (
     Command("run", "visdyn.pipeline.run_stages:main", "run the stages of a profile that are not up to date", PIPELINE),
     Command("report", "visdyn.reporting.__main__:main", "build the report of whatever results a profile has", PIPELINE),
-    Command("play", "visdyn.play.__main__:main", "look at models in the browser, and steer them", PIPELINE),
+    Command("play", "visdyn.explorer.play:main", "look at models in the browser, and steer them", PIPELINE, True),
     Command("doctor", "visdyn.pipeline.doctor:main", "what a profile needs and what of it is missing", PIPELINE),
     Command("plan", "visdyn.pipeline.cost_plan:main", "what a profile or one item costs: hours, disk, money", PIPELINE),
     Command("verify", "visdyn.pipeline.verify:main", "do two runs reach the same verdicts?", PIPELINE),
@@ -60,6 +60,7 @@ COMMANDS = {command.name: command for command in (
     Command("dependencies", "visdyn.pipeline.dependencies:main", "dvc.yaml against what the notebooks import", KIT),
     Command("profiles", "visdyn.pipeline.profiles:main", "profiles' files against their overrides", KIT),
     Command("readme", "visdyn.reporting.readme:main", "write the results into README.md", KIT),
+    Command("pack", "visdyn.explorer.pack:main", "put checkpoints into data/pack, small enough for git", KIT, True),
     Command("arithmetic", "visdyn.pipeline.arithmetic:main", "run a command in the environment of a stage", KIT),
     Command("machine", "visdyn.pipeline.fingerprint:main", "fingerprint of this machine's arithmetic", KIT),
     Command("store", "visdyn.compute.store:main", "show or save a file of kept values", KIT),
@@ -68,8 +69,8 @@ COMMANDS = {command.name: command for command in (
 EXTRAS = {
     "dvc": "pipeline", "papermill": "pipeline", "nbformat": "pipeline", "nbconvert": "pipeline", "jinja2": "pipeline",
     "matplotlib": "pipeline", "seaborn": "pipeline", "sacrebleu": "pipeline", "rouge_score": "pipeline",
-    "jupyterlab": "lab", "ipywidgets": "lab", "deepspeed": "train", "starlette": "study", "uvicorn": "study",
-    "torchvision": "flow", "bert_score": "bertscore", "ray": "scale",
+    "jupyterlab": "lab", "ipywidgets": "lab", "voila": "lab", "deepspeed": "train", "starlette": "study",
+    "uvicorn": "study", "torchvision": "flow", "bert_score": "bertscore", "ray": "scale",
 }  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """Source notebooks: their parameters, the rules they keep, and the hook that keeps outputs out of saved files.
 
 `visdyn notebooks` lints every notebook of the repository; `make environment` puts `strip_outputs`
-into the environment's Jupyter configuration, so that opening, running and saving a notebook leaves its bytes as they
-were.
+into the environment's Jupyter configuration, so that opening, running and saving a notebook of a stage leaves its bytes
+as they were. Exploration notebooks keep their outputs: what a reader found there is theirs.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.executed import KERNEL, LANGUAGE
 
 TITLE_WORDS = ("Question", "Reads", "Writes", "Paper items", "Runtime")
+EXPLORATIONS = ("explore.ipynb",)  # no stages: nothing is hashed that they hold
 VOLATILE = ("execution", "ExecuteTime", "papermill", "collapsed", "scrolled", "trusted", "jp-MarkdownHeadingCollapsed")
 _ABSOLUTE = re.compile(r"(/|~/|[A-Za-z]:[\\/])\w")
+_OUTPUTS = "holds outputs or an execution count"
 _HOME = re.compile(r"(?<![\w./])(/(home|root|work|mnt|Users|tmp|opt|srv)/|~/)")
 
 
@@ -86,6 +88,8 @@ def lint(path: Path, stage: str | None = None, settings: Params | None = None) -
     problems = [*_title_problems(notebook), *_parameter_problems(path, stage, settings)]
     for number, cell in enumerate(notebook.cells):
         problems += [f"cell {number} {problem}" for problem in _cell_problems(cell)]
+    if path.name in EXPLORATIONS:
+        return [f"{path.name}: {problem}" for problem in problems if not problem.endswith(_OUTPUTS)]
     if not problems and nbformat.writes(_strip_outputs(notebook)) + "\n" != path.read_text():
         problems.append("is not as the save hook writes it; open and save it in `make lab`")
     return [f"{path.name}: {problem}" for problem in problems]
@@ -94,8 +98,8 @@ def lint(path: Path, stage: str | None = None, settings: Params | None = None) -
 def strip_outputs(model: dict[str, Any], path: str = "", contents_manager: Any = None, **_: Any) -> None:
     """Jupyter's `pre_save_hook`: take outputs, counts and volatile metadata from a source notebook being saved.
 
-    Only notebooks in the repository's `notebooks/` folder are touched; an executed copy or a notebook of another
-    project is saved as it is. Without a contents manager every notebook counts as a source.
+    Only notebooks of stages, in the repository's `notebooks/` folder, are touched; an exploration, an executed copy or
+    a notebook of another project is saved as it is. Without a contents manager every notebook counts as a source.
     """
     if model.get("type") != "notebook" or model.get("content", {}).get("nbformat") != 4:
         return
@@ -119,7 +123,7 @@ def _strip_outputs(notebook: Any) -> Any:
 
 
 def _is_source(path: Path) -> bool:
-    return path.resolve().is_relative_to(repository_root() / "notebooks")
+    return path.resolve().is_relative_to(repository_root() / "notebooks") and path.name not in EXPLORATIONS
 
 
 def _parse_literals(source: str, notebook: Path) -> Iterator[tuple[str, Any]]:
@@ -194,7 +198,7 @@ def _cell_problems(cell: Any) -> Iterator[str]:
     if cell.cell_type != "code":
         return
     if cell.outputs or cell.execution_count is not None:
-        yield "holds outputs or an execution count"
+        yield _OUTPUTS
     try:
         tree = ast.parse(cell.source)
     except SyntaxError as error:
