@@ -1,7 +1,8 @@
 """FDM and IDM as two LoRA adapters on one resident base: sampling and verification without loading the base twice.
 
-At 7B a second copy of the decoder costs 13.5 GB; the adapters cost 80 MB each. Adapters stay unmerged, because merging
-and unmerging in bf16 would change the base a little at every switch.
+At 7B a second copy of the decoder costs 13.5 GB; the adapters cost 80 MB each, and 160 MB fused
+(`visdyn.models.fused_adapters`). Adapters stay unmerged, because merging and unmerging in bf16 would change the base a
+little at every switch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from visdyn.models import TOKEN_MODELS, load_model
 from visdyn.models.adapters import SETTINGS
 from visdyn.models.checkpoints import Checkpoint, locate
+from visdyn.models.fused_adapters import fuse_adapters
 from visdyn.models.strict_load import load_adapter
 from visdyn.models.token.unified import TokenForwardDynamics, TokenInverseDynamics, UnifiedModel
 from visdyn.models.weight_files import read_settings
@@ -114,7 +116,9 @@ def _load_adapters(lm, checkpoints: tuple[Checkpoint, Checkpoint], device: str):
     adapters = lm
     for checkpoint, role in zip(checkpoints, ROLES, strict=True):
         adapters = load_adapter(adapters, checkpoint.folder, role, **options)
-    return adapters.to(device=device, dtype=lm.dtype).eval().requires_grad_(False)
+    adapters.to(device=device, dtype=lm.dtype).eval().requires_grad_(False)
+    fuse_adapters(adapters)
+    return adapters
 
 
 def _make_role(base: UnifiedModel, checkpoint: Checkpoint, lm: AdaptedLM) -> UnifiedModel:
