@@ -2,48 +2,68 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
-from visdyn.compute.pool import end_with_parent, map_processes
+from visdyn.compute.pool import map_processes
+from visdyn.compute.workers import Lost, Task, each
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
-_shared: Any = None
+ATTEMPTS = 2  # of a call whose process is killed: by a hand, or because the machine's memory ran out for a moment
 
 
-def map_gpus(function: Callable, items: Sequence, shared: Any = None) -> list:
+def count_gpus() -> int:
+    """Return how many GPUs this process may use."""
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def map_gpus(function: Callable, items: Sequence, shared: Any = None, processes: int = 0) -> list:
     """Return `function(shared, item)` of each item, in their order: a process a GPU, which sees no other.
 
-    With one GPU, or none, it is `map_processes`. What a call returns must not depend on the process it runs in, and a
-    call that is resumed after a kill finds by itself what is done.
+    With one GPU, or none, it is `map_processes`. What a call returns must not depend on the process it runs in. A call
+    whose process is killed is made again by another, and one that is resumed so finds by itself what is done.
 
     Args:
         function: importable (no lambda); it loads what it computes with, on device `cuda`.
         items, shared: hold nothing that lies on a GPU; sent to the processes.
+        processes: without a GPU, as of `map_processes`.
+
+    Raises:
+        WorkerError: a call failed; the message holds its traceback.
+        RuntimeError: processes died under one call again and again.
     """
-    import torch
-
-    count = min(torch.cuda.device_count() if torch.cuda.is_available() else 0, len(items))
+    count = min(count_gpus(), len(items))
     if count <= 1:
-        return map_processes(function, items, shared)
-    context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork of a process that has used it
+        return map_processes(function, items, shared, processes)
+    task = Task(_call_function, (function, shared, list_gpus(count)), take_gpu, attempts=ATTEMPTS)
+    found = dict(each(task, items, count))
+    if lost := [result for result in found.values() if isinstance(result, Lost)]:
+        raise RuntimeError(
+            f"{len(lost)} of {len(items)} calls of {function.__name__} came to no end in {ATTEMPTS} attempts: the "
+            f"first {lost[0].reason}; run again, what was finished is kept (signal 9 may mean that the memory ran out)"
+        )
+    return [found[place] for place in range(len(items))]
+
+
+def list_gpus(count: int) -> list[str]:
+    """Return the names by which `count` processes are given a GPU each; none where there are fewer GPUs."""
+    if count_gpus() < count:
+        return []
     named = os.environ.get(_VISIBLE)
-    places = context.SimpleQueue()
-    for gpu in (named.split(",") if named else list(map(str, range(count))))[:count]:
-        places.put(gpu)
-    with ProcessPoolExecutor(count, context, _prepare_process, (shared, places)) as pool:
-        return list(pool.map(_call_shared, [function] * len(items), items))
+    return named.split(",") if named else list(map(str, range(count)))
 
 
-def _prepare_process(shared: Any, places) -> None:
-    global _shared
-    os.environ[_VISIBLE] = places.get()  # before anything here asks for a GPU
-    end_with_parent()
-    _shared = shared
+def take_gpu(shared: tuple, place: int) -> tuple:
+    """Let this process see one GPU alone, of those that stand last in `shared`; return the rest. A `Task.setup`."""
+    *rest, gpus = shared
+    if gpus:
+        os.environ[_VISIBLE] = gpus[place]  # before anything here asks for a GPU
+    return tuple(rest)
 
 
-def _call_shared(function: Callable, item: Any) -> Any:
-    return function(_shared, item)
+def _call_function(state: tuple, item: Any) -> Any:
+    function, shared = state
+    return function(shared, item)

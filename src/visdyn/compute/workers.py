@@ -15,10 +15,11 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
+from queue import Queue
 from typing import Any
 
 from visdyn.compute.pool import cores, end_with_parent, warm_context
@@ -26,6 +27,10 @@ from visdyn.compute.pool import cores, end_with_parent, warm_context
 
 class WorkerError(RuntimeError):
     """The function itself failed on an item; the message holds the traceback of the process that ran it."""
+
+
+class WorkerLostError(RuntimeError):
+    """Processes died under one call again and again: killed, or out of memory."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +44,15 @@ class Task:
             loaded on GPU `place`); None: the state is `shared`.
         heavy: the function needs torch and transformers: without a GPU its processes are forked from one that has
             imported them (`visdyn.compute.pool.warm_context`).
+        attempts: times an item is begun whose process dies: more than one where it is the process that is to blame, and
+            not a file.
     """
 
     function: Callable[[Any, Any], Any]
     shared: Any = None
     setup: Callable[[Any, int], Any] | None = None
     heavy: bool = False
+    attempts: int = 1
 
     def state(self, place: int = 0) -> Any:
         """Make the state of one process."""
@@ -89,6 +97,7 @@ class _Worker:
     connection: Connection
     place: int
     index: int | None = None
+    item: Any = None
     deadline: float = float("inf")
 
 
@@ -98,6 +107,7 @@ class _Pool:
     def __init__(self, task: Task, waiting: deque, timeout: float) -> None:
         self.task, self.waiting, self.timeout = task, waiting, timeout
         self.workers: list[_Worker] = []
+        self.begun: Counter[int] = Counter()
         self.context = _process_context(task.heavy)
 
     @property
@@ -109,11 +119,7 @@ class _Pool:
             self._start_worker(place)
 
     def _start_worker(self, place: int) -> None:
-        ours, theirs = self.context.Pipe()
-        process = self.context.Process(target=_serve_tasks, args=(theirs, self.task, place), daemon=True)
-        process.start()
-        theirs.close()  # with our copy open, the end of the worker would never show as EOFError
-        self.workers.append(_Worker(process, ours, place))
+        self.workers.append(_start_process(self.context, self.task, place))
 
     def finished(self) -> Iterator[tuple[int, Any]]:
         """Wait for the next replies, deaths or deadlines, and yield what they decide."""
@@ -146,9 +152,10 @@ class _Pool:
             worker.connection.send(None)
             self.workers.remove(worker)
             return
-        worker.index, item = self.waiting.popleft()
+        worker.index, worker.item = self.waiting.popleft()
+        self.begun[worker.index] += 1
         worker.deadline = time.monotonic() + self.timeout if self.timeout else float("inf")
-        worker.connection.send(("item", item))
+        worker.connection.send(("item", worker.item))
 
     def _replace_worker(self, worker: _Worker, reason: str) -> Iterator[tuple[int, Any]]:
         worker.process.kill()
@@ -156,13 +163,90 @@ class _Pool:
         self.workers.remove(worker)
         if worker.index is None:
             raise WorkerError(f"a worker process {reason} before it was ready; see its output above")
+        again = self.begun[worker.index] < self.task.attempts
+        if again:
+            self.waiting.appendleft((worker.index, worker.item))
         if self.waiting:
             self._start_worker(worker.place)
-        yield worker.index, Lost(reason)
+        if not again:
+            yield worker.index, Lost(reason)
 
     def end(self) -> None:
         for worker in self.workers:
             worker.process.kill()
+
+
+class Lasting:
+    """Processes that keep their state and answer calls from any thread, each one call at a time.
+
+        with Lasting(Task(answer, model, load), 4) as processes:
+            processes.call(question)
+
+    A process is started at its first call. One that dies is replaced, and its call made again (`Task.attempts` times).
+    """
+
+    def __init__(self, task: Task, count: int) -> None:
+        self.task, self.count, self.context = task, count, _process_context(task.heavy)
+        self.free: Queue[tuple[int, _Worker | None]] = Queue()
+        for place in range(count):
+            self.free.put((place, None))
+
+    def __enter__(self) -> Lasting:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def call(self, item: Any) -> Any:
+        """Return the task's function of an item, once a process is free.
+
+        Raises:
+            WorkerError: the function or the setup raised; its process has ended.
+            WorkerLostError: the process died, each time.
+        """
+        place, worker = self.free.get()
+        try:
+            for _ in range(self.task.attempts):
+                try:
+                    if worker is None:
+                        worker = _start_process(self.context, self.task, place)
+                        _receive(worker)  # "ready"
+                    worker.connection.send(("item", item))
+                    return _receive(worker)
+                except (EOFError, OSError):
+                    worker.process.join()
+                    reason, worker = _explain_exit(worker.process.exitcode), None
+                except WorkerError:
+                    worker = None  # it has ended with its error
+                    raise
+            raise WorkerLostError(f"a process ended ({reason}) while it was asked, {self.task.attempts} times")
+        finally:
+            self.free.put((place, worker))
+
+    def end(self) -> None:
+        """End the processes; a later call starts them again. No call may be under way."""
+        for _ in range(self.count):
+            place, worker = self.free.get()
+            if worker is not None:
+                worker.connection.close()
+                worker.process.kill()
+                worker.process.join()
+            self.free.put((place, None))
+
+
+def _start_process(context: multiprocessing.context.BaseContext, task: Task, place: int) -> _Worker:
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve_tasks, args=(theirs, task, place), daemon=True)
+    process.start()
+    theirs.close()  # with our copy open, the end of the worker would never show as EOFError
+    return _Worker(process, ours, place)
+
+
+def _receive(worker: _Worker) -> Any:
+    kind, value = worker.connection.recv()
+    if kind == "error":
+        raise WorkerError(value)
+    return value
 
 
 def _process_context(heavy: bool) -> multiprocessing.context.BaseContext:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from visdyn.compute.gpus import ATTEMPTS, list_gpus, take_gpu
+from visdyn.compute.workers import Lasting, Task, WorkerLostError
+from visdyn.endpoint.client import EndpointError
 from visdyn.endpoint.replies import Question, Reply, Usage
 from visdyn.images import load
 from visdyn.models.understanding.chat import TransformersVLM
@@ -20,6 +23,7 @@ class LocalSettings:
         seed: repeat r is drawn with the seed `seed` + r; no use at temperature 0.
         max_side: larger images are shrunk to this many pixels on the longer side; None shows them as they are.
         device, dtype: where and in which precision it runs.
+        concurrency: processes that answer side by side, each with a model and, where there are some, a GPU of its own.
     """
 
     model: str
@@ -29,7 +33,7 @@ class LocalSettings:
     device: str = "cpu"
     dtype: str = "auto"
     base_url: str = ""
-    concurrency: int = 1  # one model, one question at a time
+    concurrency: int = 1
 
     def sampling_of(self, repeat: int) -> dict:
         """Return the sampling fields of repeat 0, 1, ...; with the seed where one is drawn."""
@@ -38,10 +42,16 @@ class LocalSettings:
 
 
 class LocalEndpoint:
-    """Answers `ask` as `visdyn.endpoint.client.Endpoint` does; loads the model at the first question."""
+    """Answers `ask` as `visdyn.endpoint.client.Endpoint` does; loads the model at the first question.
+
+    A question is asked alone and drawn with its own seed, so that no reply depends on how many processes there are.
+    """
 
     def __init__(self, settings: LocalSettings) -> None:
-        self.settings = settings
+        self.settings, self._processes = settings, None
+        if settings.concurrency > 1:
+            shared = (replace(settings, concurrency=1), list_gpus(settings.concurrency))
+            self._processes = Lasting(Task(_ask_alone, shared, _open_alone, attempts=ATTEMPTS), settings.concurrency)
         length = int(settings.sampling.get("max_tokens") or 400)
         self._vlm = TransformersVLM(settings.model, length, settings.device, settings.dtype)
 
@@ -49,7 +59,8 @@ class LocalEndpoint:
         return self
 
     def __exit__(self, *_: object) -> None:
-        pass
+        if self._processes is not None:
+            self._processes.end()
 
     def resume(self) -> None:
         """Do nothing: a local model is never stopped."""
@@ -58,14 +69,27 @@ class LocalEndpoint:
         """Do nothing: no request waits."""
 
     def ask(self, question: Question, repeat: int = 0) -> Reply:
-        """Return the model's reply; the body has a chat completion's form, so that `ReplyStore` keeps it."""
+        """Return the model's reply; the body has a chat completion's form, so that `ReplyStore` keeps it.
+
+        Raises:
+            visdyn.images.ImageError: an image cannot be read.
+            EndpointError: the process that was asked died, as did the one that took its place.
+        """
+        images = tuple(self._shrink_image(image) for image in question.images)
+        if self._processes is not None:
+            try:
+                return self._processes.call((replace(question, images=images), repeat))
+            except WorkerLostError as error:
+                raise EndpointError(str(error), [str(error)]) from error
+        return self._answer(images, question.prompt, repeat)
+
+    def _answer(self, images: tuple, text: str, repeat: int) -> Reply:
         import torch
 
         from visdyn.models.understanding.inputs import make_query
 
         sampling, model = self.settings.sampling_of(repeat), self._vlm.load_model()
-        images = tuple(self._shrink_image(image) for image in question.images)
-        prompt = model.chat.prompt(len(images), question.prompt)
+        prompt = model.chat.prompt(len(images), text)
         temperature = float(sampling.get("temperature") or 0)
         drawn = {"do_sample": True, "temperature": temperature} if temperature > 0 else {"do_sample": False}
         with torch.inference_mode(), torch.random.fork_rng():
@@ -86,6 +110,14 @@ class LocalEndpoint:
             image = image.copy()
             image.thumbnail((self.settings.max_side, self.settings.max_side))
         return image
+
+
+def _open_alone(shared: tuple, place: int) -> LocalEndpoint:
+    return LocalEndpoint(*take_gpu(shared, place))
+
+
+def _ask_alone(endpoint: LocalEndpoint, asked: tuple[Question, int]) -> Reply:
+    return endpoint.ask(*asked)
 
 
 def _make_reply(text: str, finish: str, usage: Usage) -> Reply:

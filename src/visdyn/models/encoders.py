@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,6 +48,14 @@ class ImageEncoder:
         """
         chosen, model = preset_of(cls.presets, preset), _load_dino(path)
         return cls(model, chosen.at_size(model.config.image_size), device, batch_size)
+
+    def __getstate__(self) -> dict:
+        """Weights travel to another process by the CPU: they may lie on a GPU that it does not see."""
+        return self.__dict__ | ({} if self.device == "cpu" else {"model": copy.deepcopy(self.model).to("cpu")})
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__ |= state
+        self.model.to(self.device)
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[ImageRef]) -> np.ndarray:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from visdyn.compute.gpus import count_gpus
 from visdyn.compute.rows import Execution
 from visdyn.datasets.clips import find_clips, sample_clips
 from visdyn.datasets.doundo_bench import dump
@@ -20,6 +21,7 @@ from visdyn.mining.mined_files import prompt_lengths, write_pairs
 from visdyn.mining.reversible import mine_pairs, statistics
 from visdyn.models.understanding.chat import TransformersVLM
 from visdyn.models.understanding.chat_cache import CachedVLM
+from visdyn.models.understanding.spread import SpreadVLM
 from visdyn.pipeline.stage import Stage
 from visdyn.quarantine import Quarantine, SetAsideError
 from visdyn.trajectory import ReversiblePair
@@ -104,7 +106,8 @@ def mine_reversible(stage: Stage, split: str, quarantine: Quarantine) -> DoUndoS
             with stage.log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
-    curated = curate(usable, frames, curator, quarantine, batch=params.vlm_batch, told=log_progress)
+    batch = params.vlm_batch * _count_gpus(stage)  # a batch a GPU
+    curated = curate(usable, frames, curator, quarantine, batch=batch, told=log_progress)
     if not curated:
         raise SetAsideError(
             f"none of {len(segments)} segments of {SOURCE_FILES[split]} gives a reversible pair: {len(mined)} have a "
@@ -121,6 +124,10 @@ def mine_reversible(stage: Stage, split: str, quarantine: Quarantine) -> DoUndoS
     return DoUndoSplit(chosen, counts[["source", "verb", "noun", "count", "reversible_share"]], lengths, balance)
 
 
+def _count_gpus(stage: Stage) -> int:
+    return max(1, count_gpus()) if stage.device == "cuda" else 1
+
+
 def open_curator(stage: Stage, split: str) -> Curator:
     """Return the curator that `mining.curator` names, its answers kept in the profile's `.visdyn/answers`.
 
@@ -131,8 +138,10 @@ def open_curator(stage: Stage, split: str) -> Curator:
     if params.curator == ANNOTATIONS:
         return AnnotationCurator.from_files(stage.data("doundo") / f"annotations_{split}.json")
     names = (params.filter_model or params.curator, params.expansion_model or params.curator)
-    models = {}
+    models, gpus = {}, _count_gpus(stage)
     for name in dict.fromkeys(names):
         vlm = TransformersVLM(stage.reference(name), device=stage.device, batch_size=params.vlm_batch)
+        if gpus > 1:
+            vlm = SpreadVLM(vlm, gpus)
         models[name] = CachedVLM(vlm, stage.path(".visdyn/answers") / f"{name.replace('/', '--')}.sqlite")
     return VLMCurator(models[names[0]], models[names[1]])

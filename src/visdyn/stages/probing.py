@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
+from visdyn.compute.gpus import map_gpus
 from visdyn.compute.progress import Progress, say
 from visdyn.inference.probing import COLUMNS, probe, supported_definitions
 from visdyn.models import load_model
 from visdyn.models.token.unified import UnifiedModel
+from visdyn.params.probing import Probing
+from visdyn.params.prompts import Prompts
 from visdyn.paths import write_atomically
 from visdyn.pipeline.stage import Stage
 from visdyn.readers import read_frame
@@ -21,36 +25,33 @@ from visdyn.trajectory import Trajectory
 def probe_models(stage: Stage, trajectories: list[Trajectory]) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Probe every model of `probing.models`, as the section's other parameters say.
 
-    A model that has a run in each chain is probed in each (`Stage.in_chains`). Rows of a finished model lie in the
-    stage's scratch folder until the stage has succeeded. A model that cannot be loaded is listed with its reason
-    (`visdyn.models.strict_load` turns whatever a library raises into it), and the others are probed;
-    so is one of which no likelihood is a number.
+    A model that has a run in each chain is probed in each (`Stage.in_chains`); where there are several GPUs, each takes
+    one model after another. Rows of a finished model lie in the stage's scratch folder until the stage has succeeded. A
+    model that cannot be loaded is listed with its reason (`visdyn.models.strict_load` turns whatever a library raises
+    into it), and the others are probed; so is one of which no likelihood is a number.
 
     Returns:
         likelihoods: the table of `probe` for all models (no rows where none was found).
         missing: columns model, reason.
     """
-    folder, tables, missing = stage.scratch("likelihoods"), [], []
-    for label, name in labels(stage.params.models).items():
-        for chain, reference in stage.in_chains(name):
-            path = folder / f"{run_name(label.replace('/', '--'), chain)}.csv"
-            if not path.is_file():
-                try:
-                    model = _load(stage, reference)
-                except (OSError, ValueError) as error:
-                    reason = " ".join(str(error).split())
-                    say(f"probing {label}: left out, {reason}")
-                    missing.append({"model": label, "reason": reason})
-                    continue
-                write_rows(_probe(stage, model, trajectories, label, chain), path)
-                del model
-            table = read_rows(path)
+    settings, folder, tables, missing = stage.settings, stage.scratch("likelihoods"), [], []
+    options = stage.params, settings.prompts, stage.seed, stage.device, settings.runtime.log_seconds
+    jobs = [
+        _Job(label, chain, reference, folder / f"{run_name(label.replace('/', '--'), chain)}.csv", *options)
+        for label, name in labels(stage.params.models).items()
+        for chain, reference in stage.in_chains(name)
+    ]
+    # On cores one after another, with all of a stage's threads and one model's memory.
+    for job, reason in zip(jobs, map_gpus(_probe_model, jobs, trajectories, processes=1), strict=True):
+        if not reason:
+            table = read_rows(job.path)
             if unknown := int(table["log_likelihood"].isna().sum()):
-                say(f"probing {label}: {unknown} of {len(table)} likelihoods are no numbers, and stay unmeasured")
-            if unknown == len(table):
-                missing.append({"model": label, "reason": "none of its likelihoods is a finite number"})
+                say(f"probing {job.label}: {unknown} of {len(table)} likelihoods are no numbers, and stay unmeasured")
+            if unknown < len(table):
+                tables.append(table)
                 continue
-            tables.append(table)
+            reason = "none of its likelihoods is a finite number"
+        missing.append({"model": job.label, "reason": reason})
     likelihoods = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(COLUMNS))
     return likelihoods, pd.DataFrame(missing, columns=["model", "reason"]).drop_duplicates()
 
@@ -78,18 +79,39 @@ def read_rows(path: Path) -> pd.DataFrame:
     return read_frame(path, dtype=texts, float_precision="round_trip", keep_default_na=False, na_values=[""])
 
 
-def _load(stage: Stage, reference: str):
-    options = {"batch_size": stage.params.batch_size, "prompts": stage.settings.prompts}
-    model = load_model(reference, device=stage.device, **options)
+@dataclass(frozen=True)
+class _Job:
+    """One model of one chain; pickled to the process that probes it. Its rows go to `path`."""
+
+    label: str
+    chain: int
+    reference: str
+    path: Path
+    settings: Probing
+    prompts: Prompts
+    seed: int
+    device: str
+    log_seconds: float
+
+
+def _probe_model(trajectories: list[Trajectory], job: _Job) -> str:
+    """Write a model's rows where they are not there yet; return why it cannot be loaded, or nothing."""
+    if job.path.is_file():
+        return ""
+    settings, label = job.settings, job.label
+    options = {"batch_size": settings.batch_size, "prompts": job.prompts}
+    try:
+        model = load_model(job.reference, device=job.device, **options)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        say(f"probing {label}: left out, {reason}")
+        return reason
     if isinstance(model, UnifiedModel):
-        model.shared_prefixes = stage.params.shared_prefixes
-    return model
-
-
-def _probe(stage: Stage, model, trajectories: list[Trajectory], label: str, chain: int) -> pd.DataFrame:
-    settings = stage.params
+        model.shared_prefixes = settings.shared_prefixes
     left_out = [name for name in settings.definitions if not supported_definitions(model, [name])]
     if left_out:
         say(f"probing {label}: a model of its kind has no {', '.join(left_out)}")
-    progress = Progress(f"probing {label}", len(trajectories), stage.settings.runtime.log_seconds)
-    return probe(model, trajectories, stage.seed, label, settings.definitions, settings.draws, progress.add, chain)
+    report = Progress(f"probing {label}", len(trajectories), job.log_seconds).add
+    definitions, draws = settings.definitions, settings.draws
+    write_rows(probe(model, trajectories, job.seed, label, definitions, draws, report, job.chain), job.path)
+    return ""

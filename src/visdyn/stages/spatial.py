@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
+from visdyn.compute.gpus import map_gpus
 from visdyn.compute.progress import say
 from visdyn.datasets.spatial_questions import SpatialQuestion, load_embspatial, load_spatialmqa
 from visdyn.evaluation.benches import bench_spatial as spatial
-from visdyn.evaluation.benches.bench_spatial import QuestionAnswering
 from visdyn.evaluation.benches.spatial_models import answers_of
 from visdyn.models import load_model
 from visdyn.models.understanding.chat_cache import CachedVLM
+from visdyn.params.spatial import Spatial
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.stage import Stage
-from visdyn.quarantine import Quarantine
+from visdyn.quarantine import Quarantine, Quarantined
 from visdyn.training.runs import run_name
 
 ANSWERS = ["model", "chain", "benchmark", "mode", "rule", "prompt", "group", "relation", "id", "answer", "output",
@@ -68,24 +70,28 @@ def ask_all(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Put all questions to every model of the parameters, in each chain that has its own (`Stage.in_chains`).
 
-    A model that cannot be loaded is listed with its reason, and the others are asked.
+    Where there are several GPUs, each takes one model after another. A model that cannot be loaded is listed with its
+    reason, and the others are asked.
 
     Returns:
         answers: columns `ANSWERS`, no rows where there is no question.
         missing: columns model, reason.
     """
-    tables, missing = [], []
-    for given, name in model_names(stage.params.models).items() if questions else ():
-        for chain, reference in stage.in_chains(given):
-            try:
-                model = answers_of(load_model(reference, device=stage.device), stage.params.max_new_tokens)
-            except (OSError, ValueError) as error:
-                reason = " ".join(str(error).split())
-                say(f"spatial {name}: left out, {reason}")
-                missing.append({"model": name, "reason": reason})
-                continue
-            tables.append(ask(stage, model, name, chain, questions, quarantine))
-            del model  # before the next is loaded
+    tables, missing, folder = [], [], stage.scratch("answers")
+    bare = None if quarantine is None else replace(quarantine, items=[])
+    jobs = [
+        _Job(name, chain, reference, folder / f"{run_name(name, chain)}.sqlite", stage.params, stage.device, bare)
+        for given, name in (model_names(stage.params.models).items() if questions else ())
+        for chain, reference in stage.in_chains(given)
+    ]
+    # On cores one after another, with all of a stage's threads and one model's memory.
+    for job, found in zip(jobs, map_gpus(_ask_model, jobs, list(questions), processes=1), strict=True):
+        if isinstance(found, str):
+            missing.append({"model": job.name, "reason": found})
+            continue
+        tables.append(found[0])
+        if quarantine is not None:
+            quarantine.items += found[1]
     answers = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=ANSWERS)
     return answers, pd.DataFrame(missing, columns=["model", "reason"]).drop_duplicates()
 
@@ -105,33 +111,49 @@ def model_names(references: Sequence[str]) -> dict[str, str]:
     return names
 
 
-def ask(
-    stage: Stage,
-    model: QuestionAnswering,
-    name: str,
-    chain: int,
-    questions: Sequence[SpatialQuestion],
-    quarantine: Quarantine | None = None,
-) -> pd.DataFrame:
-    """Put all questions to one chain's model, called `name` in the results, in every mode of the parameters.
+@dataclass(frozen=True)
+class _Job:
+    """One chain's model, called `name` in the results; pickled to the process that asks it.
 
-    Generated answers are kept in the stage's scratch folder, so that a run that was killed goes on where it stopped.
+    Attributes:
+        kept: store of what it answered in words, so that a run that was killed goes on where it stopped.
+        quarantine: an empty one, as the stage's; None where a question whose image cannot be read is an error.
+    """
+
+    name: str
+    chain: int
+    reference: str
+    kept: Path
+    settings: Spatial
+    device: str
+    quarantine: Quarantine | None
+
+
+def _ask_model(questions: list[SpatialQuestion], job: _Job) -> tuple[pd.DataFrame, list[Quarantined]] | str:
+    """Put all questions to a model in every mode of the parameters.
 
     Returns:
-        One row a question, mode and rule: columns `ANSWERS`.
+        one row a question, mode and rule (columns `ANSWERS`), and what was set aside; or why it cannot be loaded.
     """
-    parts, before = [], 0 if quarantine is None else len(quarantine)
+    try:
+        model = answers_of(load_model(job.reference, device=job.device), job.settings.max_new_tokens)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        say(f"spatial {job.name}: left out, {reason}")
+        return reason
+    quarantine = None if job.quarantine is None else replace(job.quarantine, items=[])
+    parts = []
     for benchmark in dict.fromkeys(question.benchmark for question in questions):
         asked = [question for question in questions if question.benchmark == benchmark]
-        if "likelihood" in stage.params.modes:
+        if "likelihood" in job.settings.modes:
             parts.append(spatial.score_likelihoods(model, asked, None, quarantine))
-        if "generation" in stage.params.modes:
-            cached = CachedVLM(model, stage.scratch("answers") / f"{run_name(name, chain)}.sqlite")
-            parts.append(spatial.generate_answers(cached, asked, None, quarantine))
+        if "generation" in job.settings.modes:
+            parts.append(spatial.generate_answers(CachedVLM(model, job.kept), asked, None, quarantine))
     answers = pd.concat(parts, ignore_index=True)
     if quarantine is not None:
-        quarantine.refuse_most(f"questions to {name}", answers[["benchmark", "id"]].drop_duplicates().shape[0], before)
-    return answers.assign(model=name, chain=chain)[ANSWERS]
+        usable = answers[["benchmark", "id"]].drop_duplicates().shape[0]
+        quarantine.refuse_most(f"questions to {job.name}", usable)
+    return answers.assign(model=job.name, chain=job.chain)[ANSWERS], [] if quarantine is None else quarantine.items
 
 
 def accuracy_table(answers: pd.DataFrame) -> pd.DataFrame:

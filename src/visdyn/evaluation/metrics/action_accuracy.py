@@ -6,6 +6,7 @@ annotated one: (I_o, I_F^) with the pair's verb and noun, and (I_F, I_R^) with t
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +60,14 @@ class ActionClassifier:
         """Load LaViLa's checkpoint of EPIC-KITCHENS-100; errors as of `visdyn.models.timesformer.load_timesformer`."""
         model = load_timesformer(path).requires_grad_(False).eval().to(device)
         return cls(model, Path(path).name, device, batch_size)
+
+    def __getstate__(self) -> dict:
+        """Weights travel to another process by the CPU: they may lie on a GPU that it does not see."""
+        return self.__dict__ | ({} if self.device == "cpu" else {"model": copy.deepcopy(self.model).to("cpu")})
+
+    def __setstate__(self, state: dict) -> None:
+        self.__dict__.update(state)
+        self.model.to(self.device)
 
     @torch.no_grad()
     def predict(self, starts: Sequence[ImageRef], ends: Sequence[ImageRef]) -> np.ndarray:

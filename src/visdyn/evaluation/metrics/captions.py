@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from visdyn.compute.gpus import count_gpus
 from visdyn.images import ImageRef, load
 from visdyn.models.understanding.chat_cache import CachedVLM
+from visdyn.models.understanding.spread import SpreadVLM
 from visdyn.readers import read_rows
 
 IMAGES = ("target", "start", "end")
-_AT_ONCE = 16
 Captions = dict[tuple[str, str, str], str]  # (image, subset, id) -> caption
 
 
@@ -46,26 +47,37 @@ class Captioner:
         name_or_path: hub id or folder, such as `Salesforce/blip-image-captioning-large`.
         device: torch device.
         cache: store of captions already written (as of `CachedVLM`), so that a killed run goes on.
+        processes: that caption side by side, each with a model; 0 is one a GPU.
     """
 
-    def __init__(self, name_or_path: str, device: str = "cpu", cache: str | Path | None = None) -> None:
-        self.name_or_path, self.device, self.cache = name_or_path, device, cache
+    batch_size = 16
+
+    def __init__(
+        self, name_or_path: str, device: str = "cpu", cache: str | Path | None = None, processes: int = 0
+    ) -> None:
+        self.name_or_path, self.device, self.cache, self.processes = name_or_path, device, cache, processes
         self.name = f"{name_or_path} greedy caption"
-        self._loaded = self._cached = None
+        self._loaded = None
 
     def __call__(self, images: Sequence[ImageRef]) -> list[str]:
         """Return one caption for each image."""
-        if self._cached is None:
-            self._cached = CachedVLM(self, self.cache) if self.cache else self
-        return self._cached.answer_many([((image,), "") for image in images])
+        count = self.processes or (count_gpus() if self.device == "cuda" else 1)
+        count = min(count, -(-len(images) // self.batch_size))
+        model = SpreadVLM(self, count) if count > 1 else self
+        try:
+            asked = CachedVLM(model, self.cache) if self.cache else model
+            return asked.answer_many([((image,), "") for image in images])
+        finally:
+            if count > 1:
+                model.release()  # the GPUs are wanted next by what scores
 
     def answer_many(self, questions: Sequence[tuple[Sequence[ImageRef], str]]) -> list[str]:
         """Return the caption of each question's image; an empty one becomes `image`, for CLIP needs some text."""
         import torch
 
         (model, processor), texts = self._load_model(), []
-        for start in range(0, len(questions), _AT_ONCE):
-            images = [load(images[0]) for images, _ in questions[start : start + _AT_ONCE]]
+        for start in range(0, len(questions), self.batch_size):
+            images = [load(images[0]) for images, _ in questions[start : start + self.batch_size]]
             inputs = processor(images=images, return_tensors="pt").to(model.device, dtype=model.dtype)
             with torch.inference_mode():
                 tokens = model.generate(**inputs, do_sample=False, max_new_tokens=40)
@@ -77,7 +89,7 @@ class Captioner:
         self._loaded = None
 
     def __getstate__(self) -> dict:
-        return self.__dict__ | {"_loaded": None, "_cached": None}
+        return self.__dict__ | {"_loaded": None}
 
     def _load_model(self):
         if self._loaded is None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.compute.gpus import map_gpus
-from visdyn.compute.pool import map_processes
 from visdyn.evaluation.benches.bench import DOUNDO_BENCH
 from visdyn.evaluation.benches.bench_doundo import EditingEvaluation
 from visdyn.evaluation.systems.editor_systems import UNAVAILABLE, EditorSystem
@@ -74,7 +73,7 @@ def score_doundo(evaluation: EditingEvaluation, systems: Sequence[SystemImages])
             if any(image is not None for refs in (forward, *reverse.values()) for image in refs):
                 calls.append((forward, reverse, prompt))
                 owners.append((system, prompt))
-    scored = map_processes(_scored, calls, evaluation)
+    scored = map_gpus(_scored, calls, evaluation)
     parts = [
         table.assign(system=system.name, chain=system.chain, prompt=prompt)
         for table, (system, prompt) in zip(scored, owners, strict=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 import pandas as pd
 
 from visdyn.compute.gpus import map_gpus
-from visdyn.compute.pool import map_processes
 from visdyn.compute.seeds import item_seed
 from visdyn.evaluation.benches.bench import AURORA_BENCH
 from visdyn.evaluation.benches.bench_aurora import ForwardEvaluation
@@ -42,7 +41,7 @@ _TOKENS_AT_ONCE = 16_384  # image tokens sampled between two times of writing: 2
 def score_forward(evaluation: ForwardEvaluation, systems: Sequence[SystemImages]) -> pd.DataFrame:
     """Score every system with images: columns system, chain, subset, id, metric, value."""
     filled = [system for system in systems if any(system.images.get(FORWARD, []))]
-    tables = map_processes(ForwardEvaluation.score, [system.images[FORWARD] for system in filled], evaluation)
+    tables = map_gpus(ForwardEvaluation.score, [system.images[FORWARD] for system in filled], evaluation)
     parts = [table.assign(system=one.name, chain=one.chain) for one, table in zip(filled, tables, strict=True)]
     columns = ["system", "chain", "subset", "id", "metric", "value"]
     return pd.concat(parts, ignore_index=True)[columns] if parts else pd.DataFrame(columns=columns)

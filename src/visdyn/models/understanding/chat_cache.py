@@ -29,7 +29,8 @@ class CachedVLM:
     """Wraps a `VisionLanguageModel`; each answer is kept on disk as soon as it is given.
 
     Args:
-        model: the model to ask; its `name` should identify weights and generation settings.
+        model: the model to ask; its `name` should identify weights and generation settings. With a `batch_size` it is
+            asked so many questions at a time, else all at once; what it answered is kept before the next are asked.
         path: of the store of answers (`visdyn.compute.store`), made when needed. A file of JSON lines of that name
             (`<stem>.jsonl`, the form of earlier versions) is taken over.
     """
@@ -48,10 +49,13 @@ class CachedVLM:
         unknown = {key: place for place, key in enumerate(keys) if key not in answers}
         self.hits += len(keys) - len(unknown)
         self.misses += len(unknown)
-        if unknown:
-            given = self.model.answer_many([questions[place] for place in unknown.values()])
-            answers |= dict(zip(unknown, given, strict=True))
-            self.store.put_many({key: to_json(answers[key]) for key in unknown})
+        asked = list(unknown)
+        size = getattr(self.model, "batch_size", len(asked)) or 1
+        for start in range(0, len(asked), size):
+            part = asked[start : start + size]
+            given = self.model.answer_many([questions[unknown[key]] for key in part])
+            answers |= dict(zip(part, given, strict=True))
+            self.store.put_many({key: to_json(answers[key]) for key in part})
         return [answers[key] for key in keys]
 
     def release(self) -> None:
