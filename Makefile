@@ -1,7 +1,10 @@
 # Everything starts here: `make help`. VENV and PYTHON may be given: make repro PYTHON=/path/to/python3.11
 SHELL := /bin/bash
-PYTHON ?= python3.11
+# The results in git were made with 3.11, the first choice.
+PYTHON ?= $(or $(shell for v in 3.11 3.12 3.13 3.14; do command -v python$$v && break; done),python3)
 VENV ?= .venv
+# Where torch comes from; empty: pip's own index, whose Linux build is the CUDA one (docs/machines.md).
+TORCH_INDEX ?=
 PYTEST_ARGS ?=
 # Test files go to this many processes: the long ones (a whole pipeline) beside the many short ones.
 TEST_PROCESSES ?= 2
@@ -9,6 +12,9 @@ PROFILE ?= .
 BUILT := $(VENV)/.visdyn-packages
 READY := $(VENV)/.visdyn-ready
 TORCH := $(shell grep -m1 '^torch==' requirements.lock)
+# Any Python can read this line, the second one too.
+CHECK_PYTHON := import sys; v = sys.version_info[:3]; sys.exit(0 if (3, 11, 5) <= v < (3, 15) else \
+  "Python %d.%d.%d does not run visdyn; install 3.11.5 to 3.14, or give one: make environment PYTHON=/path/to/python3.11" % v)
 
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -31,10 +37,11 @@ help: ## list the targets
 environment: $(READY) ## build .venv from requirements.lock (again when the lock changes)
 
 $(BUILT): requirements.lock
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH; install Python 3.11 or give PYTHON=..."; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not on the PATH; install Python 3.11 to 3.14 or give PYTHON=..."; exit 1; }
+	@$(PYTHON) -c '$(CHECK_PYTHON)'
 	$(PYTHON) -m venv --clear $(VENV)
 	@# torch first and by its exact pin: no other package may then choose another build of it.
-	python -m pip install --quiet $(TORCH)
+	python -m pip install --quiet $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
 	python -m pip install --quiet -r requirements.lock
 	@touch $@
 

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+OLDEST = (3, 11)
 PIPELINE, ALONE, STUDY, KIT = "The pipeline", "One thing, without the pipeline", "A human study", "The kit itself"
 
 
@@ -39,6 +40,7 @@ class Command:
 
 COMMANDS = {command.name: command for command in (
     Command("run", "visdyn.pipeline.run_stages:main", "run the stages of a profile that are not up to date", PIPELINE),
+    Command("status", "visdyn.pipeline.run_stages:show_status", "which stages of a profile are out of date", PIPELINE),
     Command("report", "visdyn.reporting.__main__:main", "build the report of whatever results a profile has", PIPELINE),
     Command("play", "visdyn.explorer.play:main", "look at models in the browser, and steer them", PIPELINE, True),
     Command("doctor", "visdyn.pipeline.doctor:main", "what a profile needs and what of it is missing", PIPELINE),
@@ -59,6 +61,7 @@ COMMANDS = {command.name: command for command in (
     Command("notebooks", "visdyn.pipeline.notebooks:main", "the rules of notebooks", KIT),
     Command("dependencies", "visdyn.pipeline.dependencies:main", "dvc.yaml against what the notebooks import", KIT),
     Command("profiles", "visdyn.pipeline.profiles:main", "profiles' files against their overrides", KIT),
+    Command("metrics", "visdyn.pipeline.headline:main", "write reports/metrics.json, what `dvc metrics` shows", KIT),
     Command("readme", "visdyn.reporting.readme:main", "write the results into README.md", KIT),
     Command("pack", "visdyn.explorer.pack:main", "put checkpoints into data/pack, small enough for git", KIT, True),
     Command("arithmetic", "visdyn.pipeline.arithmetic:main", "run a command in the environment of a stage", KIT),
@@ -76,6 +79,9 @@ EXTRAS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status (1: it failed, 2: it was called wrongly)."""
+    if sys.version_info < OLDEST:  # of a checkout on the path: pip would have refused to install it
+        print("visdyn needs Python 3.11 or newer, and this is %d.%d" % sys.version_info[:2], file=sys.stderr)  # noqa: UP031
+        return 1
     given = list(sys.argv[1:] if arguments is None else arguments)
     shown = given[:1] == ["--traceback"]
     given = given[1:] if shown else given

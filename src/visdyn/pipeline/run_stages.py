@@ -50,8 +50,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shown = planned if not options.only else options.stages
     print(f"{len(shown)} stages of {options.profile}; logs in {relpath(root / '.visdyn/logs')}", flush=True)
     status = _run_command(command, root, {PLANNED: " ".join(shown)})
+    if status == 0:
+        from visdyn.pipeline import headline
+
+        headline.main(["--profile", options.profile])
     print("\n".join(summarise(root, began, status)))
     return status
+
+
+def show_status(arguments: Sequence[str] | None = None) -> int:
+    """Print which stages of a profile are out of date, by DVC; plain `dvc status` looks at every profile."""
+    parser = argparse.ArgumentParser(prog="visdyn status", description=show_status.__doc__)
+    parser.add_argument("--profile", default=".", help="folder with params.yaml (default: the embedded default)")
+    root = profile_root(parser.parse_args(arguments).profile)
+    return _run_command([sys.executable, "-m", "dvc", "status", "dvc.yaml"], root, {})
 
 
 def plan_stages(entries: dict[str, Entry], wanted: Sequence[str]) -> list[str]:
