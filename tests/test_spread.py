@@ -102,7 +102,8 @@ def test_what_was_answered_before_a_run_broke_off_is_not_asked_again(tmp_path):
 
 @pytest.mark.slow
 def test_probing_over_gpus_gives_the_rows_of_one_process(tiny_folder, tmp_path, scenes, monkeypatch):
-    items = [Trajectory(scenes[row], "open the cup", scenes[row + 4], "NA", f"0{row}") for row in range(3)]
+    actions = ["open the cup", "take lamp", "close the red cup"]
+    items = [Trajectory(scenes[row], actions[row], scenes[row + 4], "NA", f"0{row}") for row in range(3)]
     tables = []
     for count in (1, 2):
         monkeypatch.setattr(gpus, "count_gpus", lambda count=count: count)
