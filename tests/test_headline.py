@@ -13,6 +13,7 @@ import yaml
 from visdyn.paths import repository_root
 from visdyn.pipeline import run_stages
 from visdyn.pipeline.headline import FILE, main, measure_headline
+from visdyn.reporting.results import ResultError
 
 ROOT = repository_root()
 RESULTS = ROOT / "reports/results"
@@ -124,6 +125,19 @@ def test_a_run_writes_the_file_where_it_succeeded_only(monkeypatch, tmp_path):
         monkeypatch.setattr(run_stages, "_run_command", lambda *_, status=status: status)
         assert run_stages.main(["--profile", str(ROOT / "profiles/smoke")]) == status
     assert wrote == [["--profile", str(ROOT / "profiles/smoke")]]
+
+
+def test_a_result_that_cannot_be_read_does_not_end_a_run_that_succeeded(monkeypatch, tmp_path, capsys):
+    def refuse(arguments):
+        raise ResultError("fdm_scores.csv has a torn row")
+
+    monkeypatch.setattr("visdyn.pipeline.headline.main", refuse)
+    monkeypatch.setattr(run_stages, "summarise", lambda *_: ["the summary"])
+    monkeypatch.setattr(run_stages, "_run_command", lambda *_: 0)
+    assert run_stages.main(["--profile", str(ROOT / "profiles/smoke")]) == 0
+    printed = capsys.readouterr()
+    assert "the summary" in printed.out
+    assert "was not written: fdm_scores.csv has a torn row" in printed.err
 
 
 def test_json_is_plain(numbers):

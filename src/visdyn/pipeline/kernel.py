@@ -18,6 +18,8 @@ from visdyn.pipeline.console import Console, name_cell
 from visdyn.pipeline.executed import first_error, write_record
 from visdyn.pipeline.processes import TOKEN, kernel_prefix, reap_orphans
 
+PER_MIB = 2**20 if sys.platform == "darwin" else 2**10  # of what getrusage counts memory in
+
 
 @dataclass(frozen=True)
 class Kernel:
@@ -64,7 +66,7 @@ def _keep_record(run: Kernel) -> str:
 def cost() -> dict[str, float]:
     """Return CPU seconds and peak memory (MiB) of this process's ended children."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return {"cpu_seconds": round(used.ru_utime + used.ru_stime, 2), "peak_mib": round(used.ru_maxrss / 1024, 1)}
+    return {"cpu_seconds": round(used.ru_utime + used.ru_stime, 2), "peak_mib": round(used.ru_maxrss / PER_MIB, 1)}
 
 
 def _execute_cells(run: Kernel, console: Console) -> str:

@@ -51,9 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{len(shown)} stages of {options.profile}; logs in {relpath(root / '.visdyn/logs')}", flush=True)
     status = _run_command(command, root, {PLANNED: " ".join(shown)})
     if status == 0:
-        from visdyn.pipeline import headline
-
-        headline.main(["--profile", options.profile])
+        _write_metrics(options.profile)
     print("\n".join(summarise(root, began, status)))
     return status
 
@@ -123,6 +121,16 @@ def describe_verdicts(claims: Iterable[dict[str, str]]) -> list[str]:
                 numbers = f"{float(row['estimate']):+.2f}" if row["estimate"] else ""
                 lines.append(_cut(f"  {verdict:<6} {numbers:>6}  {row['paper']} {row['claim']}", width))
     return lines
+
+
+def _write_metrics(profile: str) -> None:
+    from visdyn.pipeline import headline
+    from visdyn.reporting.results import ResultError
+
+    try:
+        headline.main(["--profile", profile])
+    except ResultError as error:  # the stages have succeeded; the report says of each item what it lacks
+        print(f"{headline.FILE} was not written: {error}", file=sys.stderr)
 
 
 def _make_parser() -> argparse.ArgumentParser:
