@@ -54,7 +54,7 @@ def figure(
     return (
         f'<figure style="margin:4px 6px;width:{side}px"><div style="position:relative">'
         f'<img alt="{escape(title)}" src="{encode_png(image)}" style="{style}">{above}</div>'
-        f'<figcaption style="font-size:12px;line-height:1.35;color:{_INK}">{escape(title)}'
+        f'<figcaption style="margin-top:5px;font-size:12px;line-height:1.35;color:{_INK}">{escape(title)}'
         f'<div style="color:{_MUTED}">{mark}{escape(note)}</div></figcaption></figure>'
     )
 
@@ -79,13 +79,14 @@ def bars(rows: Sequence[tuple[str, float, str, bool]], low: float | None = None)
     known = [value for _, value, _, _ in rows if value == value]
     start = (min(known) - 0.1 * (max(known) - min(known) or 1.0) if low is None else low) if known else 0.0
     span = max((max(known) - start) if known else 0.0, 1e-12)
+    wide = max((7 * len(label) for label, _, _, _ in rows), default=0) + 12  # pixels of the labels
     lines = []
     for label, value, text, marked in rows:
         share = 0.0 if value != value else max(0.0, (value - start) / span)
         colour = _PICKED if marked else _BAR
         lines.append(
             f'<div style="display:flex;align-items:center;font-size:12px;margin:2px 6px;color:{_INK}">'
-            f'<span style="width:210px;text-align:right;padding-right:8px">{escape(label)}</span>'
+            f'<span style="width:{wide}px;text-align:right;padding-right:8px">{escape(label)}</span>'
             f'<span style="width:240px;background:#eeeeee"><span style="display:block;height:12px;'
             f'width:{240 * share:.0f}px;background:{colour}"></span></span>'
             f'<span style="padding-left:8px">{escape(text)}</span></div>'

@@ -41,17 +41,16 @@ if TYPE_CHECKING:
 FOLDER = "data/pack"
 INDEX, WEIGHTS, TEXTS, GALLERIES = "pack.json", "weights.xz", "texts.xz", "galleries.xz"
 MOST_BYTES = 16 * 2**20  # of all files together: what git can carry
-# Model of a profile -> the one that its weights are differences from; None: float16. What is not trained is left out.
+# Model of a profile -> the one that its weights are differences from; None: float16. What is not trained is left out;
+# so are controls, and of the two Do-Undo models the one without the consistency loss: with them git could not carry it.
 MODELS: dict[str, str | None] = {
     "models/base": None,
     "models/idm": "models/base",
-    "models/idm_same_labels": "models/base",
     "models/fdm/supervised": "models/base",
     "models/fdm/supervised_weighted": "models/base",
     "models/fdm/synthetic": "models/base",
     "models/fdm/synthetic_weighted": "models/base",
     "models/generator": None,
-    "models/doundo/doundo": "models/generator",
     "models/doundo/doundo_c": "models/generator",
 }
 _SCALE, _DIFFERENCE = "::scale", "::int8"

@@ -18,6 +18,13 @@ from visdyn.paths import profile_root
 
 HOST = "127.0.0.1"
 NAME = "visdyn-explorer.ipynb"
+TEMPLATE = "visdyn"
+# Voilà's own template asks a server elsewhere for icons that the page does not show.
+_TEMPLATE = """{%- extends 'voila/templates/lab/index.html.j2' -%}
+{%- block notebook_css -%}
+{{ super() | replace("https://cdn.jsdelivr.net", "data:text/css,") }}
+{%- endblock notebook_css -%}
+"""
 _IDLE_SECONDS = 3600  # after which the models of a page that nobody has open are let go
 
 
@@ -28,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile_root(options.profile)  # refuses a wrong folder before a server starts
     with tempfile.TemporaryDirectory(prefix="visdyn-play-") as folder:
         notebook = write_page(Path(folder) / NAME, options.profile, options.chain, models)
+        write_template(Path(folder))
         serve_page(notebook, options.port, not options.no_browser)
     return 0
 
@@ -44,6 +52,14 @@ def write_page(path: Path, profile: str, chain: int | None, models: Mapping[str,
     return path
 
 
+def write_template(folder: Path) -> None:
+    """Write the page's template where Voilà looks for it, once `folder` is on JUPYTER_PATH."""
+    place = folder / "voila/templates" / TEMPLATE
+    place.mkdir(parents=True)
+    (place / "index.html.j2").write_text(_TEMPLATE)
+    (place / "conf.json").write_text('{"base_template": "lab"}')
+
+
 def serve_page(notebook: Path, port: int, browser: bool) -> None:
     """Serve a notebook's widgets on this machine; return when it is stopped."""
     from traitlets.config import Config
@@ -51,11 +67,12 @@ def serve_page(notebook: Path, port: int, browser: bool) -> None:
 
     # Kernels start in the notebook's folder; what they read starts at the repository, and with this environment.
     os.environ["VISDYN_PREFIX"], os.environ["JUPYTER_PREFER_ENV_PATH"] = sys.prefix, "1"
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(notebook.parent), os.environ.get("JUPYTER_PATH")]))
     token = secrets.token_urlsafe(18)
     settings = Config()
     settings.Voila.ip, settings.Voila.port, settings.Voila.port_retries = HOST, port, 0
     settings.Voila.open_browser, settings.Voila.token = browser, token
-    settings.VoilaConfiguration.file_allowlist = []
+    settings.VoilaConfiguration.file_allowlist, settings.VoilaConfiguration.template = [], TEMPLATE
     settings.MultiKernelManager.default_kernel_name = "python3"
     settings.MappingKernelManager.cull_idle_timeout = _IDLE_SECONDS
     settings.MappingKernelManager.cull_interval = 60
