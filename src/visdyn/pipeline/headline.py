@@ -39,7 +39,7 @@ def measure_headline(root: Path) -> dict[str, dict[str, float | int | None]]:
     return {
         "claims": _count_verdicts(root / LEDGER),
         "idm": _measure_inverse(results),
-        "fdm": _mean_scores(results),
+        "fdm": _measure_forward(results),
         "best_of_k": _measure_chosen(results),
         "doundo": _measure_doundo(results),
     }
@@ -59,17 +59,17 @@ def _measure_inverse(results: Results) -> dict[str, float | None]:
     exact = None if texts is None else texts[texts["metric"] == "exact"].rename(columns={"model": "name"})
     known = None if pairs is None else pairs[(pairs["selected"] == 1) & pairs["correct"].notna()].assign(name="labels")
     return {
-        "exact_same_labels": _mean(exact, "idm_same_labels", "value"),
-        "exact_all_labels": _mean(exact, "idm", "value"),
-        "right_labels": _mean(known, "labels", "correct"),
+        "exact_same_labels": _average_chains(exact, "idm_same_labels", "value"),
+        "exact_all_labels": _average_chains(exact, "idm", "value"),
+        "right_labels": _average_chains(known, "labels", "correct"),
     }
 
 
-def _mean_scores(results: Results) -> dict[str, float | None]:
+def _measure_forward(results: Results) -> dict[str, float | None]:
     scores = results.read_or_none("evaluation/fdm_scores.csv")
     judged = None if scores is None else scores[scores["metric"] == "score"].rename(columns={"system": "name"})
     arms = {"C-ZS": "zero_shot", "C-FT": "supervised", "C-FDM": "synthetic_weighted"}
-    return {label: _mean(judged, name, "value") for label, name in arms.items()}
+    return {label: _average_chains(judged, name, "value") for label, name in arms.items()}
 
 
 def _measure_chosen(results: Results) -> dict[str, float | None]:
@@ -89,10 +89,10 @@ def _measure_doundo(results: Results) -> dict[str, float | None]:
         scores = scores[(scores["prompt"] == "long") & (scores["reverse_from"] == "generated")]
         scores = scores[scores["metric"] == "joint"].rename(columns={"system": "name"})
     names = {"BAGEL": "base", "Do-Undo": "doundo"}
-    return {f"{label}_both_right": _mean(scores, name, "value") for label, name in names.items()}
+    return {f"{label}_both_right": _average_chains(scores, name, "value") for label, name in names.items()}
 
 
-def _mean(table: pd.DataFrame | None, name: str, column: str) -> float | None:
+def _average_chains(table: pd.DataFrame | None, name: str, column: str) -> float | None:
     """Return the mean over chains of the means of a chain; None where the table has no such rows or no number."""
     own = table if table is None else table[table["name"] == name]
     if own is None or own[column].notna().sum() == 0:
