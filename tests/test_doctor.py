@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -11,7 +12,18 @@ import yaml
 from visdyn.datasets.inventory import ANNOTATIONS
 from visdyn.params import load_params
 from visdyn.paths import repository_root
-from visdyn.pipeline.doctor import BENCHMARKS, DESCRIPTIONS, examine, find_checkpoint, main, named_checkpoints, render
+from visdyn.pipeline.doctor import (
+    BENCHMARKS,
+    DESCRIPTIONS,
+    Check,
+    examine,
+    find_checkpoint,
+    main,
+    named_checkpoints,
+    render,
+)
+from visdyn.pipeline.errors import StageError
+from visdyn.pipeline.item_stages import stages_of_item
 
 EXTERNAL = repository_root() / "data/external"
 
@@ -156,3 +168,74 @@ def test_keys_are_looked_for_and_never_shown(no_cache, monkeypatch, capsys):
     checks = {check["name"]: check for check in json.loads(out)}
     assert checks["OPENAI_API_KEY"]["present"] is True
     assert os.environ["OPENAI_API_KEY"] not in out
+
+
+def test_one_item_needs_its_own_stages_and_nothing_of_the_other_paper(no_cache, capsys):
+    assert main(["--profile", "profiles/paper", "--item", "b_table2"]) == 1
+    out = capsys.readouterr().out
+    assert "leloy/Anole-7b-v0.1-hf" in out
+    for other in ("ByteDance-Seed/BAGEL-7B-MoT", "Qwen/Qwen-Image-Edit-2509", "data doundo"):
+        assert other not in out
+    last = out.rstrip().splitlines()[-2:]
+    assert last == ["  $ visdyn run --profile profiles/paper --item b_table2",
+                    "  $ visdyn report --profile profiles/paper"]  # fmt: skip
+    waits = next(line for line in out.splitlines() if line.startswith("b_table2 waits for"))
+    stages = waits.partition(": ")[2].split(", ")
+    assert {"fdm", "idm", "evaluation", "spatial"} <= set(stages)
+    assert not {"doundo", "evaluation_doundo", "figures"} & set(stages)
+
+
+def test_an_item_that_is_none_or_needs_no_stage_is_refused_in_words():
+    known = ["world", "fdm", "evaluation", "spatial"]
+    assert stages_of_item("b_table2", known) == ["evaluation", "spatial"]
+    with pytest.raises(StageError, match="no item 'b_table99'; one of b_"):
+        stages_of_item("b_table99", known)
+    with pytest.raises(StageError, match="computed from no stage's results"):
+        stages_of_item("b_figure1", known)
+
+
+def test_disk_counts_what_is_missing(monkeypatch, tmp_path):
+    from visdyn.pipeline import doctor
+
+    monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: SimpleNamespace(free=60e9))
+    missing = [Check("model", "a/b", False, "", size="about 14 GB in bf16"),
+               Check("data", "clips", False, "", size="UCF-101: about 6.5 GB, 13,320; Moments: one million"),
+               Check("model", "here", True, "", size="about 900 GB")]  # fmt: skip
+    found = doctor._check_disk(".", missing)
+    assert found.present is True
+    assert "what is missing takes 20 GB" in found.detail or "takes 21 GB" in found.detail
+    assert "no stated size: clips" in found.detail
+    assert doctor._check_disk(".", [*missing, Check("model", "c/d", False, "", size="62 GB")]).present is False
+
+
+def test_gated_checkpoints_ask_for_a_login(monkeypatch):
+    import huggingface_hub
+
+    from visdyn.pipeline import doctor
+
+    gated = Check("model", "facebook/chameleon-7b", False, "", ("probing",), licence="Chameleon (gated)")
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: None)
+    (login,) = doctor._check_login([gated])
+    assert login.present is False
+    assert login.command == "hf auth login"
+    assert login.stages == ("probing",)
+    assert "https://huggingface.co/facebook/chameleon-7b" in login.detail
+    monkeypatch.setattr(huggingface_hub, "get_token", lambda: "secret-token")
+    (login,) = doctor._check_login([gated])
+    assert login.present is True
+    assert "secret" not in login.detail
+    assert not list(doctor._check_login([Check("model", "open/one", False, "", licence="MIT")]))
+
+
+def test_a_torch_without_cuda_on_a_machine_with_gpus_is_named(monkeypatch):
+    from visdyn.pipeline import doctor
+
+    monkeypatch.setattr(doctor, "_ask_driver", lambda: "nvidia-smi sees 8: H100, 81559 MiB, 550.54")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("torch.version.cuda", None)
+    params = load_params("profiles/paper")
+    found = next(doctor._check_hardware(params))
+    assert found.present is False
+    assert "this torch is built for the CPU" in found.detail
+    assert found.command.startswith("pip install")
+    assert {"probing", "annotation", "evaluation"} <= set(found.stages)

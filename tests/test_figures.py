@@ -56,7 +56,7 @@ def test_verification_has_a_row_for_each_arm_and_a_panel_for_each_subset_and_the
     table = reporting_results.candidates(np.random.default_rng(0))
     both = pd.concat([table, table.assign(arm="synthetic_weighted", score=table["score"] / 2)])
     curves = summaries.verification_curves(both)
-    lines = {"region judge": {"Copy": {"ag": 0.5, "all": 0.25}}}
+    lines = {"region judge": {"Copy": {"ag": 0.5, "all": -4.0}}}
     figure = figures_bootstrapping.verification_curves({"region judge": curves}, lines)
     titles = [f"{name} (n = 4)" for name in ("MagicBrush", "AG", "Something", "WhatsUp", "Kubric")]
     assert [axes.get_title() for axes in figure.axes] == [*titles, "Average (n = 20)"] * 2
@@ -65,9 +65,19 @@ def test_verification_has_a_row_for_each_arm_and_a_panel_for_each_subset_and_the
         for line, selector in zip(figure.axes[panel].get_lines(), names.SELECTORS, strict=False):
             expected = own[own["selector"] == selector].sort_values("k")["value"]
             assert np.allclose(line.get_ydata(), expected)
-        assert figure.axes[panel].get_lines()[-1].get_ydata() == [0.25, 0.25]
-    assert len(figure.axes[1].get_lines()) == len(names.SELECTORS) + 1
-    assert len(figure.axes[0].get_lines()) == len(names.SELECTORS)  # no score of Copy is known there
+        bands = (own["value"] - own["spread"].fillna(0), own["value"] + own["spread"].fillna(0))
+        low, high = figure.axes[panel].get_ylim()
+        assert low < bands[0].min() <= bands[1].max() < high  # the average's curves fill its own axis
+        assert high - low < 1.5 * (bands[1].max() - bands[0].min())
+        assert "↓ Copy -4.0" in [text.get_text() for text in figure.axes[panel].texts]
+    subsets = figure.axes[:5]
+    assert len({axes.get_ylim() for axes in subsets}) == 1
+    for axes, known in zip(subsets, (False, True, False, False, False), strict=True):
+        low, high = axes.get_ylim()
+        drawn = any(line.get_ydata() == [0.5, 0.5] for line in axes.get_lines() if len(line.get_ydata()) == 2)
+        named = any("Copy" in text.get_text() for text in axes.texts)
+        assert named is known  # no score of Copy is known elsewhere
+        assert drawn == (known and low <= 0.5 <= high)
 
 
 def test_series_differ_by_more_than_colour():
@@ -89,7 +99,7 @@ def test_strips_order_columns_and_limit_rows():
     figure = figure_parts.image_strips(arrays, max_rows=2)
     assert len(figure.axes) == 10
     heads = [axes.get_xlabel() for axes in figure.axes[-5:]]
-    assert heads == ["Input", "Ground truth", "Bagel (base)\nforward", "Bagel (base)\nreverse", "Do-Undo\nforward"]
+    assert heads == ["Input", "Ground truth", "Bagel (base)\ndone", "Bagel (base)\nundone", "Do-Undo\ndone"]
 
 
 def test_flow_maps_stand_behind_the_images_and_long_texts_have_a_line_each():
@@ -100,7 +110,7 @@ def test_flow_maps_stand_behind_the_images_and_long_texts_have_a_line_each():
     arrays[f"{name}_forward_text"] = np.array(["DINO-F 0.9, CLIP-T-F 0.5, OF-F 0.2", "ES 9, ME 8"])
     axes = figure_parts.image_strips(arrays).axes
     heads = [one.get_xlabel().splitlines()[-1] for one in axes[-5:]]
-    assert heads == ["Input", "forward", "reverse", "flow OF-F", "flow error EPE"]
+    assert heads == ["Input", "done", "undone", "flow OF-F", "flow error EPE"]
     assert axes[1].get_xlabel() == "DINO-F 0.9\nCLIP-T-F 0.5\nOF-F 0.2"
     assert axes[6].get_xlabel().startswith("ES 9, ME 8\nDo-Undo(c), weight\n0.6")
     assert [one.spines["left"].get_visible() for one in axes[:5]] == [False, False, False, True, True]

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from visdyn.paths import repository_root
+from visdyn.reporting.ledger import load_claims
 from visdyn.reporting.readme import END, START, block, rewritten
 from visdyn.reporting.results import Results
 
@@ -37,6 +38,19 @@ def test_another_result_makes_another_readme(tables_here, tmp_path):
     changed = "\n".join(set(block(Results(tmp_path)).splitlines()) - set(tables_here.splitlines()))
     assert "cannot name actions" in changed
     assert "| kitchen | 0.36 | 0.00 |" in changed  # zero-shot and fine-tuned answers are all right now
+
+
+def test_the_claims_that_lead_stand_first_and_all_others_are_folded(tables_here):
+    first, _, folded = tables_here.partition("<details>")
+    leading = [claim.claim for claim in load_claims() if claim.leads]
+    assert 8 <= len(leading) <= 16
+    assert all(f"| {claim} |" in first for claim in leading)
+    assert first.count("\n|") < 24  # a screen
+    others = {claim.claim for claim in load_claims() if not claim.leads}
+    assert not any(f"| {claim} |" in first for claim in others)
+    assert sum(f"| {claim} |" in folded for claim in others) > 40
+    assert folded.count("<details>") + 1 == folded.count("</details>") == 2
+    assert "\n\n| claim" in folded  # Markdown inside of HTML needs an empty line before it
 
 
 def test_only_the_block_between_the_marks_is_replaced():

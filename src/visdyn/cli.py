@@ -55,6 +55,7 @@ COMMANDS = {command.name: command for command in (
     Command("check", "visdyn.commands.check_plugin:main", "does your own model, editor, judge or metric fit?", ALONE),
     Command("study prepare", "visdyn.stages.human_study_outputs:main", "write a study of a profile's images", STUDY),
     Command("study serve", "visdyn.human_study.serve:main", "serve a study's pages; --export for answers", STUDY),
+    Command("cards", "visdyn.commands.write_cards:main", "cards of a profile's models and data, with Croissant", KIT),
     Command("choices", "visdyn.stages.choices:main", "try what data/choices.yaml declares on the dev items", KIT, True),
     Command("external", "visdyn.stages.external:main", "measure public data where it is at hand", KIT, True),
     Command("something", "visdyn.datasets.something:main", "cut Something-Something's frames for AURORA", KIT),

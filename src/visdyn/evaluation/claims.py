@@ -105,6 +105,7 @@ class Claim:
         place: table, figure or section where it stands.
         claim: what it says, in our words.
         published: the printed effect, None where the paper prints no number for it.
+        leads: whether the paper leads with it: its abstract says so, or it is what a section is about.
         kitchen, recorded, real: how each kind of evidence decides it; None where it cannot.
     """
 
@@ -112,6 +113,7 @@ class Claim:
     place: str
     claim: str
     published: Published | None = None
+    leads: bool = False
     kitchen: ClaimTest | None = None
     recorded: ClaimTest | None = None
     real: ClaimTest | None = None

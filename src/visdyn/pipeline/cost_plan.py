@@ -16,8 +16,12 @@ from dataclasses import dataclass
 from visdyn.compute.pool import cores
 from visdyn.params import ParamsError, load_params
 from visdyn.paths import profile_root
+from visdyn.pipeline.errors import StageError
+from visdyn.pipeline.guards import read_entries
+from visdyn.pipeline.item_stages import stages_of_item
 from visdyn.pipeline.plan_facts import NOTHING, Facts, Machine, Range
 from visdyn.pipeline.plan_stages import Planner, StagePlan
+from visdyn.pipeline.run_stages import plan_stages
 from visdyn.readers import read_json
 from visdyn.training.engine.launch import Hardware
 
@@ -162,6 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print a profile's plan; return 1 where a stage does not fit into the GPU, or nothing can be planned."""
     parser = argparse.ArgumentParser(prog="visdyn plan", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default=".", help="folder with params.yaml (default: the embedded default)")
+    parser.add_argument("--item", help="only the stages that one table or figure waits for: b_table2")
     parser.add_argument("--hardware", help="file in hardware/ (default: the profile's runtime.hardware)")
     parser.add_argument("--gpu", default="h100", help="a name of `gpus` in benchmarks/plan.yaml (default: h100)")
     parser.add_argument("--gpus", type=int, help="of all nodes (default: 1; none for a profile that renders its world)")
@@ -172,7 +177,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         small = load_params(options.profile).world.kind == "kitchen"
         gpus = (0 if small else 1) if options.gpus is None else options.gpus
         rows = make_rows(options.profile, options.hardware, Machine(options.gpu, gpus, options.cores or cores()))
-    except (ParamsError, FileNotFoundError, ValueError, KeyError) as error:
+        if options.item:
+            entries = read_entries(profile_root(options.profile))
+            wanted = plan_stages(entries, stages_of_item(options.item, entries))
+            rows = [row for row in rows if row.plan.stage in wanted]
+    except (ParamsError, StageError, FileNotFoundError, ValueError, KeyError) as error:
         print(error.args[0] if isinstance(error, KeyError) else error, file=sys.stderr)
         return 1
     print(render(rows, options.sources))

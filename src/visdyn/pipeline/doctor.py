@@ -1,4 +1,6 @@
-"""What a profile needs and what of it is here: `make doctor PROFILE=profiles/paper`.
+"""What a profile, or one item of a paper, needs and what of it is here: `make doctor PROFILE=profiles/paper`.
+
+    visdyn doctor --profile profiles/paper --item b_table2
 
 Names every data set, checkpoint, key, accelerator and optional library that the profile's parameters ask for; for each
 that is missing its command, size and licence, and the stages that wait for it. Fetches nothing, loads no weights;
@@ -13,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
@@ -23,6 +26,10 @@ from visdyn.params import Params, load_params
 from visdyn.paths import UnsetVariableError, expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.fingerprint import recall_machine
+from visdyn.pipeline.guards import read_entries
+from visdyn.pipeline.item_stages import commands_of_item, stages_of_item
+from visdyn.pipeline.plan_facts import read_size
+from visdyn.pipeline.run_stages import plan_stages
 from visdyn.pipeline.stage import open_stage
 from visdyn.reporting.provenance import read_families
 from visdyn.yaml_files import read_yaml
@@ -71,8 +78,18 @@ class Check:
     licence: str = ""
 
 
-def examine(profile: str = ".") -> list[Check]:
-    """Check everything that a profile's parameters ask for."""
+# Stages that use a GPU where data and models are the papers'.
+ON_GPUS = ("probing", "mining", "idm", "idm_evaluation", "annotation", "fdm", "doundo", "verification", "evaluation",
+           "evaluation_doundo", "spatial")  # fmt: skip
+ROOM = 5.0  # GB that any run leaves behind and should find
+
+
+def examine(profile: str = ".", stages: Collection[str] | None = None) -> list[Check]:
+    """Check everything that a profile's parameters ask for.
+
+    Args:
+        stages: leave out what none of these stages needs (default: all).
+    """
     params, external = load_params(profile), repository_root() / "data/external"
     checks = [
         *_check_benchmarks(params, profile, external),
@@ -81,11 +98,12 @@ def examine(profile: str = ".") -> list[Check]:
         *_check_models(params, profile, external),
         *_check_keys(params),
         *_check_libraries(),
-        _check_disk(profile),
     ]
     if params.world.kind == "external":
         checks = [*_check_data(profile, params, external), *checks]
-    return checks
+    if stages is not None:
+        checks = [check for check in checks if not check.stages or set(check.stages) & set(stages)]
+    return [*checks, *_check_login(checks), _check_disk(profile, checks)]
 
 
 def _check_data(profile: str, params: Params, external: Path) -> Iterator[Check]:
@@ -239,6 +257,30 @@ def _check_arithmetic(profile: str) -> Check:
     return Check("hardware", "arithmetic", True, detail)
 
 
+def _check_login(checks: Sequence[Check]) -> Iterator[Check]:
+    """Whether a token of the Hugging Face hub is here, where a missing checkpoint asks for an accepted licence."""
+    gated = [check for check in checks if check.kind == "model" and check.present is False and "gated" in check.licence]
+    if gated:
+        from huggingface_hub import get_token
+
+        stages = tuple(dict.fromkeys(stage for check in gated for stage in check.stages))
+        pages = ", ".join(f"https://huggingface.co/{check.name}" for check in gated)
+        present = get_token() is not None  # never shown
+        detail = f"{'logged in' if present else 'not logged in'}; accept the licence at {pages}"
+        yield Check("key", "Hugging Face hub", present, detail, stages, "hf auth login")
+
+
+def _ask_driver() -> str:
+    """Return what nvidia-smi says of the first GPU and its driver; "" where there is none."""
+    asked = ["nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        said = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    lines = said.stdout.strip().splitlines() if said.returncode == 0 else []
+    return f"nvidia-smi sees {len(lines)}: {lines[0]}" if lines else ""
+
+
 def _check_hardware(params: Params) -> Iterator[Check]:
     import torch
 
@@ -248,8 +290,16 @@ def _check_hardware(params: Params) -> Iterator[Check]:
         f"{torch.cuda.get_device_name(i)} ({torch.cuda.get_device_properties(i).total_memory / 2**30:.0f} GiB)"
         for i in range(count)
     )
-    here = f"torch {torch.__version__}, {cards or 'no CUDA device'}"
-    yield Check("hardware", "accelerators", count > 0 if wants else True, here, ("idm", "fdm", "doundo"))
+    here, built, command = f"torch {torch.__version__}, {cards or 'no CUDA device'}", torch.version.cuda, ""
+    if wants and not count:
+        driver = _ask_driver()
+        here += f"; {driver}" if driver else "; nvidia-smi sees no GPU: use a machine that has one, with its driver"
+        if driver and built is None:
+            here += "; this torch is built for the CPU"
+            command = f"pip install --force-reinstall --no-deps torch=={torch.__version__.partition('+')[0]}"
+        elif driver:
+            here += f"; this torch needs a driver for CUDA {built}"
+    yield Check("hardware", "accelerators", count > 0 if wants else True, here, ON_GPUS if wants else (), command)
     path = repository_root() / "hardware" / f"{params.runtime.hardware}.yaml"
     known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
     yield Check("hardware", path.name, path.is_file(), str(path) if path.is_file() else f"hardware/ has {known}")
@@ -261,9 +311,19 @@ def _check_libraries() -> Iterator[Check]:
         yield Check("library", module, True if present else None, purpose, command="" if present else command)
 
 
-def _check_disk(profile: str) -> Check:
-    free = shutil.disk_usage(profile_root(profile)).free / 2**30
-    return Check("hardware", "disk", free > 5, f"{free:.0f} GiB free below the profile")
+def _check_disk(profile: str, checks: Sequence[Check]) -> Check:
+    """Compare the free space with the sizes of what is missing, as far as their descriptions say them."""
+    free = shutil.disk_usage(profile_root(profile)).free / 1e9
+    sizes, unknown = [ROOM], []
+    for check in (one for one in checks if one.present is False and one.kind in ("data", "model")):
+        for part in check.size.split("; ") if check.size else [""]:
+            size = read_size(part.rpartition(": ")[2])
+            sizes += [] if size is None else [size]
+            unknown += [] if size is not None else [check.name]
+    detail = f"{free:.0f} GB free below the profile; what is missing takes {sum(sizes) - ROOM:.0f} GB"
+    if unknown:
+        detail += f", and what has no stated size: {', '.join(dict.fromkeys(unknown))}"
+    return Check("hardware", "disk", free > sum(sizes), detail)
 
 
 def render(checks: Sequence[Check]) -> str:
@@ -286,10 +346,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Print the examination of a profile; return 1 where something that it needs is missing."""
     parser = argparse.ArgumentParser(prog="visdyn doctor", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default=".", help="folder with params.yaml (default: the embedded default)")
+    parser.add_argument("--item", help="only what one table or figure needs: b_table2 (data/published/items.yaml)")
     parser.add_argument("--json", action="store_true", help="print the checks as JSON")
     options = parser.parse_args(arguments)
-    checks = examine(options.profile)
-    print(json.dumps([asdict(check) for check in checks], indent=1) if options.json else render(checks))
+    stages = None
+    if options.item:
+        entries = read_entries(profile_root(options.profile))
+        stages = plan_stages(entries, stages_of_item(options.item, entries))
+    checks = examine(options.profile, stages)
+    if options.json:
+        print(json.dumps([asdict(check) for check in checks], indent=1))
+    else:
+        print(render(checks))
+        if stages is not None:
+            commands = [f"  $ {line}" for line in commands_of_item(options.item, options.profile)]
+            waits = f"{options.item} waits for {len(stages)} stages: {', '.join(stages)}"
+            print("\n".join(["", waits, *commands]))
     return int(any(check.present is False for check in checks))
 
 

@@ -4,6 +4,10 @@
 is a folder of `profiles/` with an `overrides.yaml`: the keys of params.yaml in which it differs from the root, or from
 the profile that its key `parent` names. DVC reads whole files, and a symbolic link of an old revision as text, so both
 files are real ones. Lines are copied, not printed anew, so that comments and layout survive.
+
+Where a profile reads data of others, which may be for non-commercial use only, what shows their pixels (generated
+images, galleries, executed notebooks) has `push: false` in its dvc.yaml: `dvc push` leaves it here. `share_pixels:
+true` in overrides.yaml asks for the opposite; .gitignore keeps the profiles' figures and reports out of git.
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from visdyn.paths import repository_root
 from visdyn.yaml_files import YamlError, clipped, compose_yaml, parse_yaml
 
 OVERRIDES = "overrides.yaml"
+OF_OVERRIDES = ("parent", "share_pixels")  # keys that are none of params.yaml
+SHOWS_PIXELS = ("data/generated/", "reports/notebooks/", "data/mined")  # outputs; mined pairs bring their frames
 HEADER = "# Generated from {sources} by `visdyn profiles --write`; do not edit.\n"
 
 
@@ -35,8 +41,35 @@ def profile_files(root: Path) -> dict[Path, str]:
     files = {}
     for path in sorted(root.glob(f"profiles/*/{OVERRIDES}")):
         files[path.parent / "params.yaml"] = full_params(root, path.parent.name)
-        files[path.parent / "dvc.yaml"] = HEADER.format(sources="the root's dvc.yaml") + (root / "dvc.yaml").read_text()
+        stages = (root / "dvc.yaml").read_text()
+        if not _shares_pixels(root, path.parent.name):
+            stages = _keep_pixels(stages)
+        files[path.parent / "dvc.yaml"] = HEADER.format(sources="the root's dvc.yaml") + stages
     return files
+
+
+def _shares_pixels(root: Path, name: str) -> bool:
+    """Tell whether `dvc push` may take a profile's images: those of a rendered world, or where overrides.yaml asks."""
+    asked = parse_yaml(text := (root / "profiles" / name / OVERRIDES).read_text(encoding="utf-8"), name) or {}
+    parent = _parent_of(text, root / "profiles" / name / OVERRIDES)
+    if "share_pixels" in asked:
+        return asked["share_pixels"] is True
+    if (asked.get("world") or {}).get("kind", "kitchen") != "kitchen":
+        return False
+    return parent is None or _shares_pixels(root, parent)
+
+
+def _keep_pixels(stages: str) -> str:
+    """Return the text of a dvc.yaml whose outputs that show images are not pushed."""
+    lines, of_outputs = [], False
+    for line in stages.splitlines():
+        of_outputs = line == "    outs:" or (of_outputs and line.startswith("      "))
+        output = line.removeprefix("      - ")
+        if of_outputs and output != line and output.startswith(SHOWS_PIXELS):
+            lines += [f"      - {output}:", "          push: false"]
+        else:
+            lines.append(line)
+    return "\n".join(lines) + "\n"
 
 
 def full_params(root: Path, name: str, children: tuple[str, ...] = ()) -> str:
@@ -104,7 +137,7 @@ def _find_replacements(
     replaced: dict[int, list[str]] = {}
     known = {key.value: (key, value) for key, value in base.value}
     for key, value in delta.value:
-        if not section and key.value == "parent":
+        if not section and key.value in OF_OVERRIDES:
             continue
         if key.value not in known:
             name = f"{section}{key.value}"

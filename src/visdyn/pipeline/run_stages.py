@@ -2,6 +2,7 @@
 
     visdyn run                              everything of the embedded default
     visdyn run fdm evaluation               these two and what they wait for
+    visdyn run --item b_table2              what one table or figure of a paper waits for
     visdyn run --profile profiles/paper --keep-going
     visdyn run figures --only --force       this one, though nothing changed
 
@@ -41,6 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.only and not options.stages:
         parser.error("--only needs the names of stages")
     root = profile_root(options.profile)
+    if options.item:
+        from visdyn.pipeline.item_stages import stages_of_item  # reads the map of the papers, with pandas
+
+        options.stages += stages_of_item(options.item, read_entries(root))
     planned = plan_stages(read_entries(root), options.stages)
     if importlib.util.find_spec("dvc") is None:
         raise ModuleNotFoundError("No module named 'dvc'", name="dvc")
@@ -137,6 +142,7 @@ def _make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="visdyn run", description=__doc__.splitlines()[0])
     parser.add_argument("stages", nargs="*", metavar="STAGE", help="these and what they wait for; all by default")
     parser.add_argument("--profile", default=".", help="folder with params.yaml (default: the embedded default)")
+    parser.add_argument("--item", help="the stages of one table or figure: b_table2 (data/published/items.yaml)")
     parser.add_argument("--only", action="store_true", help="the named stages alone, not what they wait for")
     parser.add_argument("--force", action="store_true", help="though they are up to date")
     parser.add_argument("--keep-going", action="store_true", help="after a failure, with whatever does not wait for it")

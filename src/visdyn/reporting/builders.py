@@ -50,6 +50,44 @@ def _rename_arms(frame: pd.DataFrame | None) -> pd.DataFrame | None:
     return frame if frame is None or "arm" not in frame else frame.assign(arm=frame["arm"].map(names.fdm_system))
 
 
+# Measures of base_measures/ in words.
+MEASURES = {
+    "image_to_text_at_1_of_50": "an image finds its caption among 50",
+    "text_to_image_at_1_of_50": "a caption finds its image among 50",
+    "cosine_after_action": "cosine of images before and after an action",
+    "cosine_same_state": "cosine of two images of one state",
+    "nearest_is_same_state": "the nearest image is of the same state",
+    "ordered": "the same state is closer than the state after an action",
+    "ceiling_editing_success": "editing success of the decoded target (0 to 10)",
+    "ceiling_minimal_editing": "minimal editing of the decoded target (0 to 10)",
+    "ceiling_score": "score of the decoded target (0 to 10)",
+    "ceiling_success": "the decoded target's nearest state is the target",
+    "codes_changed_inside": "codes that change where the image does",
+    "codes_changed_outside": "codes that change elsewhere",
+    "codes_used": "different codes that are used",
+    "l1": "L1 of the decoded image",
+}
+
+
+def _name_measures(table: pd.DataFrame) -> pd.DataFrame:
+    return table.assign(measure=table["measure"].replace(MEASURES))
+
+
+# How a loss is written, by the arm's weighting: two losses whose numbers cannot be compared.
+LOSSES = {"uniform": "loss, all tokens alike\n(nats a token)"}
+LOSSES |= dict.fromkeys(("recognition", "permuted"), "loss, weighted by Eq. 2\n(nats a token)")
+
+
+def _draw_fdm_training(results: Results) -> Figure:
+    training, arms = results.read("fdm/training.csv"), results.read_or_none("fdm/arms.csv")
+    if arms is None:
+        return figures_shared.training_curves(training, "arm")
+    weighting = training["arm"].map(arms.drop_duplicates("arm").set_index("arm")["weighting"])
+    heads = weighting.map(LOSSES).fillna("loss")
+    own = {head: training["loss"].where(heads == head) for head in dict.fromkeys(heads)}
+    return figures_shared.training_curves(training.assign(**own), "arm", tuple(own))
+
+
 TABLES: dict[str, TableBuilder] = {
     "b_figure2": tables_bootstrapping.figure2,
     "b_figure8": tables_bootstrapping.figure8,
@@ -94,8 +132,8 @@ TABLES: dict[str, TableBuilder] = {
     "k_keyframes": lambda results, _, status: keyframe_table(
         results.read("mining/keyframes.csv"), results.setting.motion
     ),
-    "k_encoders": lambda results, _, status: results.read("base_measures/encoders.csv"),
-    "k_tokenizer": lambda results, _, status: results.read("base_measures/tokenizer.csv"),
+    "k_encoders": lambda results, _, status: _name_measures(results.read("base_measures/encoders.csv")),
+    "k_tokenizer": lambda results, _, status: _name_measures(results.read("base_measures/tokenizer.csv")),
 }
 
 
@@ -178,7 +216,7 @@ FIGURES: dict[str, FigureBuilder] = {
     "d_figure4": _benchmark_set,
     "d_figure7": lambda results: figures_doundo.action_bars(results.read("evaluation_doundo/doundo_scores.csv")),
     "d_figure10": _make_segments_plot(figures_doundo.verb_noun_heatmap),
-    "k_fdm_training": lambda results: figures_shared.training_curves(results.read("fdm/training.csv"), "arm"),
+    "k_fdm_training": _draw_fdm_training,
     "k_doundo_training": lambda results: figures_shared.training_curves(
         results.read("doundo/training.csv"), "variant", ("loss", "consistency")
     ),

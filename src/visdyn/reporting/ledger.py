@@ -98,7 +98,7 @@ def write_ledger(ledger: pd.DataFrame, reports: str | Path) -> list[Path]:
     ledger.to_csv(paths[0], index=False, float_format="%.6g", lineterminator="\n")
     shown = printed_rows(ledger)
     paths[1].write_text(f"{summary(ledger)}\n\n{tables.markdown(shown)}")
-    paths[2].write_text(tables.latex(shown))
+    paths[2].write_text(tables.latex(shown, name="claims", title=summary(ledger).removesuffix(".")))
     return paths
 
 

@@ -1,4 +1,4 @@
-"""The README's tables of results, made from `reports/results`: the ledger of claims, then numbers.
+"""The README's tables of results, made from `reports/results`: the claims that lead, all claims, numbers.
 
 `visdyn readme` rewrites the block between the two marks; a test compares it with the results.
 """
@@ -21,8 +21,12 @@ EDITORS = {"base": "Bagel (tiny, trained here)", "doundo": "Do-Undo", "doundo_c"
 
 
 def block(results: Results) -> str:
-    """Return the Markdown of the embedded default's results: the claims that were measured, then numbers."""
+    """Return the Markdown of the embedded default's results.
+
+    First the claims that the papers lead with, whether measured or not; folded, all that were measured, and numbers.
+    """
     claims = ledger.build_ledger(results)
+    leading = {claim.id for claim in ledger.load_claims() if claim.leads}
     shown = ledger.printed_rows(claims, measured_only=True, notes=False)
     rows = [*_learned(results), *_forward(results), _verification(results), *_spatial(results), *_doundo(results)]
     rows.append(_aurora(results))
@@ -33,8 +37,38 @@ def block(results: Results) -> str:
     families = provenance.read_families(results.profile / "reports/machine.json")
     named = ", ".join(f"{name} ({kind})" for name, kind in families.items())
     made = f"Made by machines of family {named}; another family trains other weights (docs/pipeline.md).\n"
-    parts = [f"{ledger.summary(claims)}\n", tables.markdown(shown), numbers, spread + (made if families else "")]
+    parts = [
+        f"What the papers lead with. {ledger.summary(claims)}\n",
+        tables.markdown(_lead(claims[claims["id"].isin(leading)])),
+        _fold(f"All {len(shown)} rows that were measured", tables.markdown(shown)),
+        _fold("The numbers behind them", "\n".join(filter(None, [numbers, spread]))),
+        made if families else "",
+    ]
     return "\n".join(filter(None, parts))
+
+
+def _lead(claims: pd.DataFrame) -> pd.DataFrame:
+    """Return few columns of claims, for who reads them first; a claim that has been measured only so."""
+    measured = set(claims.loc[claims["verdict"] != "not measured", "id"])
+    known = (claims["verdict"] != "not measured") | ~claims["id"].isin(measured)
+    rows = ledger.printed_rows(claims[known].drop_duplicates(["id", "evidence"]), notes=False)
+    interval = [
+        f" ({low} to {high})" if low and high else "" for low, high in zip(rows["low"], rows["high"], strict=True)
+    ]
+    return pd.DataFrame(
+        {
+            "claim": rows["claim"],
+            "stands in": rows["stands in"],
+            "paper": rows["published"],
+            "here, with its 95 % interval": rows["estimate"] + interval,
+            "measured on": rows["evidence"],
+            "verdict": "**" + rows["verdict"] + "**",
+        }
+    )
+
+
+def _fold(head: str, text: str) -> str:
+    return f"<details><summary>{head}</summary>\n\n{text.strip()}\n\n</details>\n"
 
 
 def rewritten(text: str, table: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,6 +36,7 @@ class Outcome:
         cells: status -> number of cells of a run of this kit, in all tables of the item.
         recorded: status -> number of cells that were recomputed from the authors' recorded replies; counted apart.
         left_out: models that could not be loaded, each with its reason.
+        tiny: whether rows or columns of its table are of tiny models that stand for the paper's.
     """
 
     item: Item
@@ -50,12 +52,17 @@ class Outcome:
     cells: dict[str, int] = field(default_factory=dict)
     recorded: dict[str, int] = field(default_factory=dict)
     left_out: list[str] = field(default_factory=list)
+    tiny: bool = False
 
     @property
     def whose(self) -> str:
         """Whose values its table holds, as the table's footnote begins."""
         whose = "From the authors' recorded replies" if self.item.status == RECORDED else tables.OURS
-        return f"{whose} ({self.edited})" if self.edited else whose
+        known = [
+            "tiny: trained here, of the architecture of what it stands for, whose value is in brackets"
+        ] * self.tiny
+        known += [self.edited] if self.edited else []
+        return f"{whose} ({'; '.join(known)})" if known else whose
 
     @property
     def recorded_text(self) -> str:
@@ -159,12 +166,16 @@ def _write_table(
         return
     frame = _fill_roster(outcome, frame, numbers, view, repository)
     outcome.table, outcome.kit = _split_systems(frame, item, numbers)
-    outcome.files += tables.write(outcome.table, item.table, reports / "tables", outcome.roster, outcome.whose)
+    outcome.table = _name_stand_ins(outcome, view, repository)
+    outcome.files += tables.write(
+        outcome.table, item.table, reports / "tables", outcome.roster, outcome.whose, f"{item.label}: {item.title}"
+    )
     inputs = [path for path in _input_paths(item, view, repository) if path.is_file()]
     hashes = provenance.input_hashes(inputs, view.profile, repository), outcome.edited
     outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.table}.json", *hashes))
     if outcome.kit is not None:
-        outcome.files += tables.write(outcome.kit, item.kit_table, reports / "tables", whose=outcome.whose)
+        title = f"{item.label}, the kit's further systems: {item.title}"
+        outcome.files += tables.write(outcome.kit, item.kit_table, reports / "tables", whose=outcome.whose, title=title)
         outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.kit_table}.json", *hashes))
     if item.status == RECORDED and "n" in frame.columns:
         outcome.n = _format_range(frame["n"])
@@ -195,6 +206,27 @@ def _split_systems(
     kit = frame[~printed]
     measured = kit.groupby(["panel", "row"])["value"].transform("count") > 0
     return frame[printed | baseline], kit[measured]
+
+
+def _name_stand_ins(outcome: Outcome, view: Results, repository: Path) -> pd.DataFrame:
+    """Return the table with `tiny` before the names of our small models that share cells with the paper's large ones.
+
+    `Chameleon-7B zero-shot` becomes `tiny Chameleon zero-shot`: the size is the paper's.
+    """
+    frame, item = outcome.table, outcome.item
+    small = any("trained here" in how for how in view.setting.models.values())
+    if not small or not item.systems or item.status == RECORDED:
+        return frame
+    systems = roster.load(repository)
+    shared = frame[frame["value"].notna() & frame["published"].notna()]
+    heads = {
+        label: f"tiny {re.sub(r'[- ]?[(]?[0-9]+B[)]?', '', label)}"
+        for label in dict.fromkeys(shared[item.systems])
+        if (system := roster.named(label, item.paper, systems))
+        and any(view.differs_in_model(item.paper, name) for name in system.kit)
+    }
+    outcome.tiny = bool(heads)
+    return frame.assign(**{item.systems: frame[item.systems].replace(heads)})
 
 
 def _table_status(frame: pd.DataFrame, planned: str) -> str:
@@ -263,7 +295,8 @@ def _not_run(
     if item.table and numbers is not None:
         empty = pd.DataFrame(columns=["panel", "row", "column", "value"])
         outcome.table = _fill_roster(outcome, tables.compare(empty, numbers, "not run"), numbers, view, repository)
-        outcome.files += tables.write(outcome.table, item.table, reports / "tables", outcome.roster)
+        title = f"{item.label}: {item.title}"
+        outcome.files += tables.write(outcome.table, item.table, reports / "tables", outcome.roster, title=title)
         path = published.folder(repository) / f"{item.published}.csv"
         hashes = provenance.input_hashes([path], repository)
         outcome.files.append(provenance.write_sidecar(reports / "tables" / f"{item.table}.json", hashes))

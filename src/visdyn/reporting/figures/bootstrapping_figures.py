@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from visdyn.reporting import names
 from visdyn.reporting.figures.style import (
     COLORS,
+    DIVERGING,
     HATCHES,
     HEATMAP,
     INK,
@@ -46,12 +47,14 @@ def preference_heatmaps(rates: pd.DataFrame) -> Figure:
         table = table.reindex(
             [kind for kind in names.NEGATIVES if kind in table.index], columns=list(dict.fromkeys(chosen["label"]))
         )
-        image = heatmap(axes, table.rename(index=names.NEGATIVES), "{:.1f}", 0, 100)
+        image = heatmap(axes, table.rename(index=names.NEGATIVES), "{:.1f}", 0, 100, DIVERGING)
         axes.set_title(f"{names.TASKS.get(task, task)} (n = {int(chosen['n'].min())})")
-        axes.tick_params(axis="x", labelrotation=30)
-        for label in axes.get_xticklabels():
-            label.set_horizontalalignment("right")
-    figure.colorbar(image, ax=list(panels), label="reference preferred (%)", shrink=0.9)
+        if width > 2:  # else there is room
+            axes.tick_params(axis="x", labelrotation=30)
+            for label in axes.get_xticklabels():
+                label.set_horizontalalignment("right")
+    bar = figure.colorbar(image, ax=list(panels), label="reference preferred (%); a coin: 50", shrink=0.9)
+    bar.ax.axhline(50, color=INK, lw=1)
     return figure
 
 
@@ -65,7 +68,7 @@ def recognition_weights(arrays: Mapping[str, np.ndarray], max_columns: int = 7) 
     source, target, weights = arrays["source"], arrays["target"], np.asarray(arrays["weights"], float)
     count = min(len(source), max_columns)
     captions = arrays.get("captions", np.full(count, "", dtype=str))
-    figure = Figure(figsize=(1.35 * count + 0.9, 4.4))
+    figure = Figure(figsize=(1.35 * count + 1.1, 4.6))
     grid = figure.subplots(3, count, squeeze=False)
     high = weights[:count].max() or 1.0
     for column in range(count):
@@ -75,14 +78,14 @@ def recognition_weights(arrays: Mapping[str, np.ndarray], max_columns: int = 7) 
         shown = grid[2][column].imshow(
             weights[column], cmap=HEATMAP, alpha=0.75, extent=(-0.5, width - 0.5, height - 0.5, -0.5), vmin=0, vmax=high
         )
-        grid[2][column].set_xlabel(_wrap_text(str(captions[column]), 18), fontsize=7)
+        grid[2][column].set_xlabel(_wrap_text(str(captions[column]), 16), fontsize=8.5)
     for axes in grid.ravel():
         axes.set(xticks=[], yticks=[])
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
     for axes, label in zip(grid[:, 0], ("source", "target", "weights"), strict=True):
         axes.set_ylabel(label)
-    figure.colorbar(shown, ax=list(grid[2]), label="token weight", shrink=0.8)
+    figure.colorbar(shown, ax=list(grid[2]), label="token weight", aspect=9)
     return figure
 
 
@@ -92,22 +95,27 @@ def verification_curves(
 ) -> Figure:
     """Figure 4: a judge's score against K by who chooses; a row for each judge and arm, a column for each subset.
 
-    Bands are +- one standard deviation over chains and draws.
+    Bands are +- one standard deviation over chains and draws. The subsets of a row share one axis; the average, which
+    the paper's claim is about, has its own, as far as its curves go.
 
     Args:
         judges: name -> curves from `summaries.verification_curves`.
-        lines: judge -> another system -> subset (or `all`) -> its score of the same items, drawn as a dotted line.
+        lines: judge -> another system -> subset (or `all`) -> its score of the same items: a dotted line, or, beyond
+            the panel's axis, a number at its edge.
     """
     rows = [(judge, arm) for judge, curves in judges.items() for arm in _arms_of(curves)]
     named = {subset for curves in judges.values() for subset in curves["subset"]}
     subsets = [*names.system_order(named - {"all"}, names.SUBSETS), "all"]
     figure = Figure(figsize=(1.75 * len(subsets) + 0.8, 2.0 * len(rows) + 0.6))
-    grid = figure.subplots(len(rows), len(subsets), squeeze=False, sharex=True, sharey="row")
+    grid = figure.subplots(len(rows), len(subsets), squeeze=False, sharex=True)
     for panels, (judge, arm) in zip(grid, rows, strict=True):
-        curves = judges[judge]
+        curves = judges[judge][judges[judge]["arm"] == arm]
+        by_subset = curves["subset"] != "all"
         for axes, subset in zip(panels, subsets, strict=True):
             title = "Average" if subset == "all" else names.SUBSETS.get(subset, (subset,))[0]
-            _draw_choices(axes, curves[(curves["arm"] == arm) & (curves["subset"] == subset)], title)
+            _draw_choices(axes, curves[curves["subset"] == subset], title)
+            axes.set_ylim(_curve_limits(curves[~by_subset if subset == "all" else by_subset]))
+            axes.tick_params(axis="y", labelleft=subset in (subsets[0], "all"))
             _draw_levels(axes, {name: level.get(subset) for name, level in (lines or {}).get(judge, {}).items()})
         panels[0].set_ylabel(f"{names.fdm_system(arm)}: score of\n{judge} (0 to 10)")
     _label_choices(figure, grid)
@@ -155,11 +163,24 @@ def _draw_choices(axes, curves: pd.DataFrame, title: str) -> None:
     axes.minorticks_off()
 
 
+def _curve_limits(curves: pd.DataFrame) -> tuple[float, float]:
+    """Return the ends of an axis that holds the curves and their bands, with some room."""
+    spread = curves["spread"].fillna(0)
+    low, high = (curves["value"] - spread).min(), (curves["value"] + spread).max()
+    room = 0.12 * (high - low) or 0.5
+    return low - room, high + room
+
+
 def _draw_levels(axes, levels: Mapping[str, float | None]) -> None:
-    for name, level in levels.items():
-        if level is not None:
+    low, high = axes.get_ylim()
+    known = {name: level for name, level in levels.items() if level is not None}
+    for name, level in known.items():
+        if low <= level <= high:
             axes.axhline(level, color=MUTED, lw=0.9, ls=":")
-            axes.annotate(name, (1, level), fontsize=6, va="bottom", color=MUTED)
+            axes.annotate(name, (1, level), fontsize=7, va="bottom", color=MUTED)
+    for edge, mark, outside in (("top", "↑", lambda level: level > high), ("bottom", "↓", lambda level: level < low)):
+        text = "\n".join(f"{mark} {name} {level:.1f}" for name, level in known.items() if outside(level))
+        axes.text(0.02, float(edge == "top"), text, transform=axes.transAxes, fontsize=7, va=edge, color=MUTED)
 
 
 def _label_choices(figure: Figure, grid: np.ndarray) -> None:

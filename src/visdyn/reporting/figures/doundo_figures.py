@@ -63,7 +63,9 @@ def benchmark_set(
 
 @styled
 def action_bars(scores: pd.DataFrame) -> Figure:
-    """Figure 7: DINO and CLIP-text similarity by action, forward and reverse, for models and copy.
+    """Figure 7: DINO and CLIP-text similarity by action (its number of pairs), forward and reverse, models and copy.
+
+    Whiskers are one standard deviation over chains.
 
     Args:
         scores: `evaluation_doundo/doundo_scores.csv`, long prompts, reversed from the ground truth.
@@ -72,6 +74,7 @@ def action_bars(scores: pd.DataFrame) -> Figure:
     shown = names.system_order(set(scores["system"]) - {*FIXED} | {"copy"}, names.DOUNDO_SYSTEMS)
     systems = {name: names.doundo_system(name) for name in shown} | {"base": "Bagel (base)"}
     verbs = sorted(scores["verb"].unique())
+    counts = scores[scores["direction"] == "forward"].groupby("verb")["id"].nunique()
     figure = Figure(figsize=(max(6.4, 0.62 * len(verbs) + 1.2), 4.6))
     grid = figure.subplots(2, 2, sharex=True)
     for row, (metric, label) in zip(grid, {"dino": "DINO", "clip_t": "CLIP-T"}.items(), strict=True):
@@ -85,6 +88,7 @@ def action_bars(scores: pd.DataFrame) -> Figure:
             axes.set_ylim(_axis_floor(means), max(axes.get_ylim()[1], _axis_floor(means) + 0.1))
             start = f" (axis from {_axis_floor(means):.1f})" if _axis_floor(means) else ""
             axes.set_title(f"{label}-{direction[0].upper()}{start}")
+            axes.set_xticks(range(len(verbs)), [f"{verb} ({counts.get(verb, 0)})" for verb in verbs])
             axes.tick_params(axis="x", rotation=60, labelsize=8)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)

@@ -25,7 +25,7 @@ STRIP_ORDER = (
 )
 LONGEST_TEXT = 20  # characters below an image; more would run into the next column
 # How an array's name ends -> what it shows of its system.
-_SUFFIXES = {"_forward": "forward", "_reverse": "reverse", "_of_f": "flow OF-F", "_of_r": "flow OF-R",
+_SUFFIXES = {"_forward": "done", "_reverse": "undone", "_of_f": "flow OF-F", "_of_r": "flow OF-R",
              "_epe": "flow error EPE"}  # fmt: skip
 HEADS = {"source": "Input", "target": "Ground truth", **names.FDM_SYSTEMS, **names.DOUNDO_SYSTEMS}
 HEADS["base"] = "Bagel (base)"  # before fine-tuning: a tiny one trained here, the public one in the paper profile
@@ -97,6 +97,10 @@ def training_curves(training: pd.DataFrame, series: str, values: Sequence[str] =
     panels = figure.subplots(1, len(values), squeeze=False)[0]
     for axes, value in zip(panels, values, strict=True):
         for place, (name, group) in enumerate(training.groupby(series, sort=False)):
+            if group[value].isna().all():  # drawn in another panel
+                axes.plot([], [], color=COLORS[place % len(COLORS)], dashes=DASHES[place % len(DASHES)], lw=1.4,
+                          label=_system_label(name))  # fmt: skip
+                continue
             chains = (
                 group.pivot_table(index="step", columns="chain", values=value).rolling(smooth, min_periods=1).mean()
             )
@@ -111,7 +115,8 @@ def training_curves(training: pd.DataFrame, series: str, values: Sequence[str] =
             )
             axes.fill_between(chains.index, chains.min(axis=1), chains.max(axis=1), color=color, alpha=0.18, lw=0)
         axes.set(xlabel="step", ylabel=value)
-    panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    title = "mean and range of chains" if training["chain"].nunique() > 1 else None
+    panels[-1].legend(loc="center left", bbox_to_anchor=(1, 0.5), title=title)
     return figure
 
 
@@ -139,6 +144,10 @@ def keyframe_modes(keyframes: pd.DataFrame) -> Figure:
             )
     left.set_ylabel("key-frames per video")
     grouped_bars(right, clean)
+    width = 0.8 / max(len(clean.columns), 1)
+    for (row, column), share in np.ndenumerate(clean.to_numpy(float)):
+        if share == 0:  # a bar of no height
+            right.annotate("0", (row - 0.4 + (column + 0.5) * width, 0), ha="center", va="bottom", fontsize=7.5)
     right.set(ylabel="clean pairs (%)", ylim=(0, 100))
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, [label.replace("_", " ") for label in labels], loc="outside lower center", ncols=4)

@@ -23,9 +23,10 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">")
 DASHES = ((None, None), (5, 2), (1.5, 1.5), (5, 2, 1.5, 2), (8, 2), (3, 1), (1, 3), (6, 1, 1, 1, 1, 1), (2, 4))
 HATCHES = ("", "///", "...", "\\\\\\", "xx", "++", "--", "oo", "**")
 HEATMAP = "cividis"
-DARK = 0.48  # below this share of the map white text has the higher contrast (above 4.3 to 1)
+DIVERGING = "PuOr"  # where the middle means something: a coin's 50 %
 INK = "#222222"
 MUTED = "#6b6b6b"
+_LUMINANCE = (0.2126, 0.7152, 0.0722)
 
 RC = {
     "font.family": "DejaVu Sans",
@@ -99,12 +100,16 @@ def grouped_bars(axes: Axes, values: pd.DataFrame, errors: pd.DataFrame | None =
     axes.grid(axis="x", visible=False)
 
 
-def heatmap(axes: Axes, values: pd.DataFrame, form: str, low: float, high: float) -> matplotlib.image.AxesImage:
+def heatmap(
+    axes: Axes, values: pd.DataFrame, form: str, low: float, high: float, colors: str = HEATMAP
+) -> matplotlib.image.AxesImage:
     """Draw an annotated heatmap; the text is white on dark and black on light cells, NaN cells stay empty."""
-    image = axes.imshow(values.to_numpy(float), cmap=HEATMAP, vmin=low, vmax=high, aspect="auto")
+    image = axes.imshow(values.to_numpy(float), cmap=colors, vmin=low, vmax=high, aspect="auto")
     for (row, column), value in np.ndenumerate(values.to_numpy(float)):
         if np.isfinite(value):
-            ink = "white" if value < low + DARK * (high - low) else "black"
+            parts = np.array(image.to_rgba(value)[:3])  # sRGB; the text that has the higher contrast by WCAG
+            luminance = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4) @ _LUMINANCE
+            ink = "white" if luminance < 0.179 else "black"
             axes.text(column, row, form.format(value), ha="center", va="center", color=ink, fontsize=8)
     axes.set_xticks(range(len(values.columns)), values.columns)
     axes.set_yticks(range(len(values.index)), values.index)

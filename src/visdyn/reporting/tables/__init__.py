@@ -1,4 +1,4 @@
-"""One frame, three files: CSV for machines, Markdown for reading, LaTeX (booktabs) for papers.
+"""One frame, three files: CSV for machines, Markdown for reading, LaTeX (`latex_table.py`) for papers.
 
 A *comparison frame* is tidy: panel, row, column, value, spread, n, chains, published, published_spread, digits,
 tolerance, status, note; one row for each cell. `grid` lays it out in the manner of the paper.
@@ -15,6 +15,7 @@ import pandas as pd
 
 from visdyn.evaluation.chains import half_width_over_chains
 from visdyn.reporting.tables.comparison import CONTRADICTS, NOT_RUN, earn, tolerance_of
+from visdyn.reporting.tables.latex_table import write_latex
 
 CELL = ["panel", "row", "column"]
 COLUMNS = [*CELL, "value", "spread", "n", "chains", "published", "published_spread", "digits", "tolerance", "status",
@@ -83,16 +84,24 @@ def compare(ours: pd.DataFrame, published: pd.DataFrame | None, status: str) -> 
 
 
 def grid(frame: pd.DataFrame) -> Grid:
-    """Lay out a comparison frame: panel (if any) and row as labels; columns with our values before those without."""
+    """Lay out a comparison frame: panel (if any) and row as labels; columns with our values before those without.
+
+    A column `Copy (kitchen)` stands behind `Copy`. A column that has fewer items than others in each of its rows says
+    how many in its head.
+    """
     run = frame.groupby("column", sort=False)["value"].count() > 0
     columns = [*run.index[run], *run.index[~run]]
+    for column in [name for name in columns if name.partition(" (")[0] in set(columns) - {name}]:
+        columns.remove(column)
+        columns.insert(columns.index(column.partition(" (")[0]) + 1, column)
+    heads = _count_fewer_items(frame)
     with_panel = bool(frame["panel"].astype(bool).any())
     rows = []
     for (panel, row), cells in frame.groupby(["panel", "row"], sort=False):
         found = {entry.column: _make_cell(entry) for entry in cells.itertuples()}
         labels = (panel, row) if with_panel else (row,)
         rows.append((labels, [found.get(column, Cell("", "", "")) for column in columns]))
-    return Grid(["", ""] if with_panel else [""], columns, rows)
+    return Grid(["", ""] if with_panel else [""], [heads.get(column, column) for column in columns], rows)
 
 
 def footnote(frame: pd.DataFrame, whose: str = OURS) -> str:
@@ -143,29 +152,34 @@ def markdown(frame: pd.DataFrame, whose: str = OURS) -> str:
     return "\n".join([*lines, *note]) + "\n"
 
 
-def latex(frame: pd.DataFrame, whose: str = OURS) -> str:
-    """Return the frame as a LaTeX tabular with booktabs rules; special characters are escaped."""
-    heads, rows = _text_rows(frame)
-    labels = len(grid(frame).labels) if _is_comparison(frame) else 1
-    body = [" & ".join(map(_escape_latex, row)) + r" \\" for row in rows]
-    note = [f"% {footnote(frame, whose)}"] if _is_comparison(frame) else []
-    head = " & ".join(map(_escape_latex, heads)) + r" \\"
-    spec = "l" * labels + "r" * (len(heads) - labels)
-    lines = [
-        *note,
-        rf"\begin{{tabular}}{{{spec}}}",
-        r"\toprule",
-        head,
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}",
-    ]
-    return "\n".join(lines) + "\n"
+def latex(frame: pd.DataFrame, whose: str = OURS, name: str = "table", title: str = "") -> str:
+    """Return the frame as LaTeX that fits a page (`latex_table.write_latex`), published values below ours.
+
+    Args:
+        name: file stem, which gives the label: `tab:b-table2`.
+        title: what the caption begins with.
+    """
+    label = f"tab:{name.replace('_', '-')}"
+    if not _is_comparison(frame):
+        return write_latex(*_text_rows(frame), 0, f"{title}." if title else "", label)
+    laid = grid(frame)
+    heads = [*laid.labels, *laid.columns]
+    ours, theirs = [], []
+    for labels, cells in laid.rows:
+        marks = [" ≠" if cell.published and cell.status == CONTRADICTS else "" for cell in cells]
+        ours.append([*labels, *(f"{cell.ours or DASH}{mark}" for cell, mark in zip(cells, marks, strict=True))])
+        theirs.append([*[""] * len(labels), *(f"[{cell.published}]" if cell.published else "" for cell in cells)])
+    caption = " ".join(filter(None, [f"{title}." if title else "", footnote(frame, whose)]))
+    return write_latex(heads, ours, len(laid.labels), caption, label, theirs)
 
 
 def write(
-    frame: pd.DataFrame, name: str, folder: str | Path, below: pd.DataFrame | None = None, whose: str = OURS
+    frame: pd.DataFrame,
+    name: str,
+    folder: str | Path,
+    below: pd.DataFrame | None = None,
+    whose: str = OURS,
+    title: str = "",
 ) -> list[Path]:
     """Write `<name>.csv`, `<name>.md` and `<name>.tex` from one frame (6 significant digits in the CSV).
 
@@ -177,6 +191,7 @@ def write(
         folder: created where absent.
         below: a second table for the Markdown file, such as the systems' roster.
         whose: see `footnote`.
+        title: what the LaTeX caption begins with.
 
     Returns:
         The three paths.
@@ -186,7 +201,7 @@ def write(
     paths = [folder / f"{name}.{suffix}" for suffix in ("csv", "md", "tex")]
     _add_interval(frame).to_csv(paths[0], index=False, float_format="%.6g", lineterminator="\n")
     paths[1].write_text(markdown(frame, whose) + ("" if below is None else "\n" + markdown(below)))
-    paths[2].write_text(latex(frame, whose))
+    paths[2].write_text(latex(frame, whose, name, title))
     return paths
 
 
@@ -246,6 +261,18 @@ def _sort_cells(both: pd.DataFrame, theirs: pd.DataFrame, ours: pd.DataFrame) ->
     return both.sort_values(CELL, kind="stable").astype(dict.fromkeys(CELL, str)).reset_index(drop=True)
 
 
+def _count_fewer_items(frame: pd.DataFrame) -> dict[str, str]:
+    """Return column -> its head with n, of columns that in each of their rows have fewer items than another column."""
+    mine = frame[frame["value"].notna() & frame["n"].notna()]
+    most = mine.groupby(["panel", "row"])["n"].transform("max")
+    fewer = (mine["n"] < most).groupby(mine["column"]).all()
+    sizes = mine.groupby("column")["n"].agg(["min", "max"])
+    return {
+        name: f"{name}, n = {' to '.join(dict.fromkeys(f'{size:.0f}' for size in sizes.loc[name]))}"
+        for name in fewer.index[fewer]
+    }
+
+
 def _join_notes(mine: object, printed: object) -> str:
     texts = [
         mine if isinstance(mine, str) else "",
@@ -256,9 +283,11 @@ def _join_notes(mine: object, printed: object) -> str:
 
 def _make_cell(entry) -> Cell:
     digits = int(entry.digits)
-    ours = number(entry.value, digits)
+    # A printed 26 hours is no reason to print ours, .43, as 0.
+    own = 2 if digits == 0 and abs(entry.value) < 10 and not float(entry.value).is_integer() else digits
+    ours = number(entry.value, own)
     if ours and not pd.isna(entry.spread):
-        ours += f" ± {number(entry.spread, digits)}"
+        ours += f" ± {number(entry.spread, own)}"
     published = number(entry.published, digits)
     if published and not pd.isna(entry.published_spread):
         published += f" ± {number(entry.published_spread, digits)}"
@@ -311,21 +340,6 @@ def _format_value(value: object) -> str:
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return DASH
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _escape_latex(text: str) -> str:
-    for plain, command in {
-        "&": r"\&",
-        "%": r"\%",
-        "#": r"\#",
-        "_": r"\_",
-        "$": r"\$",
-        "±": r"$\pm$",
-        "−": "$-$",
-        "≠": r"$\neq$",
-    }.items():
-        text = text.replace(plain, command)
-    return text.replace("↑", r"$\uparrow$").replace("↓", r"$\downarrow$").replace(DASH, "--")
 
 
 def rows(entries: Iterable[Sequence], names: Sequence[str] = (*CELL, "value", "spread", "n", "chains")) -> pd.DataFrame:

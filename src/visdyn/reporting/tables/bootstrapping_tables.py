@@ -276,7 +276,15 @@ def algorithm1(results: Results, published: pd.DataFrame | None, status: str) ->
         cells += [(*where, column, chain, value, len(group)) for column, value in values.items()]
     each = rows(cells, ["panel", "row", "column", "chain", "value", "n"])
     means = summaries.of_chains(each, ["panel", "row", "column"], ["value"])
-    return compare(means.rename(columns={"value_spread": "spread"}), None, status).assign(digits=2)
+    means = means.rename(columns={"value_spread": "spread"})
+    means["spread"] = means["spread"].mask(means["column"] == "Pairs")  # what is mined is the same in all chains
+    counts = means.pivot(index=["panel", "row"], columns="column", values="value")
+    whole = (counts["Selected"] == counts["Pairs"]).groupby(level="panel").all()  # fewer pairs than are wanted
+    means["note"] = ["all pairs selected, there are too few" if whole[panel] and column == "Selected" else ""
+                     for panel, column in zip(means["panel"], means["column"], strict=True)]  # fmt: skip
+    frame = compare(means, None, status)
+    digits = {"Pairs": 0, "Selected": 1}
+    return frame.assign(digits=[digits.get(column, 2) for column in frame["column"]])
 
 
 def _definition_suffix(rates: pd.DataFrame) -> pd.Series:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from visdyn.evaluation.metrics.registry import bench_of, metric
+from visdyn.evaluation.metrics.registry import Metric, bench_of, metric
 from visdyn.reporting import names
 from visdyn.reporting.results import ResultError, Results
 
@@ -19,9 +19,9 @@ SHOWN = {
 
 
 def table(results: Results) -> pd.DataFrame:
-    """Return the deciding metrics: paper, metric, system, mean, 95 % interval, n, chains, difference, p.
+    """Return the deciding metrics: paper, metric, rank, system, mean, 95 % interval, n, chains, difference, p.
 
-    An arrow at each metric says which way is better.
+    The best of a metric stands first; an arrow at each metric says which way is better.
     """
     return _deciding(results.read_evaluations("leaderboard.csv"))
 
@@ -46,16 +46,22 @@ def _describe(run) -> str:
 
 def _deciding(board: pd.DataFrame) -> pd.DataFrame:
     wanted = pd.concat([board[(board["paper"] == paper) & (board["metric"] == metric)]
-                        for paper, metrics in SHOWN.items() for metric in metrics])  # fmt: skip
+                        for paper, metrics in SHOWN.items() for metric in metrics], ignore_index=True)  # fmt: skip
     if wanted.empty:
         raise ResultError(
             "leaderboard.csv holds none of the metrics that are shown; run the stages of the evaluation again"
         )
+    rising = [_find_metric(*pair).higher_is_better for pair in wanted[["paper", "metric"]].to_numpy()]
+    wanted = wanted.assign(order=wanted["mean"].where([not up for up in rising], -wanted["mean"]))
+    by = ["paper", "metric"]
+    wanted = wanted.assign(rank=wanted.groupby(by)["order"].rank(method="min"))
+    wanted = pd.concat([own.sort_values("rank", kind="stable") for _, own in wanted.groupby(by, sort=False)])
     bounds = wanted[["low", "high"]].to_numpy()
     return pd.DataFrame(
         {
             "paper": wanted["paper"],
             "metric": [_add_arrow(*pair) for pair in wanted[["paper", "metric"]].to_numpy()],
+            "rank": wanted["rank"].astype("Int64"),
             "system": [_system_name(*pair) for pair in wanted[["paper", "system"]].to_numpy()],
             "mean": wanted["mean"],
             "95 % interval": [f"{low:.3g} to {high:.3g}" for low, high in bounds],
@@ -65,15 +71,19 @@ def _deciding(board: pd.DataFrame) -> pd.DataFrame:
             "difference to": [
                 _system_name(*pair) if pair[1] else "" for pair in wanted[["paper", "reference"]].to_numpy()
             ],
-            "difference": wanted["difference"],
+            "difference on shared items": wanted["difference"],
             "its 95 % interval": [
                 "" if pd.isna(low) else f"{low:.3g} to {high:.3g}"
                 for low, high in wanted[["difference_low", "difference_high"]].to_numpy()
             ],
-            "p over items (Wilcoxon, zeros dropped)": wanted["p"],
-            "p over items (sign flips)": wanted["p_sign_flip"],
+            "p over items (Wilcoxon, zeros dropped)": wanted["p"].map(_format_p),
+            "p over items (sign flips)": wanted["p_sign_flip"].map(_format_p),
         }
     )
+
+
+def _format_p(p: float) -> str:
+    return "" if pd.isna(p) else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def judges(results: Results) -> pd.DataFrame:
@@ -88,8 +98,11 @@ def measures(results: Results) -> pd.DataFrame:
 
 def _add_arrow(paper: str, name: str) -> str:
     """Return a metric with an arrow that says which way is better; Do-Undo's names go on with direction and prompt."""
-    entry = metric(name.partition(" ")[0], bench_of(paper))
-    return f"{name} {'↑' if entry.higher_is_better else '↓'}"
+    return f"{name} {'↑' if _find_metric(paper, name).higher_is_better else '↓'}"
+
+
+def _find_metric(paper: str, name: str) -> Metric:
+    return metric(name.partition(" ")[0], bench_of(paper))
 
 
 def _system_name(paper: str, name: str) -> str:
