@@ -77,19 +77,21 @@ def test_the_index_of_torch_can_be_chosen(tmp_path):
 
 
 def test_both_locks_have_the_same_versions_and_the_second_a_hash_for_each_file():
-    lock = tomllib.loads((ROOT / "uv.lock").read_text())
-    assert lock["requires-python"].replace(" ", "") == PROJECT["project"]["requires-python"]
-    locked = {package["name"]: package for package in lock["package"]}
-    assert len(locked) == len(lock["package"])  # one version for every Python
+    lines = (ROOT / "requirements.hashes.lock").read_text().replace("\\\n", " ").splitlines()
+    entries = [line for line in lines if line and not line.startswith("#")]
+    locked = {}
+    for entry in entries:
+        name, version = re.match(r"([\w.-]+)==([\w.]+)", entry).groups()
+        assert normal(name) not in locked  # one version for every Python
+        locked[normal(name)] = version
+        assert re.findall(r"--hash=(\S+)", entry)
+        assert all(re.fullmatch("sha256:[0-9a-f]{64}", digest) for digest in re.findall(r"--hash=(\S+)", entry))
     shared = pins().keys() & locked.keys()
     assert len(shared) > 150
-    assert {name: locked[name]["version"] for name in shared} == {name: pins()[name] for name in shared}
-    for package in locked.values():
-        for file in [*package.get("wheels", []), *filter(None, [package.get("sdist")])]:
-            assert re.fullmatch("sha256:[0-9a-f]{64}", file["hash"])
+    assert {name: locked[name] for name in shared} == {name: pins()[name] for name in shared}
     extras = PROJECT["project"]["optional-dependencies"].values()
     needs = [need for group in (PROJECT["project"]["dependencies"], *extras) for need in group]
-    assert {normal(re.match(r"[\w.-]+", need)[0]) for need in needs} <= locked.keys(), "run `uv lock`"
+    assert {normal(re.match(r"[\w.-]+", need)[0]) for need in needs} - {"visdyn"} <= locked.keys()
 
 
 def test_the_container_builds_from_the_lock_with_a_python_that_fits():
