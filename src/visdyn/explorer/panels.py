@@ -8,6 +8,7 @@ from functools import wraps
 
 import ipywidgets as widgets
 from IPython.display import HTML, display
+from transformers.utils.logging import disable_progress_bar
 
 from visdyn.explorer import asks, browse, drawing, snippets
 from visdyn.explorer.opened import EDITOR, OWN, TOKENS, Opened, open_profile, own_item
@@ -22,6 +23,8 @@ _ROW = widgets.Layout(flex_flow="row wrap", align_items="center")
 
 def explore(profile: str = ".", chain: int | None = None, models: Mapping[str, str] | None = None) -> Page:
     """Open a profile (`opened.open_profile` says how) and return the page, which a notebook shows as a cell's value."""
+    # A bar for each model that is loaded would stand above the page for good.
+    disable_progress_bar()
     return Page(open_profile(profile, chain, models))
 
 
@@ -208,9 +211,7 @@ class Panel:
 
     def run(self) -> None:
         """Ask, and show the answer or what went wrong."""
-        answer = self.page.guarded(self.ask)()
-        if answer is not None:
-            self.answer.value = answer
+        self.answer.value = self.page.guarded(self.ask)() or ""  # what was said before is no answer to this
 
     def ask(self) -> str:
         """Return the answer as HTML."""
