@@ -20,6 +20,7 @@ PUBLISHED_DATA = {"mining": ("clips", "epic"), "idm": ("aurora",), "spatial": ("
 # A LoRA step of Anole on an H100 (h100.txt): 15.1 GiB with one sequence, 19.1 with four, layers recomputed.
 LORA_BASE, LORA_SEQUENCE = 13.8, 1.33
 KEPT_SEQUENCE = 16.0  # GiB a sequence whose activations are kept, by fake tensors at the true size
+COMPILED_SEQUENCE = 9.2  # the same of compiled layers, by tests/test_compiled_layers.py
 TOKEN_BYTES = 2 * 2 * 4096 * 32  # keys and values of a token of Chameleon-7B in bf16
 BAGEL_PARAMETERS = 14.6e9
 TOKEN_PARAMETERS = 7.0e9
@@ -188,6 +189,7 @@ class Planner:
         ranks = self.hardware.ranks or self.facts.machine.gpus or 1
         rows = max(1, section.training.batch_size // (ranks * trainer.get("gradient_accumulation_steps", 1)))
         each = LORA_SEQUENCE if trainer.get("activation_checkpointing") else KEPT_SEQUENCE
+        each = COMPILED_SEQUENCE if trainer.get("compile_layers") else each
         likely = LORA_BASE + each * rows if section.lora else TOKEN_PARAMETERS * TRAINED_IN_FULL / GIB + each * rows
         return Range(0.95 * likely, likely, 1.15 * likely)
 

@@ -48,6 +48,12 @@ class CompletionLoss(nn.Module):
         """Let the Trainer's `gradient_checkpointing` reach the language model."""
         self.lm.activation_checkpointing_enable(**options)
 
+    def compile_layers(self) -> int:
+        """Let a hardware file's `compile_layers` reach the language model; return how many layers there are."""
+        from visdyn.training.engine.compiled import compile_layers
+
+        return compile_layers(self.lm)
+
 
 def train_dynamics(
     config: DynamicsFineTuning,

@@ -114,7 +114,8 @@ def fit(
         scratch: folder for resume state, not shared with another run.
         collate: makes a batch from a list of items.
         hardware: extra `TrainingArguments` (for example `deepspeed`, `activation_checkpointing`), and `report_to`: the
-            trackers of the run's curves (see `visdyn.training.engine.curves`).
+            trackers of the run's curves (see `visdyn.training.engine.curves`), and `compile_layers`,
+            of a model that has a method of that name.
         loss_normalizer: of a batch, what its loss is a mean over (a sum of weights). With it a batch that is split
             over ranks and accumulation steps has the loss of the whole, also where the parts weigh differently.
         save: writes the trained model; called with the history, on every rank.
@@ -127,6 +128,9 @@ def fit(
     scratch = Path(scratch)
     hardware = resolve_hardware(hardware or {})
     curves, trackers = find_curves(scratch), hardware.pop("report_to", ())
+    if hardware.pop("compile_layers", False) and hasattr(model, "compile_layers"):
+        print(f"{model.compile_layers()} decoder layers are compiled at the first step", flush=True)
+        hardware["activation_checkpointing"] = False  # they choose themselves what they compute again
     arguments = _training_arguments(recipe, scratch, hardware)
     _claim_scratch(scratch, recipe, arguments)
     trained_only(model)

@@ -58,6 +58,8 @@ class TrainerOptions:
         deepspeed: DeepSpeed's file.
         gradient_accumulation_steps: parts in which a batch is worked through.
         activation_checkpointing: computes activations again instead of keeping them.
+        compile_layers: compiles the decoder layers of a token model one by one (`training/engine/compiled.py`), which
+            then choose themselves what they compute again; not with ZeRO-3, which cuts parameters apart between layers.
         ddp_timeout: seconds that a rank waits for the others.
         report_to: trackers of the curves, beside the plain file that is always written.
     """
@@ -65,6 +67,7 @@ class TrainerOptions:
     deepspeed: Name | None = None
     gradient_accumulation_steps: Annotated[int, Within(1, 65_536)] = 1
     activation_checkpointing: bool = False
+    compile_layers: bool = False
     dataloader_num_workers: Annotated[int, Within(0, 256)] = 0
     dataloader_prefetch_factor: Annotated[int, Within(1, 1024)] | None = None
     dataloader_persistent_workers: bool = False
