@@ -105,3 +105,12 @@ def test_characters_of_latex_are_escaped():
     assert r"50 \% \& \{x\} \textasciitilde{} \textasciicircum{} \textbackslash{} & 0.5 $\pm$ 0.1 \\" in text
     assert r"\caption{100 \% of a\_b}\label{tab:x}" in text
     assert r"a\_b & c \\" in text
+
+
+def test_parts_of_a_plain_table_repeat_what_tells_its_rows_apart():
+    frame = pd.DataFrame(
+        {"metric": ["score"] * 3, "rank": [1, 2, 3], **{f"number {place}": 12345.6 for place in range(12)}}
+    )
+    parts = tables.latex(frame).split(r"\begin{table}")[1:]
+    assert len(parts) > 1
+    assert all("score & 2 &" in part for part in parts)

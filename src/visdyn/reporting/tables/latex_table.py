@@ -59,7 +59,7 @@ def write_latex(
         heads, rows = heads[1:], [row[1:] for row in rows]
         below = None if below is None else [row[1:] for row in below]
     columns = _fit_words([_make_column(head, place, rows, below, labels > 0) for place, head in enumerate(heads)])
-    parts = _split_columns(columns)
+    parts = _split_columns(columns, 1 if labels else _count_key_columns(columns, rows))
     written = []
     for number, places in enumerate(parts):
         told = caption if len(parts) == 1 else f"{caption} Part {number + 1} of {len(parts)}.".strip()
@@ -104,13 +104,24 @@ def _fit_words(columns: list[Column]) -> list[Column]:
     ]
 
 
-def _split_columns(columns: Sequence[Column]) -> list[list[int]]:
-    """Return which columns stand in each part: the first in all of them."""
-    parts, room = [[0]], TEXT_WIDTH - columns[0].width + 0.01  # no gap stands before the first column
-    left = room
-    for place, column in enumerate(columns[1:], 1):
-        if column.width + GAP > left and len(parts[-1]) > 1:
-            parts.append([0])
+def _count_key_columns(columns: Sequence[Column], rows: Sequence[Sequence[str]]) -> int:
+    """Return how many of the first columns tell the rows apart; 1 where those would take most of the page."""
+    for count in range(1, len(columns)):
+        if sum(column.width + GAP for column in columns[:count]) > 0.7 * TEXT_WIDTH:
+            return 1
+        if len({tuple(row[:count]) for row in rows}) == len(rows):
+            return count
+    return 1
+
+
+def _split_columns(columns: Sequence[Column], kept: int) -> list[list[int]]:
+    """Return which columns stand in each part: the first `kept` in all of them."""
+    # No gap stands before the first column.
+    room = TEXT_WIDTH + GAP + 0.01 - sum(column.width + GAP for column in columns[:kept])
+    parts, left = [list(range(kept))], room
+    for place, column in enumerate(columns[kept:], kept):
+        if column.width + GAP > left and len(parts[-1]) > kept:
+            parts.append(list(range(kept)))
             left = room
         parts[-1].append(place)
         left -= column.width + GAP
