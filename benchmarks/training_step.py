@@ -83,12 +83,11 @@ def product_rate(dtype: torch.dtype, device: str) -> float:
     return 2 * side**3 * repeats / (now(device) - began)
 
 
-def measure(model: UnifiedModel, rows: list, batch_size: int, recompute: bool, options) -> float:
-    """Train for some steps and return the median seconds of one, the first two left out."""
+def measure(model: UnifiedModel, rows: list, batch_size: int, hardware: dict, options) -> float:
+    """Train for some steps as `hardware` says and return the median seconds of one, the first two left out."""
     loss = TimedLoss(model.lm, options.device)
     bf16 = next(model.lm.parameters()).dtype == torch.bfloat16
     recipe = Recipe(options.steps, batch_size, 2e-4, precision="bf16" if bf16 else "fp32", log_every=100)
-    hardware = {"activation_checkpointing": recompute, "dataloader_num_workers": 0}
     pad = model.layout.pad
     with tempfile.TemporaryDirectory() as scratch:
         fit(loss, rows, recipe, f"{scratch}/run", lambda part: collate(part, pad), hardware)
@@ -130,7 +129,7 @@ def main() -> None:
             name = f"batch {batch_size}, activations {'recomputed' if recompute else 'kept'}"
             peak(options.device)
             try:
-                spent = measure(model, rows, batch_size, recompute, options)
+                spent = measure(model, rows, batch_size, {"activation_checkpointing": recompute}, options)
             except torch.cuda.OutOfMemoryError:
                 print(f"{name:34} does not fit into the GPU's memory", flush=True)
                 continue

@@ -1,0 +1,55 @@
+"""The ten-minute benchmark of one GPU, at a size at which it runs anywhere: every case gives a number."""
+
+from __future__ import annotations
+
+import re
+import sys
+
+import pytest
+import torch._dynamo
+
+from visdyn.paths import repository_root
+from visdyn.training.engine import compiled
+
+NUMBERS = {
+    "plans": {"ms a new key length": 2},
+    "decode": {"ms a code": 6},
+    "compiled": {"ms a code": 2},
+    "lora": {"of the product's rate": 6},
+    "bagel": {"an edit of 12 evaluations": 1, "LoRA step, one edit of": 1},
+    "rates": {"TFLOP/s": 1},
+}
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """The script as a module, with the others beside it."""
+    monkeypatch.setattr(sys, "path", [str(repository_root() / "benchmarks"), *sys.path])
+    monkeypatch.setattr(compiled, "BACKEND", compiled.BACKEND)  # which the dry run changes
+    import ten_minutes
+
+    yield ten_minutes
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("part", sorted(NUMBERS))
+def test_every_case_gives_a_number(benchmark, capsys, part):
+    benchmark.main(["--parts", part, "--steps", "4"])
+    text = capsys.readouterr().out
+    assert "no number" not in text
+    for words, count in NUMBERS[part].items():
+        assert text.count(words) == count, text
+    assert not re.search(r"\bnan\b|\binf\b", text)
+
+
+def test_a_case_that_fails_says_why_and_what_there_is_no_time_for_is_named(benchmark, capsys, monkeypatch):
+    def fail(options) -> None:
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(benchmark.PARTS, "plans", fail)
+    benchmark.main(["--parts", "plans", "rates"])
+    text = capsys.readouterr().out
+    assert "plans: no number, RuntimeError: out of memory" in text
+    assert "TFLOP/s" in text
+    benchmark.main(["--parts", "rates", "--seconds", "-1"])
+    assert "rates: not begun, -1 seconds are over" in capsys.readouterr().out
