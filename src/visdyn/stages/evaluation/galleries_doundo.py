@@ -27,9 +27,10 @@ def doundo_galleries(
     size, everything = stage.params.gallery, np.array(complete)
     known = evaluation.familiarity or [""] * len(evaluation.pairs)
     familiarity = np.array([known[row] for row in complete])
+    others = np.setdiff1d(everything, everything[spread_rows(len(everything), size)])  # not among the examples
     rows = {
         "doundo_examples": everything,
-        "doundo_more": everything[1:],
+        "doundo_more": others if len(others) else everything,
         "doundo_rare": everything[familiarity == "rare"],
         "doundo_unseen": everything[familiarity == "unseen"],
         "doundo_judged": everything if scores["metric"].isin(["editing_success"]).any() else everything[:0],
