@@ -42,7 +42,7 @@ def kept(tmp_path, monkeypatch):
     keep_candidates(tmp_path, "supervised", 1, 0, items, drawn)
     rows = [{**ARM, "subset": item.subset, "id": item.id, "candidate": candidate, "idm_log_likelihood": -candidate,
              "fdm_log_likelihood": float(candidate == 1)} for item in items for candidate in range(3)]  # fmt: skip
-    monkeypatch.setattr(forward_systems, "map_processes", _map_here)
+    monkeypatch.setattr(forward_systems, "map_gpus", _map_here)
     return tmp_path, items, drawn, pd.DataFrame(rows)
 
 

@@ -11,9 +11,7 @@ them (`croissant.json`). Nothing is uploaded. What is not known is left out; num
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
-import io
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +23,7 @@ from visdyn import __version__
 from visdyn.params import Params, load_params
 from visdyn.paths import profile_root, repository_root
 from visdyn.pipeline.doctor import DESCRIPTIONS
-from visdyn.readers import read_frame, read_json, read_text
+from visdyn.readers import read_frame, read_json, read_lines, read_rows
 from visdyn.yaml_files import read_yaml
 
 KIT = "https://arxiv.org/abs/2506.06006 and https://arxiv.org/abs/2512.13609"
@@ -208,10 +206,9 @@ def _describe_field(place: str, suffix: str, column: str, value: object) -> dict
 
 def _first_record(path: Path) -> Mapping[str, object]:
     """Return the first record of an index file; none where it holds no records."""
-    text = read_text(path)
     if path.suffix == ".csv":
-        return next(csv.DictReader(io.StringIO(text)), {})
-    content = json.loads(text.partition("\n")[0] or "{}") if path.suffix == ".jsonl" else json.loads(text)
+        return next((row for _, row in read_rows(path)), {})
+    content = [value for _, value in read_lines(path)] if path.suffix == ".jsonl" else read_json(path)
     while isinstance(content, list):
         content = content[0] if content else {}
     return content if isinstance(content, dict) else {}

@@ -47,8 +47,10 @@ class LocalEndpoint:
     A question is asked alone and drawn with its own seed, so that no reply depends on how many processes there are.
     """
 
+    _processes: Lasting | None = None  # a GPU each, where several questions are asked at once
+
     def __init__(self, settings: LocalSettings) -> None:
-        self.settings, self._processes = settings, None
+        self.settings = settings
         if settings.concurrency > 1:
             shared = (replace(settings, concurrency=1), list_gpus(settings.concurrency))
             self._processes = Lasting(Task(_ask_alone, shared, _open_alone, attempts=ATTEMPTS), settings.concurrency)

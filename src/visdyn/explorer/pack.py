@@ -24,15 +24,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from safetensors.torch import load, load_file, save, save_file
+from safetensors.torch import load, save, save_file
 
 from visdyn.kitchen.render import ImageSettings
 from visdyn.kitchen.truth import MARKER, load_image_settings
 from visdyn.kitchen.write.aurora_files import write_aurora_test
+from visdyn.models.strict_load import read_tensors
 from visdyn.paths import file_digest, write_atomically
 from visdyn.pipeline import open_stage
 from visdyn.pipeline.stage import Stage
-from visdyn.readers import read_json
+from visdyn.readers import parse_json, read_json
 from visdyn.training.runs import of_chain
 
 if TYPE_CHECKING:
@@ -207,7 +208,7 @@ def _encode_file(
     same = next((name for name, value in before.items() if value == f"sha256:{digest}"), None)
     if same is not None:
         return {key: same}
-    tensors, encoded = load_file(file), {key: f"sha256:{digest}"}
+    tensors, encoded = read_tensors(file), {key: f"sha256:{digest}"}
     origin = _decode_tensors(before, base_key) if base is not None and base.is_file() else {}
     for name, tensor in tensors.items():
         full = f"{key}::{name}"
@@ -242,7 +243,7 @@ def _decode_tensors(encoded: Mapping[str, Any], key: str, base_key: str | None =
 
 
 def _write_models(pack: Path, root: Path, index: Mapping[str, Any]) -> None:
-    held = json.loads(lzma.decompress((pack / TEXTS).read_bytes()))
+    held = parse_json(lzma.decompress((pack / TEXTS).read_bytes()).decode(), str(pack / TEXTS), dict)
     encoded = load(lzma.decompress((pack / WEIGHTS).read_bytes())) | held["same"]
     chain = index["chain"]
     for name, text in held["texts"].items():
@@ -291,7 +292,7 @@ def _write_galleries(path: Path, galleries: Mapping[str, Mapping[str, np.ndarray
 
 def _read_galleries(pack: Path) -> dict[str, dict[str, np.ndarray]]:
     with np.load(io.BytesIO(lzma.decompress((pack / GALLERIES).read_bytes())), allow_pickle=False) as kept:
-        names = json.loads(str(kept["index"]))
+        names = parse_json(str(kept["index"]), str(pack / GALLERIES), dict)
         galleries: dict[str, dict[str, np.ndarray]] = {}
         for gallery, arrays in names.items():
             galleries[gallery] = {}
