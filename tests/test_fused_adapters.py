@@ -11,13 +11,11 @@ import pytest
 import torch
 from kernel_counts import LAYERS, LAYOUT_7B, Kernels, chameleon_7b, meta_bfloat16
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
-from transformers import GemmaForCausalLM
+from tiny_tokens import tiny_decoder
 
 from visdyn.models import fused_adapters
 from visdyn.models.dynamics_pair import AdaptedLM
 from visdyn.models.fused_adapters import fuse_adapters
-from visdyn.models.token import liquid
-from visdyn.models.token.chameleon import ChameleonLM, tiny_config
 from visdyn.models.token.image_decoder import ImageDecoder
 from visdyn.models.token.tokens import TokenLayout
 from visdyn.training.dynamics import LORA_TARGETS
@@ -34,14 +32,7 @@ ADAPTERS = {
 @pytest.fixture(params=["chameleon", "liquid"])
 def adapted(request):
     """A random decoder of either family with two random adapters; Gemma's has fewer heads of keys than of queries."""
-    torch.manual_seed(0)
-    if request.param == "chameleon":
-        lm = ChameleonLM._from_config(tiny_config(36, LAYOUT, 7, 32, 64, 2, 2), attn_implementation="sdpa")
-    else:
-        config = liquid.tiny_config(LAYOUT, 32, 2, 2)
-        config.num_key_value_heads = 1
-        lm = GemmaForCausalLM._from_config(config, attn_implementation="sdpa")
-    model = lm
+    model = lm = tiny_decoder(request.param, LAYOUT, key_heads=1)
     for name, options in ADAPTERS.items():
         config = LoraConfig(lora_dropout=0.1, task_type="CAUSAL_LM", **options)
         if model is lm:

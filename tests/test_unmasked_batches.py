@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from tiny_tokens import tiny_decoder
 from toy_dynamics import lora_of
-from transformers import GemmaForCausalLM
 
-from visdyn.models.token import liquid
-from visdyn.models.token.chameleon import ChameleonLM, tiny_config
 from visdyn.models.token.scoring import score_completions
 from visdyn.models.token.sequences import TokenSequence, collate, pad_right
 from visdyn.models.token.shared_prefix import score_shared
@@ -30,12 +28,7 @@ PAD = LAYOUT.pad
 @pytest.fixture(params=["chameleon", "liquid"])
 def lm(request):
     """A random decoder of either family: two layers of width 32, 36 tokens."""
-    torch.manual_seed(0)
-    if request.param == "chameleon":
-        found = ChameleonLM._from_config(tiny_config(36, LAYOUT, 7, 32, 64, 2, 2), attn_implementation="sdpa")
-    else:
-        config = liquid.tiny_config(LAYOUT, 32, 2, 2)
-        found = GemmaForCausalLM._from_config(config, attn_implementation="sdpa")
+    found = tiny_decoder(request.param, LAYOUT)
     found.lm_head.weight.data *= 20  # the library's initial weights leave every distribution almost uniform
     return found.eval()
 

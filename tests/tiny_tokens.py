@@ -30,6 +30,24 @@ def tiny_vqgan(**changes):
     return vqgan
 
 
+def tiny_decoder(family: str, layout, key_heads: int = 2):
+    """A random decoder of `chameleon` or `liquid`: 2 layers of width 32, 36 tokens, 2 heads (Gemma: of keys too).
+
+    It is drawn from seed 0, and has the library's initial weights.
+    """
+    from transformers import GemmaForCausalLM
+
+    from visdyn.models.token import chameleon, liquid
+
+    torch.manual_seed(0)
+    if family == "chameleon":
+        config = chameleon.tiny_config(36, layout, 7, 32, 64, 2, 2)
+        return chameleon.ChameleonLM._from_config(config, attn_implementation="sdpa")
+    config = liquid.tiny_config(layout, 32, 2, 2)
+    config.num_key_value_heads = key_heads
+    return GemmaForCausalLM._from_config(config, attn_implementation="sdpa")
+
+
 def public_vqgan():
     """A VQGAN whose shape the public layouts can state: no folded pixels, groups of 32 channels."""
     sizes = {"ch": 32, "ch_mult": (1, 1, 1), "z_channels": 32, "embed_dim": 32, "norm_groups": 32, "patch": 1}

@@ -21,6 +21,7 @@ from visdyn.images import ImageRef, load
 from visdyn.inference.generation import generate
 from visdyn.inference.verification import choose_best, score_candidates
 from visdyn.models.token.unified import TokenForwardDynamics, TokenInverseDynamics, UnifiedModel
+from visdyn.stages.evaluation.galleries import spread_rows
 from visdyn.training.losses import recognition_weights
 from visdyn.trajectory import Trajectory
 
@@ -294,8 +295,7 @@ def tokenizer_error(model: UnifiedModel, image: ImageRef) -> float:
 def usual_errors(opened: Opened, model: UnifiedModel) -> np.ndarray:
     """Return `tokenizer_error` of up to 64 test images spread over the test set, float (N,); counted once."""
     key = ("usual", model.name)
-    places = np.unique(np.linspace(0, len(opened.items) - 1, min(_COMPARED, len(opened.items))).round().astype(int))
-    images = [opened.items[place].source for place in places]
+    images = [opened.items[place].source for place in spread_rows(len(opened.items), _COMPARED)]
     return opened.shelf.take(key, lambda: np.array([tokenizer_error(model, image) for image in images]), 0)
 
 

@@ -34,7 +34,8 @@ from visdyn.paths import file_digest, write_atomically
 from visdyn.pipeline import open_stage
 from visdyn.pipeline.stage import Stage
 from visdyn.readers import parse_json, read_json
-from visdyn.training.runs import of_chain
+from visdyn.stages.evaluation.galleries import spread_rows
+from visdyn.training.runs import member, of_chain, run_name
 
 if TYPE_CHECKING:
     from visdyn.explorer.opened import Opened
@@ -174,8 +175,7 @@ def measure_loss(whole: Opened, packed: Opened) -> dict[str, dict[str, float]]:
     from visdyn.explorer.opened import EDITOR
     from visdyn.inference.generation import generate
 
-    rows = np.unique(np.linspace(0, len(whole.items) - 1, _MEASURED).round().astype(int))
-    items, loss = [whole.items[row] for row in rows], {}
+    items, loss = [whole.items[row] for row in spread_rows(len(whole.items), _MEASURED)], {}
     sources, actions, targets = ([getattr(one, end) for one in items] for end in ("source", "action", "target"))
     for name in packed.arms:
         if packed.arms[name].kind == EDITOR:
@@ -261,8 +261,9 @@ def _write_models(pack: Path, root: Path, index: Mapping[str, Any]) -> None:
 def _member_path(root: Path, key: str, chain: int) -> Path:
     """Return where a file of a packed model lies: in the run of its chain, as `training.runs` names it."""
     model = next(name for name in MODELS if key.startswith(f"{name}/"))
-    folder = f"{model}-s{chain}" if model.startswith(("models/fdm/", "models/doundo/")) else f"{model}/s{chain}"
-    return root / folder / key.removeprefix(f"{model}/")
+    among_others = model.startswith(("models/fdm/", "models/doundo/"))
+    folder = root / run_name(model, chain) if among_others else member(root / model, chain)
+    return folder / key.removeprefix(f"{model}/")
 
 
 def _write_items(root: Path, world: Mapping[str, Any]) -> None:
