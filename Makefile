@@ -6,8 +6,9 @@ VENV ?= .venv
 # Where torch comes from; empty: pip's own index, whose Linux build is the CUDA one (docs/machines.md).
 TORCH_INDEX ?=
 PYTEST_ARGS ?=
-# Test files go to this many processes: the long ones (a whole pipeline) beside the many short ones.
+# Test files go to this many processes, in the order of tests/conftest.py: the long ones (a whole pipeline) first.
 TEST_PROCESSES ?= 2
+SPREAD_TESTS := -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 PROFILE ?= .
 BUILT := $(VENV)/.visdyn-packages
 READY := $(VENV)/.visdyn-ready
@@ -60,10 +61,10 @@ verify: environment ## compare the results here with the committed ones, claim b
 	visdyn verify --profile $(PROFILE)
 
 test: environment ## run every test, the smoke pipeline included
-	python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	python -m pytest $(SPREAD_TESTS) $(PYTEST_ARGS)
 
 test-fast: environment ## run the tests that take seconds
-	python -m pytest -n $(TEST_PROCESSES) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	python -m pytest $(SPREAD_TESTS) -m "not slow" $(PYTEST_ARGS)
 
 torture: environment ## try wrong inputs, kills, full disks and hostile servers: make torture TORTURE="--size night"
 	visdyn arithmetic python tests/torture.py $(TORTURE)

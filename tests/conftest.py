@@ -17,6 +17,17 @@ from tiny_tokens import NUM_CODES, tiny_vqgan  # noqa: E402
 torch.set_num_threads(1)
 
 
+# The files that take minutes, longest first: begun last, one process would run them while the other waits.
+LONGEST = ("test_dvc.py", "test_rehearsal.py", "test_evaluation_notebook.py")
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the long files; the order within a file, and of all others, stays."""
+    rank = {name: place for place, name in enumerate(LONGEST)}
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: (rank.get(item.path.name, len(LONGEST)), item.path not in slow))
+
+
 def pytest_terminal_summary(terminalreporter):
     """Say what of the shell's environment did not reach the tests."""
     for line in SAID:
