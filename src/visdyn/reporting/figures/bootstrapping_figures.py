@@ -177,7 +177,9 @@ def _draw_levels(axes, levels: Mapping[str, float | None]) -> None:
     for name, level in known.items():
         if low <= level <= high:
             axes.axhline(level, color=MUTED, lw=0.9, ls=":")
-            axes.annotate(name, (1, level), fontsize=7, va="bottom", color=MUTED)
+            # Below its line, where a line near the upper edge leaves the panel's title alone.
+            side = "top" if level - low > 0.1 * (high - low) else "bottom"
+            axes.annotate(name, (1, level), fontsize=7, va=side, color=MUTED)
     for edge, mark, outside in (("top", "↑", lambda level: level > high), ("bottom", "↓", lambda level: level < low)):
         text = "\n".join(f"{mark} {name} {level:.1f}" for name, level in known.items() if outside(level))
         axes.text(0.02, float(edge == "top"), text, transform=axes.transAxes, fontsize=7, va=edge, color=MUTED)
