@@ -105,7 +105,8 @@ def _read_rows(path: Path, bad: Quarantine) -> list:
 
 
 def _read_pair(row: dict, frames_root: Path, require_images: bool, known: Mapping) -> ReversiblePair:
-    if not any(row.get(name) for name in (*_STARTS, *_ENDS)) and int(row["start_frame"]) >= int(row["stop_frame"]):
+    located = any(row.get(name) for name in (*_STARTS, *_ENDS))
+    if not located and _read_frame(row, "start_frame") >= _read_frame(row, "stop_frame"):
         raise ValueError(f"its stop frame {row['stop_frame']} does not come after its start frame {row['start_frame']}")
     start = _locate_image(row, frames_root, _STARTS, "start_frame")
     end = _locate_image(row, frames_root, _ENDS, "stop_frame")
@@ -144,15 +145,22 @@ def _read_text(row: dict, *names: str) -> str:
 def _parse_list(text: str):
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
         return text  # only looks like a list: a prompt in brackets
 
 
 def _locate_image(row: dict, frames_root: Path, overrides: tuple[str, ...], column: str) -> Path:
     if override := next((row[name] for name in overrides if row.get(name)), None):
         return Path(override)
-    name = f"frame_{int(row[column]):010d}.jpg"
+    name = f"frame_{_read_frame(row, column):010d}.jpg"
     return inside(frames_root, f"{row['participant_id']}/rgb_frames/{row['video_id']}/{name}")
+
+
+def _read_frame(row: dict, column: str) -> int:
+    number = row[column]
+    if isinstance(number, bool) or (isinstance(number, float) and not number.is_integer()):
+        raise ValueError(f"field {column} is {number!r}, which is no frame's number")
+    return int(number)
 
 
 def _verb_and_noun(narration: str) -> tuple[str, str]:

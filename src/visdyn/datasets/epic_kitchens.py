@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from visdyn.datasets.bad_items import DatasetError, collecting, require_rows
@@ -55,8 +55,23 @@ class Segment:
 
 
 COLUMNS = tuple(field.name for field in fields(Segment))
-_PARSERS = {"int": int, "str": str, "tuple[str, ...]": lambda text: tuple(ast.literal_eval(text))}
-_PARSERS["tuple[int, ...]"] = _PARSERS["tuple[str, ...]"]
+
+
+def _parse_whole(text: str) -> int:
+    if not re.fullmatch(r"[0-9]+", text.strip()):  # int() takes 1_0, other scripts' digits and signs too
+        raise ValueError("it is no whole number")
+    return int(text)
+
+
+def _parse_list(text: str, kind: type) -> tuple:
+    found = ast.literal_eval(text)
+    if not isinstance(found, list | tuple) or not all(type(item) is kind for item in found):  # a text's letters
+        raise ValueError("it is no list of them")
+    return tuple(found)
+
+
+_PARSERS = {"int": _parse_whole, "str": str, "tuple[str, ...]": partial(_parse_list, kind=str),
+            "tuple[int, ...]": partial(_parse_list, kind=int)}  # fmt: skip
 _TYPES = {field.name: field.type for field in fields(Segment)}
 
 

@@ -102,7 +102,9 @@ def load_spatialmqa(
         source = inside(image_folder, _read_text(row, "image"))
         if require_images and (problem := image_problem(source, decode)):
             raise ValueError(problem)
-        name, relation = str(row.get("id", number)), str(row.get("relation") or answer)
+        name, relation = str(row.get("id", number)), row.get("relation") or answer
+        if not isinstance(relation, str):
+            raise ValueError("field relation is no text")
         return SpatialQuestion(
             source, _read_text(row, "question"), options, options.index(answer), benchmark, "", relation, name
         )

@@ -405,7 +405,11 @@ def _check_adapter_settings(settings: Mapping, weights: Mapping, base, folder: P
     if settings.get("layer_replication"):
         raise CheckpointError(f"{path}: layer_replication makes a model of another depth; merge it into its base first")
     check_counts(settings, path, len(weights))
-    ranks = [tensor.shape[0] for key, tensor in weights.items() if ".lora_A." in key or "lora_embedding_A" in key]
+    for field in ("rank_pattern", "alpha_pattern"):
+        if not isinstance(settings.get(field) or {}, dict):
+            raise CheckpointError(f"{path}: {field} is no mapping of modules to numbers; correct it")
+    parts = [tensor for key, tensor in weights.items() if ".lora_A." in key or "lora_embedding_A" in key]
+    ranks = [tensor.shape[0] for tensor in parts if tensor.dim()]
     stated = [settings.get("r", 8), *(settings.get("rank_pattern") or {}).values()]
     if not ranks or not all(isinstance(rank, int) and 0 < rank <= 8 * max(ranks) for rank in stated):
         raise CheckpointError(

@@ -108,7 +108,7 @@ def _list_shards(index: Path) -> list[Path]:
     names = sorted(set(shards.values()))
     if outside := [name for name in names if Path(name).name != name or name in ("", ".", "..")]:
         raise CheckpointError(f"{index} names {outside[0]!r}, which is no file beside it; fetch the folder again")
-    if missing := [name for name in names if not (index.parent / name).is_file()]:
+    if missing := [name for name in names if not os.path.isfile(index.parent / name)]:  # a name may be too long
         raise CheckpointError(f"{index.parent / missing[0]} is named in {index.name} but missing; download it")
     return [index.parent / name for name in names]
 
@@ -166,7 +166,7 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
             for name, entry in described.items()
         }
         end = max((int(entry["data_offsets"][1]) for entry in described.values()), default=0)
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path} has no header of a safetensors file; download it again") from error
     if size != 8 + length + end:
         kind = "cut" if size < 8 + length + end else "longer than its header says"
@@ -204,7 +204,7 @@ def check_counts(settings: Mapping, where: str | Path, tensors: int) -> None:
         whole = isinstance(value, int | float) and not isinstance(value, bool)
         if whole and value > limit and _COUNTS.fullmatch(key):
             raise CheckpointError(
-                f"{where}: {name} asks for {value:.6g}, but only {tensors} tensors are stored; correct it"
+                f"{where}: {name} asks for {min(value, 10**300):.6g}, but only {tensors} tensors are stored; correct it"
             )
         if isinstance(value, list) and len(value) > 10 * limit:
             raise CheckpointError(f"{where}: {name} has {len(value)} entries; correct it")
