@@ -1,4 +1,4 @@
-"""Kernels that operators would launch on a GPU, counted on any machine; Chameleon-7B's shape without its weights."""
+"""Kernels that operators would launch on a GPU, counted on any machine; the 7B shapes of Chameleon and BAGEL."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from visdyn.models.bagel import Bagel, BagelConfig
 from visdyn.models.token.chameleon import ChameleonLM, tiny_config
 from visdyn.models.token.tokens import TokenLayout
 
@@ -16,11 +17,14 @@ LAYOUT_7B = TokenLayout(0, 1, 2, 8196, 8197, 8198, 4, 8192)
 
 
 class Kernels(TorchDispatchMode):
-    """Counts the operators that compute something: no views, and no memory that is only set aside."""
+    """Counts the operators that compute something: no views, and no memory that is only set aside.
+
+    `copies` are those between host and device.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.count = 0
+        self.count = self.copies = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         found = func(*args, **(kwargs or {}))
@@ -28,6 +32,8 @@ class Kernels(TorchDispatchMode):
         given = {leaf.untyped_storage()._cdata for leaf in _tensors((args, kwargs or {}))}
         view = not func._schema.is_mutable and all(one.untyped_storage()._cdata in given for one in _tensors(found))
         self.count += not view and not name.startswith(("empty", "new_empty")) and name != "detach"
+        devices = {leaf.device.type for leaf in _tensors((args, kwargs, found))}
+        self.copies += name in ("_to_copy", "copy_") and len(devices) > 1
         return found
 
 
@@ -52,3 +58,9 @@ def chameleon_7b(layers: int = LAYERS) -> ChameleonLM:
     with meta_bfloat16():
         config = tiny_config(65536, LAYOUT_7B, 8199, 4096, 11008, layers, 32, 4096)
         return ChameleonLM._from_config(config, attn_implementation="sdpa").eval().requires_grad_(False)
+
+
+def bagel_7b() -> Bagel:
+    """Return the public BAGEL's shape on the meta device, without its autoencoder."""
+    with meta_bfloat16():
+        return Bagel(BagelConfig()).eval().requires_grad_(False)

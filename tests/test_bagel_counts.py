@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from kernel_counts import Kernels, bagel_7b
+from performance_bars import check_bar
 from test_bagel_model import picture, small_model
 from torch.utils._python_dispatch import TorchDispatchMode
 from toy_bagel import batch_of, encode, mixture
 
-from visdyn.models.bagel import SamplerSettings, rows
+from visdyn.models.bagel import SamplerSettings, layers, rows
 from visdyn.models.bagel import context as contexts
+from visdyn.models.bagel.decoder import KeysValues
 from visdyn.models.bagel.sampler import Branches, sample_latents
 from visdyn.training.bagel.mixture import DROPOUT, KINDS, BagelMixture, collate
 from visdyn.training.bagel.objective import BagelObjective
@@ -56,6 +59,7 @@ def test_a_training_forward_never_waits_for_the_device(weights, padding, monkeyp
     with HostReads() as reads:
         objective(batch)
     assert reads.found == []
+    check_bar("waits for the device in a training forward of BAGEL", len(reads.found))
 
 
 def edit_batches(model, count: int) -> list:
@@ -87,7 +91,7 @@ def test_attention_meets_few_shapes_where_each_costs_a_plan(monkeypatch):
         shapes.clear()
         monkeypatch.setattr(rows, "PLANNING_DEVICES", ("cpu",))
         rounded = [objective(batch)["loss"] for batch in batches]
-    assert len(shapes) <= 6
+    check_bar("attention shapes in 16 training steps of BAGEL", len(shapes))
     torch.testing.assert_close(torch.stack(rounded), torch.stack(exact), atol=1e-6, rtol=1e-6)
 
 
@@ -114,6 +118,7 @@ def test_an_edit_of_49_evaluations_is_49_passes():
     passes.clear()
     sample_latents(model, branches, (2, 2), torch.randn(1, 4, 16), SamplerSettings())
     assert len(passes) == 49
+    check_bar("passes of an edit", len(passes))
     assert sum(passes) == 131  # branches evaluated: 41 guided steps of three, 8 of one
     assert set(passes) == {1, 3}
 
@@ -144,3 +149,66 @@ def test_an_evaluation_attends_with_as_many_key_heads_as_there_are(monkeypatch):
     monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
     sample_latents(model, branches, (2, 2), torch.randn(1, 4, 16), SamplerSettings(num_timesteps=3))
     assert heads == {(4, 2, 2)}
+
+
+def _guided_pass() -> Kernels:
+    """Count a pass of all three branches at 912 x 512: 1,824 latents after a source, its ViT tokens and a text."""
+    model = bagel_7b()
+    text, latents, vit, words = model.config.text, 32 * 57, 37 * 65, 42
+
+    def branch(length: int) -> contexts.Branch:
+        shape = 1, text.num_key_value_heads, length, text.head_dim
+        read = [KeysValues(*torch.empty(2, *shape, device="meta", dtype=torch.bfloat16))] * text.num_hidden_layers
+        context = contexts.Context(tuple(read), torch.zeros(1, dtype=torch.int64, device="meta"))
+        return contexts.make_branch(model, context, 1, latents)
+
+    source = latents + 2 + vit + 2
+    branches = [branch(source + words), branch(source), branch(words)]
+    x = torch.empty(1, latents, model.config.latent_dim, device="meta")
+    ids = torch.empty(latents, dtype=torch.int64, device="meta")
+    with torch.no_grad(), Kernels() as kernels:
+        contexts.velocities(model, branches, x, torch.empty((), device="meta"), ids)
+    return kernels
+
+
+def test_a_pass_launches_few_kernels_and_copies_nothing_from_the_host(monkeypatch):
+    monkeypatch.setattr(F, "scaled_dot_product_attention", lambda query, keys, values, **_: query.clone())  # one kernel
+    steps = _guided_pass().count
+    monkeypatch.setattr(layers, "FUSING_DEVICES", ("meta",))
+    monkeypatch.setattr(F, "rms_norm", lambda x, *_: x.clone())  # one kernel on CUDA
+    fused = _guided_pass()
+    assert steps - fused.count == 7 * (8 * 28 + 2)  # eight norms a layer, two behind them
+    check_bar("kernels of a guided pass", fused.count)
+    check_bar("copies between host and device in a guided pass", fused.copies)
+
+
+def test_the_counter_sees_a_copy_from_the_host():
+    with Kernels() as kernels:
+        torch.ones(3).to("meta")
+    assert kernels.copies == 1
+
+
+@torch.no_grad()
+def test_a_norm_in_one_kernel_is_the_norm_in_steps(monkeypatch):
+    model = small_model()
+    branches, x, ids = (
+        read_branches(model),
+        torch.randn(1, 4, 16),
+        contexts.grid_position_ids(2, 2, model.config.max_latent_size),
+    )
+    names = ("gen", "cfg_text", "cfg_img")
+    found = []
+    for devices in ((), ("cpu",)):
+        monkeypatch.setattr(layers, "FUSING_DEVICES", devices)
+        made = [contexts.make_branch(model, getattr(branches, name), 1, 4) for name in names]
+        found.append(torch.stack(contexts.velocities(model, made, x, torch.tensor(0.6), ids)))
+    assert found[0].abs().max() > 0.1
+    torch.testing.assert_close(found[1], found[0], atol=1e-6, rtol=1e-6)
+
+
+def test_training_takes_a_norm_in_steps_everywhere(monkeypatch):
+    monkeypatch.setattr(layers, "FUSING_DEVICES", ("cpu",))
+    monkeypatch.setattr(F, "rms_norm", None)  # would fail
+    norm = layers.RMSNorm(8, 1e-6)
+    norm(torch.randn(2, 8, requires_grad=True)).sum().backward()
+    assert norm.weight.grad is not None
