@@ -14,19 +14,23 @@ import time
 import pytest
 from toy import make_repository
 
+from visdyn.paths import repository_root
 from visdyn.pipeline.console import (
+    COSTS,
     PLANNED,
     Console,
     Place,
+    expect_seconds,
     find_place,
     fit,
     format_span,
     last_line,
-    read_runtime,
+    reckon_seconds,
     trained_share,
 )
-from visdyn.pipeline.guards import Entry
+from visdyn.pipeline.guards import Entry, read_entries
 from visdyn.pipeline.run_stages import describe_verdicts, plan_stages, summarise
+from visdyn.readers import read_rows
 
 
 @pytest.mark.parametrize(
@@ -43,22 +47,6 @@ from visdyn.pipeline.run_stages import describe_verdicts, plan_stages, summarise
 )
 def test_the_share_that_is_trained_is_read_from_the_log(said, share):
     assert trained_share(said) == (share if share is None else pytest.approx(share))
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"),
-    [
-        ("**Runtime:** 5 minutes on 2 CPU cores", 300),
-        ("**Runtime:** half a minute on 2 CPU cores", 30),
-        ("**Runtime:** half an hour", 1800),
-        ("**Runtime:** 20 seconds", 20),
-        ("**Runtime:** seconds (stage `human_study`)", 5),
-        ("**Runtime:** about 40 minutes", 2400),
-        ("**Question:** how long?", None),
-    ],
-)
-def test_a_notebooks_statement_of_its_runtime_is_read(text, seconds):
-    assert read_runtime(text) == seconds
 
 
 def test_spans_are_words():
@@ -84,7 +72,7 @@ def test_the_last_line_of_a_log_has_no_colours_and_is_not_empty(tmp_path):
 
 def test_a_stage_knows_its_place_and_what_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr("visdyn.pipeline.console.read_entries", lambda root: dict.fromkeys("abcd"))
-    monkeypatch.setattr("visdyn.pipeline.console.expect_seconds", lambda root, entry, stated: 15.0)
+    monkeypatch.setattr("visdyn.pipeline.console.reckon_seconds", lambda repository: dict.fromkeys("abcd", 15.0))
     assert find_place(tmp_path, "b", tmp_path) == Place("b", 2, 4, 15.0, 30.0)
     monkeypatch.setenv(PLANNED, "b d unknown")
     assert find_place(tmp_path, "d", tmp_path) == Place("d", 2, 2, 15.0, 0.0)
@@ -92,13 +80,51 @@ def test_a_stage_knows_its_place_and_what_is_left(tmp_path, monkeypatch):
     assert find_place(tmp_path, "robust", tmp_path) == Place("robust")
 
 
-def test_what_a_stage_took_before_counts_more_than_what_its_notebook_states(tmp_path):
+def write_timing(root, stage, seconds):
+    (root / ".visdyn/timings").mkdir(parents=True, exist_ok=True)
+    (root / f".visdyn/timings/{stage}.json").write_text(json.dumps({"notebook": {"duration": seconds}}))
+
+
+def test_what_a_stage_took_before_counts_more_than_what_is_reckoned(tmp_path):
     make_repository(tmp_path)
-    assert find_place(tmp_path, "fdm", tmp_path) == Place("fdm", 1, 2, 1.0, 1.0)  # the toy notebook says 1 s
+    (tmp_path / "benchmarks/results").mkdir(parents=True)
+    costs = tmp_path / "benchmarks/results/stages.csv"
+    costs.write_text("stage,cpu_minutes,processes\nfdm,1.5,1\nlater,2,1\n")
+    assert find_place(tmp_path, "fdm", tmp_path) == Place("fdm", 1, 2, 90.0, 120.0)
     assert find_place(tmp_path, "fdm", tmp_path / "elsewhere").seconds is None  # another profile's numbers
-    (tmp_path / ".visdyn/timings").mkdir(parents=True)
-    (tmp_path / ".visdyn/timings/later.json").write_text(json.dumps({"notebook": {"duration": 42.5}}))
+    write_timing(tmp_path, "later", 42.5)
     assert find_place(tmp_path, "fdm", tmp_path).later == 42.5
+    costs.unlink()
+    assert find_place(tmp_path, "fdm", tmp_path).seconds is None
+
+
+def test_a_slow_machine_is_seen_after_its_first_stage_of_a_minute(tmp_path):
+    reckoned = {"world": 60.0, "base": 600.0, "idm": 300.0}
+    assert expect_seconds(tmp_path, ["world", "base", "idm", "mine"], reckoned) == {**reckoned, "mine": None}
+    write_timing(tmp_path, "world", 90.0)
+    assert expect_seconds(tmp_path, ["world", "base"], reckoned) == {"world": 90.0, "base": 900.0}
+    write_timing(tmp_path, "base", 2550.0)
+    assert expect_seconds(tmp_path, ["world", "base", "idm"], reckoned)["idm"] == 1200.0
+    assert expect_seconds(tmp_path, ["world", "idm"], {"world": 5.0, "idm": 300.0})["idm"] == 300.0  # too short to tell
+    (tmp_path / ".visdyn/timings/world.json").write_text("{")
+    assert expect_seconds(tmp_path, ["world"], reckoned) == {"world": 60.0}
+
+
+def test_the_time_of_a_clone_is_the_committed_run_s_over_the_cores_that_each_stage_uses(monkeypatch):
+    root = repository_root()
+    rows = [row for _, row in read_rows(root / COSTS)]
+    assert [row["stage"] for row in rows] == list(read_entries(root))
+    minutes = {row["stage"]: float(row["cpu_minutes"]) for row in rows}
+    alone = sum(minutes[row["stage"]] for row in rows if row["processes"] == "1")
+    for cores in (1, 2, 8):
+        monkeypatch.setattr("visdyn.pipeline.console.cores", lambda cores=cores: cores)
+        expected = 60 * (alone + (sum(minutes.values()) - alone) / cores)
+        assert sum(reckon_seconds(root).values()) == pytest.approx(expected)
+    readme = (root / "README.md").read_text()
+    told = dict(re.findall(r"(?m)^\| (\w+) \| `[^|]+` \| [^|]+ \| ([\d.]+) \|$", readme))
+    assert {name: float(told[name]) for name in minutes} == pytest.approx(minutes, rel=0.05, abs=0.06)
+    assert f"{sum(minutes.values()):.0f} CPU-minutes" in readme
+    assert f"{sum(minutes.values()):.0f} CPU-minutes" in (root / "docs/machines.md").read_text()
 
 
 def test_the_time_left_is_of_the_runs_else_of_the_last_time(tmp_path):
@@ -106,9 +132,9 @@ def test_the_time_left_is_of_the_runs_else_of_the_last_time(tmp_path):
     console = Console(Place("fdm", 1, 2, 100.0, 50.0), log, stream=io.StringIO())
     console._began -= 25
     log.write_text("nothing that says how far\n")
-    assert console.line().endswith("| 25 s, about 75 s left; at most 2 min for all")
+    assert console.line().endswith("| 25 s, about 75 s left; 2 min for all stages")
     log.write_text("run 2 of 2, a: step 1/2 loss 1\n")
-    assert console.line().endswith("| 25 s, about 8 s left; at most 58 s for all")
+    assert console.line().endswith("| 25 s, about 8 s left; 58 s for all stages")
     console._began -= 100
     log.write_text("nothing\n")
     assert console.line().endswith("| 2 min")  # longer than ever: nothing is promised

@@ -1,11 +1,13 @@
 """What a stage tells while it runs: one live line in a terminal, a line every few seconds elsewhere.
 
     stage 9 of 17, fdm, cell 4 of 9 Train the arms | run 5 of 14, supervised-s1: step 160/300 loss 1.9, 0:00:20 left |
-    4 min, about 6 min left; 9 min for all
+    4 min, about 6 min left; 34 min for all stages
 
 It is read from the stage's own log, which training and inference write anyway (`visdyn.compute.progress.say`), so that
 nothing that computes knows of it. How long a stage will take is what it took the last time on this machine
-(`.visdyn/timings`), else what its notebook states, in the profile that this was measured in; else nothing is said.
+(`.visdyn/timings`), else, in the embedded default, the CPU-minutes of the committed run
+(`benchmarks/results/stages.csv`) over the cores that the stage can use here, times how much longer than that the stages
+before it took here; else nothing is said.
 """
 
 from __future__ import annotations
@@ -17,26 +19,23 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
-import nbformat
-
-from visdyn.pipeline.guards import BESIDE, Entry, read_entries
-from visdyn.readers import FileError, read_json
+from visdyn.compute.pool import cores
+from visdyn.pipeline.guards import BESIDE, read_entries
+from visdyn.readers import FileError, read_json, read_rows
 
 PLANNED = "VISDYN_PLANNED"  # the stages of a run, by whoever started it (`visdyn run`); else all of dvc.yaml's
 EVERY = 8.0  # seconds between two lines away from a terminal
 REDRAW = 0.5  # seconds between two looks of the live line
+COSTS = "benchmarks/results/stages.csv"  # of the committed run; benchmarks/stage_minutes.py writes it
+LONG_ENOUGH = 60.0  # seconds of stages that ran here, before they say how fast this machine is
 TAIL = 8192  # bytes of the log in which the last line is looked for
 _RUN = re.compile(r"run (\d+) of (\d+)")
 _STEP = re.compile(r"step (\d+)/(\d+)")
-_RUNTIME = re.compile(
-    r"Runtime:\**\s*(?:about )?(?:(?P<half>half an? )|(?P<count>[\d.]+) )?(?P<unit>seconds?|s|minutes?|min|hours?|h)\b"
-)
-_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}  # by the first letter
 _ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f]")
 
 
@@ -68,36 +67,42 @@ def find_place(root: Path, stage: str, repository: Path) -> Place:
     planned = [name for name in os.environ.get(PLANNED, "").split() if name in entries] or list(entries)
     if stage in BESIDE or stage not in planned:
         return Place(stage)
-    stated = root == repository  # the notebooks say what the embedded default takes
-    known = {name: expect_seconds(root, entries[name], stated) for name in planned}
+    known = expect_seconds(root, planned, reckon_seconds(repository) if root == repository else {})
     later = [known[name] for name in planned[planned.index(stage) + 1 :]]
     return Place(stage, planned.index(stage) + 1, len(planned), known[stage], None if None in later else sum(later))
 
 
-def expect_seconds(root: Path, entry: Entry, stated: bool) -> float | None:
-    """Return what a stage took the last time here, else what its notebook states; None where neither says.
+def expect_seconds(root: Path, stages: Sequence[str], reckoned: Mapping[str, float]) -> dict[str, float | None]:
+    """Return what each stage took the last time here, else what is reckoned of it; None where neither is known.
+
+    What is reckoned is scaled by how long the other stages took here: another processor, or a busy one, is seen after
+    the first stage of a minute.
 
     Args:
-        stated: whether the notebook's statement is of this profile.
+        root: the profile's folder.
+        reckoned: seconds by stage on idle cores of the machine of the committed run.
     """
-    timings = root / ".visdyn/timings" / f"{entry.stage}.json"
-    if timings.is_file():
-        with contextlib.suppress(FileError):  # a broken note of the last run is no reason to stop this one
-            if taken := read_json(timings, dict).get("notebook", {}).get("duration"):
-                return float(taken)
-    if not stated:
-        return None
-    cells = nbformat.read(root / entry.notebook, as_version=4).cells
-    return read_runtime(cells[0].source if cells else "")
+    took = {name: seconds for name in stages if (seconds := _read_seconds(root, name)) is not None}
+    both = [(took[name], reckoned[name]) for name in took if name in reckoned]
+    here, there = sum(one for one, _ in both), sum(one for _, one in both)
+    slower = here / there if there >= LONG_ENOUGH else 1.0
+    return {name: took.get(name, reckoned[name] * slower if name in reckoned else None) for name in stages}
 
 
-def read_runtime(text: str) -> float | None:
-    """Return the seconds of a title cell's `Runtime:` (`5 minutes`, `half a minute`, `seconds` is 5); None without."""
-    match = _RUNTIME.search(text)
-    if not match:
-        return None
-    count = 0.5 if match["half"] else float(match["count"]) if match["count"] else 5.0
-    return count * _UNITS[match["unit"][0]]
+def reckon_seconds(repository: Path) -> dict[str, float]:
+    """Return the seconds of each stage of the embedded default on idle cores, from the committed run's CPU-minutes."""
+    path, here, found = repository / COSTS, cores(), {}
+    for _, row in read_rows(path, ("stage", "cpu_minutes", "processes")) if path.is_file() else ():
+        found[row["stage"]] = 60 * float(row["cpu_minutes"]) / min(here, int(row["processes"] or here))
+    return found
+
+
+def _read_seconds(root: Path, stage: str) -> float | None:
+    path = root / ".visdyn/timings" / f"{stage}.json"
+    with contextlib.suppress(FileError):  # a broken note of the last run is no reason to stop this one
+        if path.is_file() and (taken := read_json(path, dict).get("notebook", {}).get("duration")):
+            return float(taken)
+    return None
 
 
 def format_span(seconds: float) -> str:
@@ -187,7 +192,7 @@ class Console:
     def _all_left(self, left: float | None) -> str:
         if left is None or self.place.later is None or not self.place.total:
             return ""
-        return f"; at most {format_span(left + self.place.later)} for all"  # later ones may be up to date
+        return f"; {format_span(left + self.place.later)} for all stages"  # those that are up to date take none
 
     def _follow(self) -> None:
         while not self._end.wait(REDRAW):
