@@ -59,7 +59,7 @@ FEW_STEPS = {"steps": 3, "epochs": None, "warmup_steps": 1, "batch_size": 4, "pr
 # Parameter -> what it is here, and why; all others are the paper profile's. A mapping adds to the mapping there.
 CHANGES = {
     "runtime": (
-        {"hardware": "cpu", "device": "cpu", "threads": 1, "offline": True},
+        {"hardware": "cpu", "stage_hardware": {}, "device": "cpu", "threads": 1, "offline": True},
         "no GPU and no network",
     ),
     "idm.training": (FEW_STEPS, "3 steps instead of 10 epochs"),

@@ -12,11 +12,12 @@ import yaml
 from visdyn.models.token.chameleon import ChameleonLM, tiny_config
 from visdyn.models.token.tokens import TokenLayout
 from visdyn.params import load_params
+from visdyn.params.runtime import TRAINING_STAGES
 from visdyn.paths import repository_root
 from visdyn.pipeline import cost_plan
 from visdyn.pipeline.plan_facts import NOTHING, Facts, Machine, Range, read_size
 from visdyn.pipeline.plan_stages import TOKEN_BYTES, Planner
-from visdyn.training.engine.launch import Hardware
+from visdyn.pipeline.stage_hardware import read_hardware
 
 ROOT = repository_root()
 FOUR = Machine("h100", 4, 32)
@@ -28,7 +29,8 @@ def _plans(profile: str, machine: Machine, hardware: str = "zero2", **changes):
     params = load_params(profile)
     for section, values in changes.items():
         params = replace(params, **{section: replace(getattr(params, section), **values)})
-    return {plan.stage: plan for plan in Planner(params, Facts.load(machine), Hardware.load(hardware)).plan()}
+    planner = Planner(params, Facts.load(machine), read_hardware(params.runtime, TRAINING_STAGES, hardware))
+    return {plan.stage: plan for plan in planner.plan()}
 
 
 def test_ranges_add_multiply_and_divide_end_by_end():
@@ -119,6 +121,20 @@ def test_more_gpus_take_less_time_and_as_many_hours_of_them():
     assert four[fdm].hours.likely < 0.3 * one[fdm].hours.likely
 
 
+def test_a_stage_is_planned_on_its_own_hardware(monkeypatch):
+    monkeypatch.delenv("VISDYN_HARDWARE", raising=False)
+    own, shared = _memory_of(None), _memory_of("zero2")
+    assert own["doundo"] < shared["doundo"]  # the profile gives it zero3, which shares out the weights too
+    assert own["fdm"] == shared["fdm"]
+    monkeypatch.setenv("VISDYN_HARDWARE_DOUNDO", "zero2")
+    assert _memory_of(None) == shared
+
+
+def _memory_of(hardware: str | None) -> dict[str, float]:
+    rows = cost_plan.make_rows(PAPER, hardware, FOUR)
+    return {row.plan.stage: row.plan.memory.likely for row in rows if row.plan.memory}
+
+
 def test_what_does_not_fit_is_said_with_what_to_change(capsys):
     small = ["--profile", PAPER, "--hardware", "one_gpu", "--gpu", "rtx4090", "--gpus", "1", "--cores", "8"]
     assert cost_plan.main(small) == 1
@@ -160,6 +176,6 @@ def test_the_counts_of_a_token_are_those_of_the_true_shape():
     count = sum(parameter.numel() for parameter in lm.parameters())
     stated = Facts.load(FOUR).checkpoints["leloy/Anole-7b-v0.1-hf"]
     assert 2 * count / 1e9 == pytest.approx(stated, rel=0.05)
-    planner = Planner(load_params(PAPER), Facts.load(FOUR), Hardware.load("zero2"))
+    planner = Planner(load_params(PAPER), Facts.load(FOUR), {})
     assert planner._model_flops() == pytest.approx(2 * count, rel=0.05)
     assert 2 * 2 * config.hidden_size * config.num_hidden_layers == TOKEN_BYTES

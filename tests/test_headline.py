@@ -109,7 +109,7 @@ def test_dvc_is_told_of_it_and_of_three_plots_of_declared_columns(pipeline):
 def test_status_asks_dvc_for_one_profile(monkeypatch):
     asked = []
     monkeypatch.setattr(
-        run_stages, "_run_command", lambda command, folder, variables: asked.append((command, folder)) or 0
+        run_stages, "run_command", lambda command, folder, variables: asked.append((command, folder)) or 0
     )
     assert run_stages.show_status(["--profile", str(ROOT / "profiles/smoke")]) == 0
     [(command, folder)] = asked
@@ -122,7 +122,7 @@ def test_a_run_writes_the_file_where_it_succeeded_only(monkeypatch, tmp_path):
     monkeypatch.setattr("visdyn.pipeline.headline.main", lambda arguments: wrote.append(arguments))
     monkeypatch.setattr(run_stages, "summarise", lambda *_: [])
     for status in (1, 0):
-        monkeypatch.setattr(run_stages, "_run_command", lambda *_, status=status: status)
+        monkeypatch.setattr(run_stages, "run_command", lambda *_, status=status: status)
         assert run_stages.main(["--profile", str(ROOT / "profiles/smoke")]) == status
     assert wrote == [["--profile", str(ROOT / "profiles/smoke")]]
 
@@ -133,7 +133,7 @@ def test_a_result_that_cannot_be_read_does_not_end_a_run_that_succeeded(monkeypa
 
     monkeypatch.setattr("visdyn.pipeline.headline.main", refuse)
     monkeypatch.setattr(run_stages, "summarise", lambda *_: ["the summary"])
-    monkeypatch.setattr(run_stages, "_run_command", lambda *_: 0)
+    monkeypatch.setattr(run_stages, "run_command", lambda *_: 0)
     assert run_stages.main(["--profile", str(ROOT / "profiles/smoke")]) == 0
     printed = capsys.readouterr()
     assert "the summary" in printed.out

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal
 
 from visdyn.params.reading import Like, Name, Share, Within
@@ -11,10 +12,25 @@ HARDWARE_NAME = Like(r"[A-Za-z0-9_-]+", "the name of a file in hardware/, withou
 
 
 @dataclass(frozen=True)
+class StageHardware:
+    """Hardware files of single stages, of those that train; one that is not named trains on `Runtime.hardware`."""
+
+    base_models: Annotated[str, HARDWARE_NAME] | None = None
+    idm: Annotated[str, HARDWARE_NAME] | None = None
+    fdm: Annotated[str, HARDWARE_NAME] | None = None
+    doundo: Annotated[str, HARDWARE_NAME] | None = None
+    robust: Annotated[str, HARDWARE_NAME] | None = None
+
+
+TRAINING_STAGES = tuple(field.name for field in fields(StageHardware))
+
+
+@dataclass(frozen=True)
 class Runtime:
     """Where and how fast; never what. Not tracked by DVC."""
 
     hardware: Annotated[str, HARDWARE_NAME]
+    stage_hardware: StageHardware
     device: Literal["auto", "cpu", "cuda"]
     threads: Annotated[int, Within(1, 1024)]  # OMP threads of a stage's kernel
     offline: bool  # the Hugging Face hub is switched off
@@ -33,3 +49,17 @@ class Data:
     doundo: Name | None  # annotations_train.json, annotations_test.json
     captions: Name | None  # file of captioned images
     questions: Name | None  # file of questions about images
+
+
+def choose_hardware(runtime: Runtime, stage: str) -> str:
+    """Return the name of the hardware file that a stage trains on.
+
+    The environment goes first, the single stage before all: VISDYN_HARDWARE_<STAGE>, VISDYN_HARDWARE,
+    `runtime.stage_hardware`, `runtime.hardware`.
+
+    Args:
+        stage: one that trains nothing has the file of the whole profile.
+    """
+    own = getattr(runtime.stage_hardware, stage, None)
+    asked = os.environ.get(f"VISDYN_HARDWARE_{stage.upper()}") or os.environ.get("VISDYN_HARDWARE")
+    return asked or own or runtime.hardware

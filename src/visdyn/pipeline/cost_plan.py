@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from visdyn.compute.pool import cores
 from visdyn.params import ParamsError, load_params
+from visdyn.params.runtime import TRAINING_STAGES
 from visdyn.paths import profile_root
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.guards import read_entries
@@ -22,8 +23,8 @@ from visdyn.pipeline.item_stages import stages_of_item
 from visdyn.pipeline.plan_facts import NOTHING, Facts, Machine, Range
 from visdyn.pipeline.plan_stages import Planner, StagePlan
 from visdyn.pipeline.run_stages import plan_stages
+from visdyn.pipeline.stage_hardware import read_hardware
 from visdyn.readers import read_json
-from visdyn.training.engine.launch import Hardware
 
 # Stages that compute in their own process: one core or one GPU, whatever there is.
 ALONE = frozenset({"base_measures", "probing", "idm_evaluation", "spatial"})
@@ -63,6 +64,9 @@ class Row:
 def make_rows(profile: str, hardware: str | None, machine: Machine) -> list[Row]:
     """Plan every stage of a profile.
 
+    Args:
+        hardware: name of one file for all stages; None plans each with its own.
+
     Raises:
         ValueError: real data and models, and no GPU.
         KeyError: an unknown GPU.
@@ -72,7 +76,7 @@ def make_rows(profile: str, hardware: str | None, machine: Machine) -> list[Row]
         raise ValueError(
             f"{profile} needs GPUs; say which and how many: --gpu {', '.join(facts.content['gpus'])}; --gpus"
         )
-    plans = Planner(params, facts, Hardware.load(hardware or params.runtime.hardware)).plan()
+    plans = Planner(params, facts, read_hardware(params.runtime, TRAINING_STAGES, hardware)).plan()
     return [_make_row(plan, profile, facts) for plan in plans]
 
 
@@ -167,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="visdyn plan", description=__doc__.splitlines()[0])
     parser.add_argument("--profile", default=".", help="folder with params.yaml (default: the embedded default)")
     parser.add_argument("--item", help="only the stages that one table or figure waits for: b_table2")
-    parser.add_argument("--hardware", help="file in hardware/ (default: the profile's runtime.hardware)")
+    parser.add_argument("--hardware", help="one file in hardware/ for every stage (default: each stage's own)")
     parser.add_argument("--gpu", default="h100", help="a name of `gpus` in benchmarks/plan.yaml (default: h100)")
     parser.add_argument("--gpus", type=int, help="of all nodes (default: 1; none for a profile that renders its world)")
     parser.add_argument("--cores", type=int, default=0, help="of all nodes (default: this machine's)")

@@ -22,7 +22,8 @@ from pathlib import Path
 
 from visdyn.datasets.inventory import ANNOTATIONS, take_inventory
 from visdyn.models.weight_files import find_fault
-from visdyn.params import Params, load_params
+from visdyn.params import Params, ParamsError, load_params
+from visdyn.params.runtime import TRAINING_STAGES, choose_hardware
 from visdyn.paths import UnsetVariableError, expanded, profile_root, repository_root
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.fingerprint import recall_machine
@@ -31,6 +32,7 @@ from visdyn.pipeline.item_stages import commands_of_item, stages_of_item
 from visdyn.pipeline.plan_facts import read_size
 from visdyn.pipeline.run_stages import plan_stages
 from visdyn.pipeline.stage import open_stage
+from visdyn.pipeline.stage_hardware import read_hardware
 from visdyn.reporting.provenance import read_families
 from visdyn.yaml_files import read_yaml
 
@@ -284,7 +286,8 @@ def _ask_driver() -> str:
 def _check_hardware(params: Params) -> Iterator[Check]:
     import torch
 
-    wants = params.runtime.device == "cuda" or params.runtime.hardware != "cpu"
+    names = {stage: choose_hardware(params.runtime, stage) for stage in TRAINING_STAGES}
+    wants = params.runtime.device == "cuda" or set(names.values()) != {"cpu"}
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     cards = ", ".join(
         f"{torch.cuda.get_device_name(i)} ({torch.cuda.get_device_properties(i).total_memory / 2**30:.0f} GiB)"
@@ -300,9 +303,13 @@ def _check_hardware(params: Params) -> Iterator[Check]:
         elif driver:
             here += f"; this torch needs a driver for CUDA {built}"
     yield Check("hardware", "accelerators", count > 0 if wants else True, here, ON_GPUS if wants else (), command)
-    path = repository_root() / "hardware" / f"{params.runtime.hardware}.yaml"
-    known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml")))
-    yield Check("hardware", path.name, path.is_file(), str(path) if path.is_file() else f"hardware/ has {known}")
+    for name in dict.fromkeys(names.values()):
+        stages = tuple(stage for stage, own in names.items() if own == name)
+        try:
+            read_hardware(params.runtime, stages)
+            yield Check("hardware", f"{name}.yaml", True, f"for {', '.join(stages)}", stages)
+        except (ParamsError, FileNotFoundError) as error:
+            yield Check("hardware", f"{name}.yaml", False, str(error), stages)
 
 
 def _check_libraries() -> Iterator[Check]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from visdyn.params import Params
@@ -74,7 +74,8 @@ class StagePlan:
 class Planner:
     """Counts every stage of one profile on one machine."""
 
-    def __init__(self, params: Params, facts: Facts, hardware: Hardware) -> None:
+    def __init__(self, params: Params, facts: Facts, hardware: Mapping[str, Hardware]) -> None:
+        """Take the parameters, the rates, and the hardware of each stage that trains, by stage."""
         self.params, self.facts, self.hardware = params, facts, hardware
         self.data, self.kitchen = facts.content["data"], facts.content["kitchen"]
         self.small = params.world.kind == "kitchen"
@@ -181,12 +182,12 @@ class Planner:
             self._add(plan, told, 3 * tokens * self._model_flops(), "cpu_train", "core")
         else:
             self._add(plan, told, tokens, "lora_tokens", "gpu")
-            plan.memory = self._lora_memory(section)
+            plan.memory = self._lora_memory(section, self.hardware[plan.stage])
             plan.advice = "more trainer.gradient_accumulation_steps, activation_checkpointing: true (hardware file)"
 
-    def _lora_memory(self, section: DynamicsFineTuning) -> Range:
-        trainer = self.hardware.trainer
-        ranks = self.hardware.ranks or self.facts.machine.gpus or 1
+    def _lora_memory(self, section: DynamicsFineTuning, hardware: Hardware) -> Range:
+        trainer = hardware.trainer
+        ranks = hardware.ranks or self.facts.machine.gpus or 1
         rows = max(1, section.training.batch_size // (ranks * trainer.get("gradient_accumulation_steps", 1)))
         each = LORA_SEQUENCE if trainer.get("activation_checkpointing") else KEPT_SEQUENCE
         each = COMPILED_SEQUENCE if trainer.get("compile_layers") else each
@@ -397,14 +398,15 @@ class Planner:
         # What trains in full also has gradients of its weights, half as much again as a LoRA's step.
         more = 1.0 if section.adapter == "lora" else Range(1.2, 1.5, 2.0)
         self._add(plan, told, samples * self.data["bagel_sample"] * more, "bagel_step_tokens", "gpu")
-        ranks = self.hardware.ranks or self.facts.machine.gpus or 1
-        rows = max(1, training.batch_size // (ranks * self.hardware.trainer.get("gradient_accumulation_steps", 1)))
+        hardware = self.hardware[plan.stage]
+        ranks = hardware.ranks or self.facts.machine.gpus or 1
+        rows = max(1, training.batch_size // (ranks * hardware.trainer.get("gradient_accumulation_steps", 1)))
         if section.adapter == "lora":
             plan.memory = Range(30, 30 + 2 * rows, 34 + 4 * rows)
             plan.disk += 0.7 * variants * self.chains
         else:
             trained = BAGEL_PARAMETERS if section.adapter == "full" else 0.5 * BAGEL_PARAMETERS
-            stage = str(self.hardware.trainer.get("deepspeed", ""))
+            stage = str(hardware.trainer.get("deepspeed", ""))
             # ZeRO-3 shares all out, ZeRO-2 and 1 the optimiser's state (ZeRO-2 the gradients, too); the weights stay.
             shared = TRAINED_IN_FULL * trained if "zero3" in stage else (TRAINED_IN_FULL - 2) * trained
             whole = 0.0 if "zero3" in stage else 2 * BAGEL_PARAMETERS

@@ -24,6 +24,8 @@ from collections.abc import Iterable, Sequence
 from os.path import relpath
 from pathlib import Path
 
+from visdyn.params import load_params
+from visdyn.params.runtime import TRAINING_STAGES
 from visdyn.paths import profile_root
 from visdyn.pipeline.console import PLANNED, format_span
 from visdyn.pipeline.errors import StageError
@@ -47,14 +49,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         options.stages += stages_of_item(options.item, read_entries(root))
     planned = plan_stages(read_entries(root), options.stages)
+    shown = planned if not options.only else options.stages
+    _check_hardware(options.profile, shown)
     if importlib.util.find_spec("dvc") is None:
         raise ModuleNotFoundError("No module named 'dvc'", name="dvc")
     flags = {"--force": options.force, "--single-item": options.only, "--keep-going": options.keep_going}
     command = [sys.executable, "-m", "dvc", "repro", *options.stages, *(flag for flag, on in flags.items() if on)]
     began = time.time()
-    shown = planned if not options.only else options.stages
     print(f"{len(shown)} stages of {options.profile}; logs in {relpath(root / '.visdyn/logs')}", flush=True)
-    status = _run_command(command, root, {PLANNED: " ".join(shown)})
+    status = run_command(command, root, {PLANNED: " ".join(shown)})
     if status == 0:
         _write_metrics(options.profile)
     print("\n".join(summarise(root, began, status)))
@@ -66,7 +69,7 @@ def show_status(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="visdyn status", description=show_status.__doc__)
     parser.add_argument("--profile", default=".", help="folder with params.yaml (default: the embedded default)")
     root = profile_root(parser.parse_args(arguments).profile)
-    return _run_command([sys.executable, "-m", "dvc", "status", "dvc.yaml"], root, {})
+    return run_command([sys.executable, "-m", "dvc", "status", "dvc.yaml"], root, {})
 
 
 def plan_stages(entries: dict[str, Entry], wanted: Sequence[str]) -> list[str]:
@@ -128,6 +131,14 @@ def describe_verdicts(claims: Iterable[dict[str, str]]) -> list[str]:
     return lines
 
 
+def _check_hardware(profile: str, stages: Sequence[str]) -> None:
+    """Read the hardware file of each stage that trains before anything runs: the last of them may be days away."""
+    if any(stage in TRAINING_STAGES for stage in stages):
+        from visdyn.pipeline.stage_hardware import read_hardware  # not for `visdyn --help`
+
+        read_hardware(load_params(profile).runtime, stages)
+
+
 def _write_metrics(profile: str) -> None:
     from visdyn.pipeline import headline
     from visdyn.reporting.results import ResultError
@@ -149,7 +160,8 @@ def _make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _run_command(command: list[str], folder: Path, variables: dict[str, str]) -> int:
+def run_command(command: list[str], folder: Path, variables: dict[str, str]) -> int:
+    """Run a command that runs stages, to its end also after Ctrl-C; return its exit status."""
     process = subprocess.Popen(command, cwd=folder, env={**os.environ, **variables, "DVC_NO_ANALYTICS": "1"})
     # Ctrl-C reaches DVC too, which ends its stages; a handler of ours only waits for that. A function, not SIG_IGN:
     # what is ignored here would be ignored by every process below.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from visdyn.params import Params, ParamsError, load_params
 from visdyn.params.reading import read_values
+from visdyn.params.runtime import choose_hardware
 from visdyn.paths import profile_root, repository_root
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.guards import hold_stage, read_entry
@@ -95,6 +96,7 @@ def _run_held(
     # What a native run left half done is not continued by a portable one.
     key = f"{key_of(before)}-portable" if is_portable(environment) else key_of(before)
     environment |= _kernel_environment(settings.runtime, log, key, token)
+    environment["VISDYN_HARDWARE"] = choose_hardware(settings.runtime, name)  # the stage's own, whoever asks below
     folders = known_folders(root, repository_root(), settings)
     kernel = Kernel(notebook, output, parameters, log, root / f".visdyn/timings/{name}.json", folders)
     console = Console(find_place(root, name, repository_root()), log)

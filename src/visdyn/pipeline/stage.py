@@ -6,12 +6,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from visdyn.params import Params, load_params
+from visdyn.params.runtime import choose_hardware
 from visdyn.paths import UnsetVariableError, expanded, profile_root, repository_root, without_folders
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.tables import write_json, write_table
@@ -35,7 +36,7 @@ class Stage:
         root: absolute folder of the profile; everything generated lies under it.
         repository: absolute root of the checkout (for `data/published`).
         params: the stage's own section of params.yaml; all of it for a notebook that is no stage.
-        settings: all of params.yaml.
+        settings: all of params.yaml; `settings.runtime.hardware` is this stage's own file (`choose_hardware`).
     """
 
     name: str
@@ -269,6 +270,8 @@ def open_stage(name: str, profile: str = ".") -> Stage:
     if expected and Path(expected) != Path(sys.prefix):
         raise StageError(f"the kernel runs {sys.prefix}, the pipeline {expected}; remove the kernel spec that hides it")
     settings = load_params(profile)
+    runtime = replace(settings.runtime, hardware=choose_hardware(settings.runtime, name))
+    settings = replace(settings, runtime=runtime)
     return Stage(
         name=name,
         profile=profile,
