@@ -5,7 +5,8 @@ The two halves of Bootstrapping, C- and L-, in one report:
     visdyn report --profile profiles/paper --beside profiles/paper_liquid --out profiles/paper/joined
 
 Unlike stage `figures` it asks for no stage to have run: what is missing stands in the report as `not run`, with the
-stage that makes it.
+stage that makes it. `--from-checkpoints [FOLDER]` first samples and scores again with trained models
+(`visdyn.pipeline.from_checkpoints`).
 """
 
 from __future__ import annotations
@@ -29,9 +30,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=Path, help="folder of the report (default: PROFILE/reports; with --beside, required)"
     )
+    parser.add_argument("--from-checkpoints", nargs="?", const="", metavar="FOLDER",
+                        help="first sample and score again with the models here, or FOLDER's")  # fmt: skip
     options = parser.parse_args(arguments)
     if options.beside and not options.out:
         parser.error("--beside needs --out: PROFILE/reports is the profile's own, which DVC keeps")
+    if options.from_checkpoints is not None:
+        if options.beside or options.out:
+            parser.error("--from-checkpoints reports on one profile, where its models lie: without --beside and --out")
+        from visdyn.pipeline.from_checkpoints import measure_again
+
+        return measure_again(options.profile, Path(options.from_checkpoints) if options.from_checkpoints else None)
     try:
         root = profile_root(options.profile)
         beside = [profile_root(other) for other in options.beside]
