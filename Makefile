@@ -26,8 +26,6 @@ unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONOPTIMIZE PYTHONUSERBASE PIP_T
 
 # What `figures` reads that is not in git.
 FIGURE_INPUTS := data/generated/evaluation data/generated/evaluation_doundo
-# What the report links to: one executed copy a stage, not in git either.
-EXECUTED := $(patsubst notebooks/%.ipynb,reports/notebooks/%.html,$(filter-out %/explore.ipynb %/11_robustness.ipynb,$(wildcard notebooks/*.ipynb)))
 
 .DEFAULT_GOAL := help
 .PHONY: help environment repro verify test test-fast torture play lab report figures robust external choices doctor plan paper human-study smoke lint format clean
@@ -80,8 +78,6 @@ figures: environment ## draw tables, figures and the report again from the resul
 
 report: environment ## the same in a fresh clone: take what the figures need from data/pack, train nothing
 	@ls -d $(FIGURE_INPUTS) >/dev/null 2>&1 || { test -f data/pack/pack.json && visdyn pack --unpack; } || dvc pull $(FIGURE_INPUTS)
-	@ls $(EXECUTED) >/dev/null 2>&1 || dvc pull $(EXECUTED) || \
-	  echo "the executed notebooks could not be fetched; the report is built without them"
 	visdyn run figures --only --force
 
 robust: environment ## after `make repro`: the controls that take longer, then the report with them

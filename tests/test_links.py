@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import html
 import io
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
 import urllib.parse
 from functools import cache
@@ -19,6 +24,7 @@ from PIL import Image
 from visdyn import cli
 from visdyn.commands import check_plugin, probe_model
 from visdyn.paths import repository_root
+from visdyn.yaml_files import read_yaml
 
 ROOT = repository_root()
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -78,6 +84,43 @@ def test_no_link_of_a_page_is_dead(page):
         assert target.exists(), f"{page.name} links to {link}, which does not exist"
         assert target.is_relative_to(ROOT), f"{page.name} links to {link}, outside of the repository"
         assert not anchor or anchor in find_anchors(target), f"{page.name} links to {link}: no such heading"
+
+
+def list_dead_links(page: Path, there: frozenset[str]) -> list[str]:
+    """Return the links of an HTML page to files and places that are not there, `there` being paths from the root."""
+    text = page.read_text()
+    places = set(re.findall(r'\bid="([^"]+)"', text))
+    dead = []
+    for link in sorted(set(re.findall(r'(?:src|href)="([^"]*)"', text))):
+        path, _, anchor = urllib.parse.unquote(html.unescape(link)).partition("#")
+        if re.match(r"[a-z]+:", path):
+            continue  # another site's, or the picture itself
+        target = os.path.relpath(os.path.join(page.parent, path), ROOT) if path else ""
+        if (path and target not in there) or (not path and anchor and anchor not in places):
+            dead.append(link)
+    return dead
+
+
+def test_no_link_of_the_committed_report_is_dead():
+    lock = read_yaml(ROOT / "dvc.lock")["stages"]["figures"]["deps"]
+    known = {Path(dep["path"]).name: dep["md5"] for dep in lock if "/reporting/" in dep["path"] and "md5" in dep}
+    if known["report.py"] != hashlib.md5((ROOT / "src/visdyn/reporting/report.py").read_bytes()).hexdigest():
+        pytest.skip("the committed report was built by other code than this; `make figures` builds it")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert list_dead_links(ROOT / "reports/index.html", frozenset(listed.splitlines())) == []
+
+
+def test_a_dead_link_of_a_report_would_be_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "ROOT", tmp_path)
+    page = tmp_path / "reports/index.html"
+    page.parent.mkdir()
+    page.write_text(
+        '<a href="#here">1</a><p id="here"><a href="#gone">2</a><a href="../notebooks/a.ipynb">3</a>'
+        '<a href="notebooks/b.html">4</a><img src="data:image/png;base64,xx"><a href="https://arxiv.org/abs/1">5</a>'
+        '<img src="figures/c%20d.png">'
+    )
+    there = frozenset({"notebooks/a.ipynb", "reports/figures/c d.png"})
+    assert list_dead_links(page, there) == ["#gone", "notebooks/b.html"]
 
 
 def test_a_dead_link_would_be_seen(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -197,7 +198,9 @@ def _describe_stand_ins(results: Results) -> str:
 def _entry(outcome: Outcome, reports: Path, repository: Path, results: Results) -> dict:
     """What the template prints of one item."""
     item = outcome.item
-    page = reports / "notebooks" / f"{item.notebook}.html"
+    # The executed copy is not in git: a link to it would be dead in a clone, and the page there another one than here.
+    notebook = repository / "notebooks" / f"{item.notebook}.ipynb"
+    linked = notebook.is_file() and reports.is_relative_to(repository)
     png = next((path for path in outcome.files if path.suffix == ".png"), None)
     frame = outcome.table
     comparison = frame is not None and set(tables.COLUMNS) <= set(frame.columns)
@@ -207,7 +210,7 @@ def _entry(outcome: Outcome, reports: Path, repository: Path, results: Results) 
         "item": item,
         "outcome": outcome,
         "recorded": outcome.recorded_text,
-        "notebook": page.relative_to(reports).as_posix() if page.is_file() else None,
+        "notebook": Path(os.path.relpath(notebook, reports)).as_posix() if linked else None,
         "status": _shown_status(outcome),
         "pictures": (pictures := _read_pictures(outcome, results)),
         "image": _embedded(png) if png and not pictures else None,
