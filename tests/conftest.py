@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 from visdyn.pipeline.arithmetic import apply
 
@@ -106,3 +107,22 @@ def serving(monkeypatch, kind, variable, key):
     for server in servers:
         server.shutdown()
         server.server_close()
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A headless Chromium: `VISDYN_CHROMIUM`, the system's, or Playwright's own.
+
+    Of one module, not of the session: while it is open, its event loop keeps others from theirs.
+    """
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
+    names = ("chromium", "chromium-browser", "google-chrome")
+    path = os.environ.get("VISDYN_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
+    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
+    with sync_api.sync_playwright() as playwright:
+        try:
+            browser = playwright.chromium.launch(executable_path=path, args=sandbox)
+        except sync_api.Error as error:
+            pytest.skip(f"no Chromium can be started ({str(error).splitlines()[0]}); set VISDYN_CHROMIUM to one")
+        yield browser
+        browser.close()

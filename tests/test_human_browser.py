@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 
 import pytest
 import toy_study
@@ -14,22 +12,6 @@ from visdyn.human_study.study import load_study
 from visdyn.human_study.study_store import Choice, Store
 
 pytestmark = pytest.mark.slow
-sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    """A headless Chromium: `VISDYN_CHROMIUM`, the system's, or Playwright's own."""
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = os.environ.get("VISDYN_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_api.sync_playwright() as playwright:
-        try:
-            browser = playwright.chromium.launch(executable_path=path, args=sandbox)
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium can be started ({str(error).splitlines()[0]}); set VISDYN_CHROMIUM to one")
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -71,6 +71,22 @@ def test_page_stands_alone(page):
     assert "prefers-color-scheme: dark" in page
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("script", [True, False], ids=["with script", "without"])
+@pytest.mark.parametrize("width", [390, 1400])
+def test_nothing_stands_wider_than_the_window(profile, status, chromium, width, script):
+    phone = width < 600  # a desktop's window is no narrower than 500 pixels: a phone has to be emulated
+    context = chromium.new_context(viewport={"width": width, "height": 900}, is_mobile=phone, has_touch=phone,
+                                   java_script_enabled=script)  # fmt: skip
+    view = context.new_page()
+    view.goto((profile / "reports/index.html").as_uri())
+    box = view.locator("main").bounding_box()  # a table that is wider scrolls inside of it
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= width
+    assert view.locator("#claims").bounding_box()["width"] > 0.7 * (width if phone else width - 300)
+    context.close()
+
+
 def test_without_its_script_the_page_is_whole(page):
     outside = re.sub(r"<script>.*?</script>", "", page, flags=re.DOTALL)
     assert not re.findall(r"<(?:article|tr|tbody|table|section)[^>]* hidden", outside)
@@ -82,7 +98,7 @@ def test_without_its_script_the_page_is_whole(page):
 
 
 def test_verdicts_and_pictures_come_first(page):
-    places = [page.index(f'id="{name}"') for name in ("claims", "pictures", "statuses", "map", "b_figure1")]
+    places = [page.index(f'id="{name}"') for name in ("verdicts", "pictures", "claims", "statuses", "map", "b_figure1")]
     assert places == sorted(places)
     front = page[places[1] : places[2]]
     assert 'alt="' in front
