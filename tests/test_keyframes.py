@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from performance_bars import check_bar
 from PIL import Image
 from test_clips import write_video
 
@@ -294,9 +295,13 @@ def test_public_clips():
 
 
 @pytest.mark.skipif(PUBLIC is None or not PUBLIC.is_dir(), reason="the public clips are not at hand")
-@pytest.mark.parametrize(("mode", "most"), [("top_then_space", 0.2), ("greedy_spaced", 0.35)])
-def test_of_a_public_clip_few_frames_need_their_exact_flow(mode, most):
+@pytest.mark.parametrize("mode", PAPER_MODES)
+def test_of_a_public_clip_few_frames_need_their_exact_flow(mode):
     motion = measure_motion(stream_grey(PUBLIC / "ucf_clip.avi"), first_pass=64)
     chosen = select_keyframes(PUBLIC / "ucf_clip.avi", mode=mode, motion=motion)
-    assert len(motion.exact) <= most * len(motion)
+    share = 100 * len(motion.exact) / len(motion)
+    if mode == "top_then_space":
+        check_bar("frames of a public clip with exact flow, top_then_space", share)
+    else:
+        check_bar("frames of a public clip with exact flow, greedy_spaced", share)
     assert chosen == select_keyframes(PUBLIC / "ucf_clip.avi", mode=mode)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from performance_bars import check_bar
 from tiny_tokens import tiny_decoder
 from toy_dynamics import lora_of
 
@@ -151,6 +152,7 @@ def test_a_training_step_gives_attention_no_mask(lm, sequences, monkeypatch, rec
     with _attention_calls(monkeypatch) as calls:
         loss(**collate(sequences, PAD))["loss"].backward()
     assert calls == [(False, True)] * (4 if recompute else 2)
+    check_bar("masked attention calls in training, unequal lengths", _masked_share(calls))
 
 
 def test_a_scored_batch_gives_attention_no_mask(lm, sequences, monkeypatch):
@@ -158,12 +160,19 @@ def test_a_scored_batch_gives_attention_no_mask(lm, sequences, monkeypatch):
         score_completions(lm, sequences, slice(None), PAD, 3)
         score_shared(lm, sequences, slice(None), PAD, 3)  # nothing is shared: every sequence is a root
     assert set(calls) == {(False, True)}
+    check_bar("masked attention calls in scoring, unequal lengths", _masked_share(calls))
+
+
+def _masked_share(calls) -> float:
+    """Return the share of calls with a mask, in percent."""
+    return 100 * sum(masked for masked, _ in calls) / len(calls)
 
 
 def test_a_mask_would_be_seen(lm, sequences, monkeypatch):
     with _attention_calls(monkeypatch) as calls:
         _masked_loss(lm, sequences)
     assert calls == [(True, False)] * 2
+    assert _masked_share(calls) == 100
 
 
 def test_an_empty_prompt_is_refused(lm):
