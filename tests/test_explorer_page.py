@@ -125,32 +125,17 @@ def server(root, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_page_is_steered_by_mouse_and_asks_nobody_else(server):
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (pip install playwright)")
-    names = ("chromium", "chromium-browser", "google-chrome")
-    path = os.environ.get("VISDYN_CHROMIUM") or next(filter(None, map(shutil.which, names)), None)
-    sandbox = ["--no-sandbox"] if os.geteuid() == 0 else []
-    with sync_api.sync_playwright() as playwright:
-        try:
-            chromium = playwright.chromium.launch(executable_path=path, args=sandbox)
-        except sync_api.Error as error:
-            pytest.skip(f"no Chromium can be started ({str(error).splitlines()[0]}); set VISDYN_CHROMIUM to one")
-        page, asked = chromium.new_page(), []
-        page.set_default_timeout(180_000)
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(server)
-        page.get_by_text("visdyn explorer").first.wait_for()
-        page.locator("figure img").first.wait_for()
-        for name, said in (("Best of K", "sorted by it"), ("Token maps", "of the weight"),
-                           ("What the IDM thinks", "It says")):  # fmt: skip
-            page.locator(".lm-TabBar-tabLabel", has_text=name).first.click()
-            page.get_by_text(said).first.wait_for()
-        page.locator(".lm-TabBar-tabLabel", has_text="Do and undo").first.click()
-        page.get_by_role("button", name="Do the action").click()
-        page.get_by_text("1. ").first.wait_for()
-        elsewhere = [url for url in asked if not url.startswith(("http://127.0.0.1:", "data:", "blob:"))]
-        assert elsewhere == []
-        chromium.close()
+def test_every_answer_is_in_sight_by_mouse_and_nobody_else_is_asked(server, chromium, monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(repository_root() / "benchmarks"))
+    from explorer_by_mouse import SIZES, Visitor
+
+    visitor = Visitor(chromium.new_page(), patience=180)
+    visitor.open(server)
+    visitor.ask_everything(tmp_path)
+    assert len(visitor.asked) == 9
+    assert all(set(one.hidden) == set(SIZES) for one in visitor.asked)
+    assert {one.question: one.hidden for one in visitor.asked if any(one.hidden.values())} == {}
+    assert visitor.elsewhere == []
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from PIL import Image
 from visdyn.explorer.asks import SORTS, Ranked, TokenMap
 from visdyn.images import ImageRef, load
 
-SIDE = 150  # CSS pixels of a picture
+SIDE, _BAR_LENGTH = 150, 120  # CSS pixels of a picture, of the longest bar
 _MOST_PIXELS = 512  # of a picture's longer side in the page
 _INK, _MUTED, _BAR, _PICKED, _WARN = "#222222", "#6b6b6b", "#0173b2", "#de8f05", "#8a4b00"
 
@@ -59,6 +59,12 @@ def figure(
     )
 
 
+def thumbnail(image: ImageRef, title: str, side: int) -> str:
+    """Return a picture without words below it; its title comes up under the pointer."""
+    style = f"width:{side}px;height:{side}px;object-fit:contain;image-rendering:pixelated;margin:0 2px"
+    return f'<img alt="{escape(title)}" title="{escape(title)}" src="{encode_png(image)}" style="{style}">'
+
+
 def row(figures: Iterable[str]) -> str:
     """Return figures side by side, on as many lines as they need."""
     return f'<div style="display:flex;flex-wrap:wrap;align-items:flex-start">{"".join(figures)}</div>'
@@ -67,7 +73,16 @@ def row(figures: Iterable[str]) -> str:
 def sentence(text: str, warning: bool = False) -> str:
     """Return a line of text; a warning is marked by a sign, not by its colour alone."""
     style = f"color:{_WARN};font-weight:600" if warning else f"color:{_INK}"
-    return f'<div style="font-size:13px;margin:3px 6px;{style}">{"&#9888; " if warning else ""}{escape(text)}</div>'
+    sign = "&#9888; " if warning else ""
+    return f'<div style="font-size:13px;line-height:1.35;margin:2px 6px;{style}">{sign}{escape(text)}</div>'
+
+
+def heading(title: str, text: str) -> str:
+    """Return a heading with a text behind it, on one line."""
+    return (
+        f'<h2 style="display:inline-block;font-size:19px;margin:0 6px">{escape(title)}</h2>'
+        f'<span style="font-size:13px;color:{_INK}">{escape(text)}</span>'
+    )
 
 
 def bars(rows: Sequence[tuple[str, float, str, bool]], low: float | None = None) -> str:
@@ -85,22 +100,23 @@ def bars(rows: Sequence[tuple[str, float, str, bool]], low: float | None = None)
         share = 0.0 if value != value else max(0.0, (value - start) / span)
         colour = _PICKED if marked else _BAR
         lines.append(
-            f'<div style="display:flex;align-items:center;font-size:12px;margin:2px 6px;color:{_INK}">'
+            f'<div style="display:flex;align-items:center;font-size:12px;line-height:1.35;margin:2px 6px;color:{_INK}">'
             f'<span style="width:{wide}px;text-align:right;padding-right:8px">{escape(label)}</span>'
-            f'<span style="width:240px;background:#eeeeee"><span style="display:block;height:12px;'
-            f'width:{240 * share:.0f}px;background:{colour}"></span></span>'
+            f'<span style="width:{_BAR_LENGTH}px;background:#eeeeee"><span style="display:block;height:12px;'
+            f'width:{_BAR_LENGTH * share:.0f}px;background:{colour}"></span></span>'
             f'<span style="padding-left:8px">{escape(text)}</span></div>'
         )
     return "".join(lines)
 
 
-def candidates(ranked: Ranked, sort: str) -> str:
+def candidates(ranked: Ranked, sort: str, side: int) -> str:
     """Return K candidates in their order, the IDM's choice marked, and bars of what each verifier says."""
     pictures, columns = [], []
     for one in ranked.table.itertuples():
         judged = "judge unknown" if one.judge != one.judge else f"judge {one.judge:.1f}{' ✓' if one.success else ''}"
         note = f"IDM {one.idm:.2f}, own {one.likelihood:.3f}, {judged}"
-        pictures.append(figure(ranked.images[one.candidate], f"number {one.candidate + 1}", note, picked=one.picked))
+        picture = ranked.images[one.candidate]
+        pictures.append(figure(picture, f"number {one.candidate + 1}", note, picked=one.picked, side=side))
     for column, label in SORTS.items():
         if ranked.table[column].notna().any():
             lines = [(f"number {one.candidate + 1}", getattr(one, column), f"{getattr(one, column):.3g}", one.picked)

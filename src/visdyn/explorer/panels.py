@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 
 import ipywidgets as widgets
@@ -17,8 +17,15 @@ from visdyn.paths import write_atomically
 from visdyn.trajectory import Trajectory
 
 _A_PAGE = 10  # items
+_THUMBNAIL, _HELD, _CANDIDATE, _MAPPED = 58, 112, 92, 200  # CSS pixels of a picture's side
 _MOST_CANDIDATES = 16
 _ROW = widgets.Layout(flex_flow="row wrap", align_items="center")
+# Items stand beside what is asked of one of them, so that a question and its answer are in sight together, on a
+# laptop's 1366 x 768 too; where there is less room (JupyterLab with its sidebar) the answer comes below the items.
+_ITEMS_WIDTH = 456
+_ITEMS_HEIGHT = "max(480px, calc(100vh - 96px))"  # of the window, less what stands above
+_ITEMS = widgets.Layout(flex=f"0 0 {_ITEMS_WIDTH}px", max_height=_ITEMS_HEIGHT, overflow="hidden auto")
+_ASKED = widgets.Layout(flex=f"1 1 {_ITEMS_WIDTH}px", min_width="0")
 
 
 def explore(profile: str = ".", chain: int | None = None, models: Mapping[str, str] | None = None) -> Page:
@@ -55,13 +62,15 @@ class Page:
         self.seed.observe(lambda _: self.refresh(), "value")
         self.upload.observe(self.guarded(lambda _: self._take_upload()), "value")
         self.tabs.observe(lambda _: self.refresh(), "selected_index")
-        note = [widgets.HTML(drawing.sentence(opened.note, warning=True))] if opened.note else []
         name = f"profile {opened.stage.profile}, chain {opened.chain}, {len(opened.items)} test items"
+        head = drawing.heading("visdyn explorer", name) + (drawing.sentence(opened.note, True) if opened.note else "")
+        asked = widgets.VBox([self.action, self.seed, self.upload, self.status], layout=widgets.Layout(min_width="0"))
         self.widget = widgets.VBox([
-            widgets.HTML(f'<h2 style="margin:4px 6px">visdyn explorer</h2>{drawing.sentence(name)}'), *note,
-            widgets.Accordion([self.browser.widget], titles=["Items"], selected_index=0),
-            widgets.HBox([self.action, self.seed, self.upload], layout=_ROW),
-            self.shown, self.status, self.tabs,
+            widgets.HTML(head),
+            widgets.HBox([
+                widgets.VBox([self.browser.widget], layout=_ITEMS),
+                widgets.VBox([widgets.HBox([self.shown, asked], layout=_ROW), self.tabs], layout=_ASKED),
+            ], layout=widgets.Layout(flex_flow="row wrap", align_items="flex-start")),
         ])  # fmt: skip
         self.browser.find()
         self.take(self.item)
@@ -76,9 +85,10 @@ class Page:
     def take(self, item: Trajectory) -> None:
         """Take an item in hand; small models are asked about it at once."""
         self.item = item
-        pictures = [drawing.figure(item.source, "before (source)", f"{item.subset}/{item.id}")]
+        pictures = [drawing.figure(item.source, "before", f"{item.subset}/{item.id}", side=_HELD)]
         if item.target is not None:
-            pictures.append(drawing.figure(item.target, "after (true)", item.action if item.subset != OWN else "yours"))
+            truth = ("after (true)", item.action) if item.subset != OWN else ("after (yours)", "")
+            pictures.append(drawing.figure(item.target, *truth, side=_HELD))
         self.shown.value = drawing.row(pictures)
         for panel in self.panels:
             panel.clear()
@@ -132,18 +142,19 @@ class Browser:
         subsets = list(dict.fromkeys(item.subset for item in opened.items))
         measured = [name for name in opened.arms if name in set(opened.scores["system"])]
         metrics = list(dict.fromkeys(opened.scores["metric"]))
-        self.subset = widgets.Dropdown(options=[("all subsets", ""), *((name, name) for name in subsets)])
-        self.verb = widgets.Dropdown(options=[("all verbs", ""), *((verb, verb) for verb in browse.verbs(opened))])
-        self.system = widgets.Dropdown(options=[(opened.arms[name].label, name) for name in measured] or [("–", "")])
+        self.subset = _make_list([("all subsets", ""), *((name, name) for name in subsets)])
+        self.verb = _make_list([("all verbs", ""), *((verb, verb) for verb in browse.verbs(opened))])
+        self.system = _make_list([(opened.arms[name].label, name) for name in measured] or [("–", "")])
         if "synthetic_weighted" in measured:
             self.system.value = "synthetic_weighted"
-        self.metric = widgets.Dropdown(options=metrics or ["score"], value="score" if "score" in metrics else None)
-        self.order = widgets.Dropdown(options=[(label, name) for name, label in browse.ORDERS.items()])
-        self.low = widgets.Text(placeholder="score from", continuous_update=False, layout=_width(100))
-        self.high = widgets.Text(placeholder="score to", continuous_update=False, layout=_width(100))
+        self.metric = _make_list(metrics or ["score"])
+        self.metric.value = "score" if "score" in metrics else self.metric.options[0]
+        self.order = _make_list([(label, name) for name, label in browse.ORDERS.items()])
+        self.low = widgets.Text(placeholder="from", continuous_update=False, layout=_width(66))
+        self.high = widgets.Text(placeholder="to", continuous_update=False, layout=_width(66))
         self.start = 0
-        back, on = widgets.Button(description="‹ earlier", layout=_width(90)), widgets.Button(
-            description="later ›", layout=_width(90))  # fmt: skip
+        back, on = widgets.Button(description="‹ earlier", layout=_width(66)), widgets.Button(
+            description="later ›", layout=_width(66))  # fmt: skip
         back.on_click(lambda _: self.turn(-_A_PAGE))
         on.on_click(lambda _: self.turn(_A_PAGE))
         self.count, self.cells = widgets.HTML(), widgets.HBox(layout=widgets.Layout(flex_flow="row wrap"))
@@ -151,8 +162,8 @@ class Browser:
         for one in chosen:
             one.observe(page.guarded(lambda _: self.find()), "value")
         self.widget = widgets.VBox([
-            widgets.HBox([*chosen, back, on], layout=_ROW), self.count, self.cells,
-        ])  # fmt: skip
+            widgets.HBox(chosen, layout=_ROW), widgets.HBox([back, on, self.count], layout=_ROW), self.cells,
+        ], layout=widgets.Layout(flex="0 0 auto"))  # fmt: skip
 
     def turn(self, by: int) -> None:
         """Show the page before or after."""
@@ -172,24 +183,25 @@ class Browser:
     def show(self) -> None:
         """Show a page of thumbnails; each has a button that takes its item in hand."""
         opened, rows = self.page.opened, self.found.iloc[self.start : self.start + _A_PAGE]
-        self.count.value = drawing.sentence(f"{len(self.found)} items; shown {self.start + 1 if len(rows) else 0} to "
-                                            f"{self.start + len(rows)}")  # fmt: skip
         items = [opened.item(one.subset, one.id) for one in rows.itertuples()]
         system = self.system.value
         made = asks.images_of(opened, system, items) if system else {}
+        order = f": before, true, {opened.arms[system].label}" if made else ": before, true"
+        self.count.value = drawing.sentence(f"{len(self.found)} items; shown {self.start + 1 if len(rows) else 0} to "
+                                            f"{self.start + len(rows)}{order}")  # fmt: skip
         cells = []
         for one, item in zip(rows.itertuples(), items, strict=True):
             said = f"score {one.score:.2f}" if one.score == one.score else ""
             if self.order.value == "disagreeing":
                 said = f"differ by {one.spread:.2f}"
-            pictures = [drawing.figure(item.source, "before", side=72)]
+            pictures = [drawing.thumbnail(item.source, "before", _THUMBNAIL)]
             if item.target is not None:
-                pictures.append(drawing.figure(item.target, "true", side=72))
+                pictures.append(drawing.thumbnail(item.target, "true", _THUMBNAIL))
             if (item.subset, item.id) in made:
                 label = opened.arms[system].label
-                pictures.append(drawing.figure(made[item.subset, item.id], label, side=72))
+                pictures.append(drawing.thumbnail(made[item.subset, item.id], label, _THUMBNAIL))
             button = widgets.Button(description=f"{item.action}", tooltip=f"{item.subset}/{item.id}",
-                                    layout=widgets.Layout(width="250px"))  # fmt: skip
+                                    layout=widgets.Layout(width=f"{3 * _THUMBNAIL + 12}px", height="26px"))  # fmt: skip
             button.on_click(lambda _, item=item: self.page.take(item))
             name = drawing.sentence(f"{item.subset}/{item.id} {said}")
             cells.append(widgets.VBox([widgets.HTML(drawing.row(pictures) + name), button]))
@@ -203,6 +215,7 @@ class Panel:
 
     def __init__(self, page: Page, *controls: widgets.Widget) -> None:
         self.page, self.answer = page, widgets.HTML()
+        self.answer.add_class("visdyn-answer")
         self.button = widgets.Button(description="Ask", button_style="primary", layout=_width(80))
         self.button.on_click(lambda _: self.run())
         for control in controls:
@@ -251,7 +264,7 @@ class Arms(Panel):
         usual = [
             name for name in ("zero_shot", "supervised", "synthetic_weighted", "doundo_c") if name in page.opened.arms
         ]
-        self.names = widgets.SelectMultiple(options=[(arm.label, arm.name) for arm in arms], rows=min(len(arms), 6),
+        self.names = widgets.SelectMultiple(options=[(arm.label, arm.name) for arm in arms], rows=min(len(arms), 4),
                                             value=usual or [arms[0].name], description="arms")  # fmt: skip
         super().__init__(page, self.names)
 
@@ -288,7 +301,9 @@ class Candidates(Panel):
         page, action, seed = self.page, self.action, self.page.seed.value
         asked = page.opened, self.name.value, page.item, action, self.k.value, seed
         ranked = asks.draw_candidates(*asked, sort=self.sort.value)
-        return drawing.candidates(ranked, self.sort.value) + drawing.code(snippets.code_of_candidates(*asked))
+        return drawing.candidates(ranked, self.sort.value, _CANDIDATE) + drawing.code(
+            snippets.code_of_candidates(*asked)
+        )
 
 
 class Maps(Panel):
@@ -339,9 +354,9 @@ class Maps(Panel):
     def _lay_over(self) -> str:
         painted = drawing.paint(self.tokens)
         pictures = [
-            drawing.figure(self.before, "before", side=224),
-            drawing.figure(self.image, "after", side=224, overlay=painted, opacity=self.opacity.value),
-            drawing.figure(self.image, "after, without the map", side=224),
+            drawing.figure(self.before, "before", side=_MAPPED),
+            drawing.figure(self.image, "after", side=_MAPPED, overlay=painted, opacity=self.opacity.value),
+            drawing.figure(self.image, "after, without the map", side=_MAPPED),
         ]
         return drawing.row(pictures) + drawing.legend(self.tokens) + (drawing.code(self.text) if self.text else "")
 
@@ -393,7 +408,7 @@ class Walks(Panel):
         named = {"do": "Do the action", "undo": "Undo it by the model", "back": "Take back", "again": "Bring back"}
         buttons = []
         for name, label in named.items():
-            button = widgets.Button(description=label, layout=_width(170))
+            button = widgets.Button(description=label, layout=_width(138))
             button.on_click(lambda _, name=name: self.step(name))
             buttons.append(button)
         self.widget.children = (widgets.HBox([self.name, *buttons], layout=_ROW), self.answer)
@@ -429,3 +444,7 @@ class Walks(Panel):
 
 def _width(pixels: int) -> widgets.Layout:
     return widgets.Layout(width=f"{pixels}px")
+
+
+def _make_list(options: Sequence) -> widgets.Dropdown:
+    return widgets.Dropdown(options=options, layout=_width(142))

@@ -25,6 +25,7 @@ _TEMPLATE = """{%- extends 'voila/templates/lab/index.html.j2' -%}
 {{ super() | replace("https://cdn.jsdelivr.net", "data:text/css,") }}
 {%- endblock notebook_css -%}
 """
+_START_SECONDS = 600  # for a page's kernel; Voilà's own 60 are not enough beside a training
 _IDLE_SECONDS = 3600  # after which the models of a page that nobody has open are let go
 
 
@@ -73,6 +74,7 @@ def serve_page(notebook: Path, port: int, browser: bool) -> None:
     settings.Voila.ip, settings.Voila.port, settings.Voila.port_retries = HOST, port, 0
     settings.Voila.open_browser, settings.Voila.token = browser, token
     settings.VoilaConfiguration.file_allowlist, settings.VoilaConfiguration.template = [], TEMPLATE
+    settings.VoilaExecutor.startup_timeout = _START_SECONDS
     settings.MultiKernelManager.default_kernel_name = "python3"
     settings.MappingKernelManager.cull_idle_timeout = _IDLE_SECONDS
     settings.MappingKernelManager.cull_interval = 60
