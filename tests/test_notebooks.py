@@ -152,6 +152,7 @@ class Manager:
     [
         ("notebooks/00_world.ipynb", True),
         ("notebooks/explore.ipynb", False),
+        ("notebooks/learn/likelihood_to_probe.ipynb", False),
         ("reports/notebooks/00_world.ipynb", False),
         ("../other/x.ipynb", False),
     ],

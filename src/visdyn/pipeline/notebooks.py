@@ -2,7 +2,8 @@
 
 `visdyn notebooks` lints every notebook of the repository; `make environment` puts `strip_outputs`
 into the environment's Jupyter configuration, so that opening, running and saving a notebook of a stage leaves its bytes
-as they were. Exploration notebooks keep their outputs: what a reader found there is theirs.
+as they were. Explorations, `explore.ipynb` and what lies in `notebooks/learn`, keep their outputs: what a reader found
+there is theirs.
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.executed import KERNEL, LANGUAGE
 
 TITLE_WORDS = ("Question", "Reads", "Writes", "Paper items", "Runtime")
-EXPLORATIONS = ("explore.ipynb",)  # no stages: nothing is hashed that they hold
+# No stages: nothing is hashed that they hold.
+EXPLORATIONS = ("explore.ipynb",)
+LESSONS = "learn"  # folder of notebooks/, every notebook of which is an exploration
 VOLATILE = ("execution", "ExecuteTime", "papermill", "collapsed", "scrolled", "trusted", "jp-MarkdownHeadingCollapsed")
 _ABSOLUTE = re.compile(r"(/|~/|[A-Za-z]:[\\/])\w")
 _OUTPUTS = "holds outputs or an execution count"
@@ -88,7 +91,7 @@ def lint(path: Path, stage: str | None = None, settings: Params | None = None) -
     problems = [*_title_problems(notebook), *_parameter_problems(path, stage, settings)]
     for number, cell in enumerate(notebook.cells):
         problems += [f"cell {number} {problem}" for problem in _cell_problems(cell)]
-    if path.name in EXPLORATIONS:
+    if _is_exploration(path):
         return [f"{path.name}: {problem}" for problem in problems if not problem.endswith(_OUTPUTS)]
     if not problems and nbformat.writes(_strip_outputs(notebook)) + "\n" != path.read_text():
         problems.append("is not as the save hook writes it; open and save it in `make lab`")
@@ -123,7 +126,11 @@ def _strip_outputs(notebook: Any) -> Any:
 
 
 def _is_source(path: Path) -> bool:
-    return path.resolve().is_relative_to(repository_root() / "notebooks") and path.name not in EXPLORATIONS
+    return path.resolve().is_relative_to(repository_root() / "notebooks") and not _is_exploration(path)
+
+
+def _is_exploration(path: Path) -> bool:
+    return path.name in EXPLORATIONS or path.parent.name == LESSONS
 
 
 def _parse_literals(source: str, notebook: Path) -> Iterator[tuple[str, Any]]:
@@ -218,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     root, settings = repository_root(), load_params()
     stages = {Path(entry.notebook).name: name for name, entry in read_entries(root).items()}
-    paths = sorted((root / "notebooks").glob("*.ipynb"))
+    paths = sorted([*(root / "notebooks").glob("*.ipynb"), *(root / "notebooks" / LESSONS).glob("*.ipynb")])
     problems = [problem for path in paths for problem in lint(path, stages.get(path.name), settings)]
     print("\n".join(problems) or f"{len(paths)} notebooks keep the rules")
     return 1 if problems else 0
