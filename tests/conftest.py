@@ -4,11 +4,27 @@ from __future__ import annotations
 
 import os
 import shutil
+from fnmatch import fnmatchcase
 
-from visdyn.pipeline.arithmetic import apply
+from visdyn.pipeline.arithmetic import PASS, PASSED, apply
+
+# Beside what a stage gets: of whoever runs the tests. All else stays outside, a git hook's GIT_DIR, a terminal's width.
+OWN = ("PYTEST_*", "PYTHONPATH", "PYTHONDONTWRITEBYTECODE", "COVERAGE_*", "COV_*", "HYPOTHESIS_*", "PLAYWRIGHT_*", "CI",
+       "JUPYTER_PREFER_ENV_PATH", *os.environ.get(PASS, "").split(","))  # fmt: skip
+
+
+def leave_out_foreign() -> None:
+    """Take out of this process's environment what no stage would get."""
+    for name in list(os.environ):
+        if not any(fnmatchcase(name, pattern) for pattern in (*PASSED, *OWN)):
+            del os.environ[name]
+    if not os.path.isdir(os.environ.get("TMPDIR", "/")):
+        del os.environ["TMPDIR"]
+
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 SAID = apply()  # before torch and numpy choose their kernels
+leave_out_foreign()
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import leave_out_foreign
 from foreign_environment import FOREIGN
 
 from visdyn.pipeline import arithmetic
@@ -143,6 +144,17 @@ def test_what_stands_in_the_list_is_tried():
 def test_a_foreign_setting_does_not_reach_a_stage(name):
     clean, foreign = (isolate(settle(given)[0])[0] for given in ({"HOME": "/h"}, {"HOME": "/h", name: FOREIGN[name]}))
     assert foreign == clean
+
+
+def test_the_tests_themselves_see_no_foreign_setting(monkeypatch):
+    before = {name: value for name, value in os.environ.items() if name not in FOREIGN}
+    for name, value in FOREIGN.items():
+        monkeypatch.setenv(name, value)
+    apply()
+    leave_out_foreign()
+    left = {name: os.environ[name] for name in FOREIGN if name in os.environ}
+    assert left.keys() <= {"PYTHONPATH"}
+    assert before.items() <= os.environ.items()
 
 
 @pytest.mark.parametrize("pattern", arithmetic.PASSED)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import subprocess
 import sys
 import tomllib
@@ -154,3 +155,38 @@ def test_the_extras_hold_what_the_sentences_name_and_the_script_is_declared():
         assert library in extras[extra], f"{library} is not in extra {extra}"
     core = {entry.partition(">")[0].replace("-", "_") for entry in project["dependencies"]}
     assert not core & set(EXTRA_LIBRARIES)
+
+
+@pytest.mark.parametrize("misled", ["PYTHONIOENCODING", "locale", ""])
+def test_a_shell_of_another_encoding_is_left_behind(monkeypatch, capsys, misled):
+    started = []
+    monkeypatch.setattr(os, "execve", lambda *given: started.append(given))
+    monkeypatch.setattr(sys, "argv", ["visdyn", "--version"])
+    monkeypatch.delenv("PYTHONIOENCODING", raising=False)
+    monkeypatch.setattr(cli.locale, "getpreferredencoding", lambda _: "ISO-8859-1" if misled == "locale" else "UTF8")
+    if misled == "PYTHONIOENCODING":
+        monkeypatch.setenv("PYTHONIOENCODING", "latin-1")
+    assert cli.main() == 0
+    if not misled:
+        assert started == []
+        return
+    ((_, command, environment),) = started
+    assert command[1:] == ["-m", "visdyn", "--version"]
+    assert environment["PYTHONUTF8"] == "1"
+    assert "PYTHONIOENCODING" not in environment
+
+
+def test_a_git_hook_s_repository_is_not_taken_for_the_checkout(monkeypatch, capsys):
+    for name in cli.GIT_PLACES:
+        monkeypatch.setenv(name, "/nowhere")
+    assert cli.main(["--version"]) == 0
+    assert not set(cli.GIT_PLACES) & set(os.environ)
+
+
+def test_a_shell_that_has_python_drop_docstrings_changes_no_command():
+    given = {**os.environ, "PYTHONOPTIMIZE": "2"}
+    plain = {name: value for name, value in given.items() if name != "PYTHONOPTIMIZE"}
+    command = [sys.executable, "-m", "visdyn", "run", "--help"]
+    said, meant = (subprocess.run(command, env=one, capture_output=True, text=True) for one in (given, plain))
+    assert (said.returncode, said.stdout) == (0, meant.stdout)
+    assert "the stages of a profile" in meant.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -68,6 +69,21 @@ def test_the_program_refuses_an_old_python_in_one_sentence(monkeypatch, capsys):
     assert said.err.count("\n") == 1
     assert "3.10" in said.err
     assert said.out == ""
+
+
+@pytest.mark.parametrize(("user", "asked"), [("0", "--allow-root --port 8890"), ("1000", "--port 8890")])
+def test_jupyter_starts_as_root_in_a_container_and_takes_options(tmp_path, monkeypatch, user, asked):
+    (tmp_path / "id").write_text(f"#!/bin/sh\necho {user}\n")
+    (tmp_path / "id").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+    started = next(line for line in make("lab", "LAB=--port 8890").splitlines() if "jupyter lab" in line)
+    assert " ".join(started.split("explore.ipynb")[1].split()) == asked
+
+
+def test_a_pip_that_installs_for_the_user_is_overruled(monkeypatch):
+    monkeypatch.setenv("PIP_USER", "1")
+    command = ["make", "--eval", "show: ; @echo user=$$PIP_USER", "show"]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout == "user=0\n"
 
 
 def test_the_index_of_torch_can_be_chosen(tmp_path):

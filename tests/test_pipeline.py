@@ -161,6 +161,26 @@ def test_a_missing_dependency_names_the_stage_that_makes_it(toy):
         run_stage("fdm")
 
 
+@pytest.mark.parametrize(
+    ("stages", "said"),
+    [
+        ("[]", "has no mapping of stages"),
+        ("null", "has no mapping of stages"),
+        ("{fdm: null}", "stage fdm is not written as DVC has it"),
+        ("{fdm: {cmd: x, deps: data}}", "stage fdm is not written as DVC has it"),
+        ("{fdm: {cmd: x, deps: [{a: b}]}}", "stage fdm is not written as DVC has it"),
+        ("{fdm: {cmd: x, outs: [{}]}}", "stage fdm is not written as DVC has it"),
+        ("{fdm: {cmd: x, deps: ['${rot}/a']}}", "stage fdm names ${rot}, which params.yaml lacks"),
+    ],
+)
+def test_a_dvc_yaml_that_is_none_is_a_sentence(toy, capsys, stages, said):
+    make_repository(toy)
+    (toy / "dvc.yaml").write_text(f"stages: {stages}\n")
+    assert main(["fdm", "--profile", "."]) == 1
+    assert f"{toy / 'dvc.yaml'}" in (found := capsys.readouterr().err)
+    assert said in found
+
+
 def test_an_unknown_stage_or_a_foreign_folder_is_a_sentence(toy, capsys, monkeypatch, tmp_path):
     make_repository(toy)
     monkeypatch.chdir(toy)

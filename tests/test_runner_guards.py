@@ -19,8 +19,10 @@ from toy import make_repository
 
 from visdyn.pipeline import kernel
 from visdyn.pipeline.console import Console, Place
+from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.guards import hold_stage
 from visdyn.pipeline.processes import TOKEN, Interrupted, find_parent
+from visdyn.pipeline.run_stages import require_repository
 from visdyn.pipeline.runner import main, run_stage
 
 # Stands for imports, or hashes, that take long: the runner's module hangs while it is loaded.
@@ -83,6 +85,31 @@ def test_the_runner_ends_with_dvc_while_it_still_imports(slow, command, signum):
     dvc.send_signal(signum)
     dvc.wait()
     wait_until(lambda: gone(pid), "the runner went on without DVC", seconds=20)
+
+
+@linux
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
+def test_dvc_ends_with_the_command_that_started_it(tmp_path, signum):
+    """`kill -9` of `visdyn run`: nothing of it goes on."""
+    child = "import os, time; open('child.pid', 'w').write(str(os.getpid())); time.sleep(300)"
+    code = (
+        "import sys; from pathlib import Path; from visdyn.pipeline.run_stages import run_command\n"
+        f"run_command([sys.executable, '-c', {child!r}], Path.cwd(), {{}})"
+    )
+    command = subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path)
+    wait_until(lambda: (tmp_path / "child.pid").exists() and (tmp_path / "child.pid").read_text(), "it did not start")
+    command.send_signal(signum)
+    command.wait(timeout=30)
+    pid = int((tmp_path / "child.pid").read_text())
+    wait_until(lambda: gone(pid), "DVC went on without the command that started it", seconds=20)
+
+
+def test_an_archive_that_was_unpacked_is_told_what_it_lacks(tmp_path):
+    with pytest.raises(StageError, match="is in no git repository, which DVC needs; run `git init` there"):
+        require_repository(tmp_path)
+    (tmp_path / ".git").write_text("gitdir: elsewhere\n")  # as in a worktree
+    require_repository(tmp_path)
+    require_repository(tmp_path / "folder")
 
 
 @linux

@@ -6,9 +6,11 @@ loads no library. What goes wrong is said in one sentence; `visdyn --traceback C
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import importlib
 import importlib.util
+import locale
 import os
 import sys
 import traceback
@@ -16,6 +18,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 OLDEST = (3, 11)
+MISLEADING = ("PYTHONOPTIMIZE", "PYTHONIOENCODING", "PYTHONUTF8")
+# Where a git hook, or a shell, says that the repository is: of another one than the checkout that a command asks about.
+GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
 PIPELINE, ALONE, STUDY, KIT = "The pipeline", "One thing, without the pipeline", "A human study", "The kit itself"
 
 
@@ -85,6 +90,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("visdyn needs Python 3.11 or newer, and this is %d.%d" % sys.version_info[:2], file=sys.stderr)  # noqa: UP031
         return 1
     given = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments is None and _is_misled():
+        kept = {name: value for name, value in os.environ.items() if name not in MISLEADING}
+        os.execve(sys.executable, [sys.executable, "-m", "visdyn", *given], kept | {"PYTHONUTF8": "1"})
+    for name in GIT_PLACES:
+        os.environ.pop(name, None)
     shown = given[:1] == ["--traceback"]
     given = given[1:] if shown else given
     if given[:1] == ["--version"]:
@@ -115,6 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"visdyn {command.name}: {_describe_error(error)}", file=sys.stderr)
         return 1
+
+
+def _is_misled() -> bool:
+    """Tell whether the shell has this Python drop docstrings, which say what commands do, or read text as no UTF-8."""
+    read_as = codecs.lookup(locale.getpreferredencoding(False)).name
+    return sys.flags.optimize > 1 or read_as != "utf-8" or "PYTHONIOENCODING" in os.environ
 
 
 def describe_commands() -> str:

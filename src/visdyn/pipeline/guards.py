@@ -110,10 +110,28 @@ def _write_owner(file: TextIO, text: str) -> None:
 
 
 def read_entries(root: Path) -> dict[str, Entry]:
-    """Return the stages that the dvc.yaml of profile folder `root` declares, by name."""
-    values = _read_yaml(root / "params.yaml")
-    stages = _read_yaml(root / "dvc.yaml").get("stages", {})
-    return {name: _make_entry(name, body, values) for name, body in stages.items()}
+    """Return the stages that the dvc.yaml of profile folder `root` declares, by name.
+
+    Raises:
+        StageError: it has no mapping of stages, a stage is not written as DVC has it, or names a `${key}` that
+            params.yaml lacks.
+    """
+    values, path = _read_yaml(root / "params.yaml"), root / "dvc.yaml"
+    stages = _read_yaml(path).get("stages", {})
+    if not isinstance(stages, dict):
+        raise StageError(f"{path} has no mapping of stages; write them as the root's dvc.yaml has them")
+    entries = {}
+    for name, body in stages.items():
+        try:
+            entries[name] = _make_entry(name, body, values)
+        except KeyError as error:
+            raise StageError(f"{path}: stage {name} names ${{{error.args[0]}}}, which params.yaml lacks") from None
+        except (TypeError, AttributeError, StopIteration):
+            raise StageError(
+                f"{path}: stage {name} is not written as DVC has it (lists of deps, params, outs); "
+                "write it as the root's dvc.yaml has its stages"
+            ) from None
+    return entries
 
 
 def read_entry(root: Path, stage: str) -> Entry:
@@ -213,11 +231,14 @@ def _value_signature(root: Path, key: str) -> dict[str, Signature]:
 
 
 def _make_entry(name: str, body: dict[str, Any], values: dict[str, Any]) -> Entry:
-    outs = [_out_path(out) for kind in ("outs", "plots", "metrics") for out in body.get(kind, [])]
+    lists = {kind: body.get(kind, []) for kind in ("deps", "params", "outs", "plots", "metrics")}
+    if not all(isinstance(one, list) for one in lists.values()):
+        raise TypeError("a text would be taken for a list of its letters")
+    outs = [_out_path(out) for kind in ("outs", "plots", "metrics") for out in lists[kind]]
     return Entry(
         stage=name,
-        deps=tuple(_fill_template(dep, values) for dep in body.get("deps", [])),
-        params=tuple(key for key in body.get("params", []) if isinstance(key, str)),
+        deps=tuple(_fill_template(dep, values) for dep in lists["deps"]),
+        params=tuple(key for key in lists["params"] if isinstance(key, str)),
         outs=tuple(_fill_template(out, values) for out in outs),
     )
 

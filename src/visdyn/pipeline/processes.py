@@ -101,6 +101,14 @@ def guard_start() -> None:
         _follow_dvc()
 
 
+def end_with(parent: int) -> None:
+    """Have this process sent SIGTERM when `parent`, which has just started it, ends however it does (Linux)."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent:
+        os._exit(128 + signal.SIGTERM)
+
+
 def find_parent(rwlock: Path, folder: Path) -> int | None:
     """Return the process that runs this one for DVC; None where it is gone already.
 

@@ -21,15 +21,17 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from functools import partial
 from os.path import relpath
 from pathlib import Path
 
 from visdyn.params import load_params
 from visdyn.params.runtime import TRAINING_STAGES
-from visdyn.paths import profile_root
+from visdyn.paths import profile_root, repository_root
 from visdyn.pipeline.console import PLANNED, format_span
 from visdyn.pipeline.errors import StageError
 from visdyn.pipeline.guards import Entry, read_entries
+from visdyn.pipeline.processes import end_with
 from visdyn.readers import read_rows
 
 LEDGER = "reports/claims.csv"
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     planned = plan_stages(read_entries(root), options.stages)
     shown = planned if not options.only else options.stages
     _check_hardware(options.profile, shown)
+    require_repository(repository_root())
     if importlib.util.find_spec("dvc") is None:
         raise ModuleNotFoundError("No module named 'dvc'", name="dvc")
     flags = {"--force": options.force, "--single-item": options.only, "--keep-going": options.keep_going}
@@ -70,6 +73,16 @@ def show_status(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default=".", help="folder with params.yaml (default: the embedded default)")
     root = profile_root(parser.parse_args(arguments).profile)
     return run_command([sys.executable, "-m", "dvc", "status", "dvc.yaml"], root, {})
+
+
+def require_repository(root: Path) -> None:
+    """Refuse a checkout that DVC would refuse without saying what to do: an archive that was unpacked.
+
+    Raises:
+        StageError: it is in no git repository.
+    """
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        raise StageError(f"{root} is in no git repository, which DVC needs; run `git init` there, then this again")
 
 
 def plan_stages(entries: dict[str, Entry], wanted: Sequence[str]) -> list[str]:
@@ -162,7 +175,9 @@ def _make_parser() -> argparse.ArgumentParser:
 
 def run_command(command: list[str], folder: Path, variables: dict[str, str]) -> int:
     """Run a command that runs stages, to its end also after Ctrl-C; return its exit status."""
-    process = subprocess.Popen(command, cwd=folder, env={**os.environ, **variables, "DVC_NO_ANALYTICS": "1"})
+    environment = {**os.environ, **variables, "DVC_NO_ANALYTICS": "1"}
+    # Were this program killed, DVC would go on alone, through all stages that are left.
+    process = subprocess.Popen(command, cwd=folder, env=environment, preexec_fn=partial(end_with, os.getpid()))
     # Ctrl-C reaches DVC too, which ends its stages; a handler of ours only waits for that. A function, not SIG_IGN:
     # what is ignored here would be ignored by every process below.
     previous = {name: signal.signal(name, lambda signum, _: signum == signal.SIGTERM and process.terminate())
