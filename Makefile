@@ -22,13 +22,14 @@ export JUPYTER_PREFER_ENV_PATH := 1
 export DVC_NO_ANALYTICS := 1
 # Of the user's own settings, what would put other packages before the lock's, or these somewhere else.
 export PIP_USER := 0
+export PYTHONUTF8 := 1
 unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONOPTIMIZE PYTHONUSERBASE PIP_TARGET PIP_PREFIX PIP_ROOT
 
 # What `figures` reads that is not in git.
 FIGURE_INPUTS := data/generated/evaluation data/generated/evaluation_doundo
 
 .DEFAULT_GOAL := help
-.PHONY: help environment repro verify test test-fast torture play lab report figures robust external choices doctor plan paper human-study smoke lint format clean
+.PHONY: help environment repro verify test test-fast test-foreign torture guards play lab report figures robust external choices doctor plan paper human-study smoke lint format clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-13s %s\n", $$1, $$2}'
@@ -64,14 +65,21 @@ test: environment ## run every test, the smoke pipeline included
 test-fast: environment ## run the tests that take seconds
 	python -m pytest $(SPREAD_TESTS) -m "not slow" $(PYTEST_ARGS)
 
+test-foreign: environment ## run the quick tests in a shell full of foreign settings (the pipeline: docs/reliability.md)
+	env $$(python tests/foreign_environment.py) python -m pytest $(SPREAD_TESTS) -m "not slow" $(PYTEST_ARGS)
+
 torture: environment ## try wrong inputs, kills, full disks and hostile servers: make torture TORTURE="--size night"
 	visdyn arithmetic python tests/torture.py $(TORTURE)
+
+guards: environment ## switch each guard off in turn and see its test fail: make guards GUARDS="readers judges"
+	visdyn arithmetic python tests/mutate_guards.py $(GUARDS)
 
 play: environment ## open the explorer in the browser: models, their images, yours (no network)
 	visdyn play --profile $(PROFILE)
 
-lab: environment ## open JupyterLab on this environment
-	visdyn arithmetic jupyter lab --LabApp.default_url=/lab/tree/notebooks/explore.ipynb
+lab: environment ## open JupyterLab on this environment: make lab LAB="--no-browser --port 8890"
+	@# Root is who one is in a container; Jupyter asks for the word.
+	visdyn arithmetic jupyter lab --LabApp.default_url=/lab/tree/notebooks/explore.ipynb $(if $(filter 0,$(shell id -u)),--allow-root) $(LAB)
 
 figures: environment ## draw tables, figures and the report again from the results here
 	visdyn run figures --only --force

@@ -15,6 +15,7 @@ import torch
 from toy_training import RECIPE, Killed, ToyModel, toy_data, train_toy
 
 from visdyn.training.engine.fit import COMPLETE, DivergedError, Recipe, ScratchError, fit
+from visdyn.training.engine.trainer import RecipeTrainer
 
 
 @pytest.fixture(scope="module")
@@ -202,3 +203,36 @@ def test_the_first_loss_or_gradient_that_is_no_number_ends_a_training(tmp_path, 
         fit(model, toy_data(), recipe, tmp_path / "scratch")
     assert all(torch.isfinite(parameter).all() for parameter in model.parameters())  # the step was not taken
     assert [folder.name for folder in (tmp_path / "scratch").glob("checkpoint-*")] == ["checkpoint-5"]
+
+
+class Lost(ToyModel):
+    """A weight that no loss and no gradient shows is lost at a step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spare = torch.nn.Parameter(torch.zeros(3))
+
+    def forward(self, inputs: torch.Tensor, labels: torch.Tensor) -> dict[str, torch.Tensor]:
+        outputs = super().forward(inputs, labels)
+        if int(self.step) == 7:
+            self.spare.data[1] = float("inf")
+        return outputs
+
+
+@pytest.mark.parametrize(("save_every", "kept"), [(5, ["checkpoint-5"]), (100, [])])
+def test_no_checkpoint_holds_weights_that_are_no_numbers(tmp_path, save_every, kept):
+    """Between two checkpoints; and at the end, where there is none after the first steps."""
+    torch.manual_seed(0)
+    saved, recipe = [], Recipe.of({**RECIPE, "save_every": save_every})
+    with pytest.raises(DivergedError, match="spare hold NaN or infinity and are not saved"):
+        fit(Lost(), toy_data(), recipe, tmp_path / "scratch", save=saved.append)
+    assert sorted(folder.parent.name for folder in (tmp_path / "scratch").glob(f"checkpoint-*/{COMPLETE}")) == kept
+    assert saved == []
+
+
+def test_weights_that_are_lost_after_the_last_checkpoint_are_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(RecipeTrainer, "train", lambda self, **_: self.model.spare.data.fill_(float("nan")))
+    saved = []
+    with pytest.raises(DivergedError, match="spare hold NaN or infinity and are not saved"):
+        fit(Lost(), toy_data(), Recipe.of(RECIPE), tmp_path / "scratch", save=saved.append)
+    assert saved == []

@@ -1,6 +1,6 @@
 """The standing campaign: wrong input, kills, full disks and hostile servers, counted by family: `make torture`.
 
-    python tests/torture.py [--size ci|day|night] [--seed 0] [FAMILY ...]
+    python tests/torture.py [--size ci|day|night] [--seed 0] [--write] [FAMILY ...]
 
 Every case is drawn from the seed, so that a table can be made again. A case *holds* where the kit reads it rightly, or
 refuses it in words of its own: an error that a line of the package raised. What escapes from a library, hangs, ends the
@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from reliability_page import Result, find_commit, write_results
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"ci": 8, "day": 60, "night": 600}  # cases of a family; what starts processes has a tenth
@@ -579,10 +580,15 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(FAMILIES)} (default: all)")
     parser.add_argument("--size", choices=list(SIZES), default="day")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="put the numbers into docs/reliability.csv and its page")
     options = parser.parse_args(arguments)
     if unknown := set(options.families) - set(FAMILIES):
         parser.error(f"no family is called {', '.join(sorted(unknown))}")
     counts = run(options.families or list(FAMILIES), options.size, options.seed)
+    if options.write:
+        commit = find_commit()
+        write_results([Result(name, count.tried, count.held, options.size, options.seed, commit)
+                       for name, count in counts.items()])  # fmt: skip
     print(f"{'family':<12}{'tried':>7}{'held':>7}{'seconds':>9}   (size {options.size}, seed {options.seed})")
     for name, count in counts.items():
         print(f"{name:<12}{count.tried:>7}{count.held:>7}{count.seconds:>9.1f}" + "   open" * (name in OPEN))
