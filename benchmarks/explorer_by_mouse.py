@@ -139,7 +139,7 @@ class Visitor:
         self._open_tab("Do and undo")
         self._press("Do the action")
         self._answer("1. ")
-        self._press("Undo it by the model")
+        self._press("Undo by model")
         self._answer("2. ")
         self._press("Take back")
         self.page.locator(".visdyn-answer:visible", has_text="2. ").wait_for(state="hidden")

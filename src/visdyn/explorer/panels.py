@@ -393,7 +393,8 @@ class Beliefs(Panel):
         bars = drawing.bars(lines, 0.0 if belief.listed == belief.listed else None)
         pictures = [drawing.figure(item.source, "before"), drawing.figure(image, label)]
         text = snippets.code_of_belief(page.opened, item) if image is item.target else ""
-        return drawing.row([*pictures, f"<div>{said}{bars}</div>"]) + (drawing.code(text) if text else "")
+        words = f'<div style="flex:1 1 440px">{said}{bars}</div>'
+        return drawing.row([*pictures, words]) + (drawing.code(text) if text else "")
 
 
 class Walks(Panel):
@@ -405,7 +406,7 @@ class Walks(Panel):
         self.page = page
         self.name = self.arm_choice(TOKENS, EDITOR, preferred="synthetic_weighted", description="arm")
         super().__init__(page)
-        named = {"do": "Do the action", "undo": "Undo it by the model", "back": "Take back", "again": "Bring back"}
+        named = {"do": "Do the action", "undo": "Undo by model", "back": "Take back", "again": "Bring back"}
         buttons = []
         for name, label in named.items():
             button = widgets.Button(description=label, layout=_width(138))
