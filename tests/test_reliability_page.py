@@ -28,7 +28,7 @@ def test_results_are_of_families_that_there_are_and_hold_no_more_than_was_tried(
 
 def test_every_test_that_the_page_names_is_there():
     named = re.findall(r"`(test_\w+\.py)(?:::(test_\w+))?`", TEXT)
-    assert len(named) > 40
+    assert len(named) > 30
     for file, name in named:
         text = (ROOT / "tests" / file).read_text()
         assert not name or re.search(rf"^def {name}\(", text, re.MULTILINE), f"{file}::{name}"
