@@ -485,7 +485,7 @@ def try_servers(draw: random.Random, folder: Path) -> Iterator[Case]:
 WRITER = """
 import sys
 from visdyn.paths import write_atomically
-for number in range(10**9):
+for number in range(20_000):
     write_atomically(sys.argv[1], bytes([number % 256]) * 200_000)
     if not number:
         print("writing", flush=True)
