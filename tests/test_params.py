@@ -11,7 +11,7 @@ from typing import Annotated, Literal, Union, get_args, get_origin, get_type_hin
 
 import pytest
 
-from visdyn.compute.rows import EXECUTORS
+from visdyn.compute.executor import EXECUTORS
 from visdyn.endpoint.settings import EndpointSettings
 from visdyn.evaluation.judges.run import KINDS
 from visdyn.inference.probing import AUTO, IMAGE_CODES
@@ -24,7 +24,6 @@ from visdyn.models.encoder_preprocess import CLIP_PRESETS, DINO_PRESETS
 from visdyn.models.token.unified import DECODINGS
 from visdyn.models.understanding.understanding_model import DEFINITIONS
 from visdyn.params import Params, ParamsError, from_mapping, load_params
-from visdyn.params.annotation import Annotation
 from visdyn.params.choices import Declared
 from visdyn.params.doundo import BagelFineTuning, Consistency, Scheduler
 from visdyn.params.dynamics import Fdm
@@ -32,6 +31,7 @@ from visdyn.params.evaluation import EditorEntry, EncoderSet, JudgeEntry
 from visdyn.params.mining import Mining
 from visdyn.params.probing import Probing
 from visdyn.params.reading import Free, Like, Within
+from visdyn.params.runtime import Runtime
 from visdyn.params.training import Training
 from visdyn.params.verification import Verification
 from visdyn.paths import repository_root
@@ -290,8 +290,7 @@ def test_a_lora_is_asked_for_where_it_trains(values):
         (Mining, "flow", FLOWS),
         (Mining, "vocabulary", VOCABULARIES),
         (Mining, "test_split", SPLITS),
-        (Mining, "executor", EXECUTORS),
-        (Annotation, "executor", EXECUTORS),
+        (Runtime, "executor", EXECUTORS),
         (Probing, "definitions", (AUTO, IMAGE_CODES, *DEFINITIONS)),
         (Fdm, "arms", ARMS),
         (Verification, "decoding", DECODINGS),

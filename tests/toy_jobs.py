@@ -88,6 +88,20 @@ def die_at_three(folder: str, item: int) -> int:
     return item**2
 
 
+def take_time(shared: tuple, item) -> object:
+    """Call on Ray what `shared` holds first (function, its own shared object, file of notes, seconds), slowly.
+
+    A note says in which process, on which node.
+    """
+    import ray
+
+    function, own, notes, pause = shared
+    with open(notes, "a") as file:
+        file.write(f"{os.getpid()}@{ray.get_runtime_context().get_node_id()}\n")
+    time.sleep(pause)
+    return function(own, item)
+
+
 class BatchVLM:
     """Answers with the whole batch that it was asked in; asked "die" it does, as `die_at_three` with item 3."""
 

@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visdyn.compute.executor import checked_executor
 from visdyn.compute.progress import Progress
 from visdyn.compute.store import Store, import_lines, to_json
 from visdyn.compute.workers import Lost, Task, each
 from visdyn.paths import digest_of
-
-EXECUTORS = ("local", "ray")
 
 
 @dataclass(frozen=True)
@@ -41,8 +40,7 @@ class Execution:
     log_seconds: float = 5.0
 
     def __post_init__(self) -> None:
-        if self.executor not in EXECUTORS:
-            raise ValueError(f"unknown executor {self.executor!r}; one of {', '.join(EXECUTORS)}")
+        checked_executor(self.executor)
 
     def tell(self, line: str) -> None:
         """Append a line to the log, where there is one."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from visdyn.compute.gpus import ATTEMPTS, list_gpus, take_gpu
-from visdyn.compute.workers import Lasting, Task, WorkerLostError
+from visdyn.compute.gpus import Processes, open_processes
+from visdyn.compute.workers import WorkerLostError
 from visdyn.endpoint.client import EndpointError
 from visdyn.endpoint.replies import Question, Reply, Usage
 from visdyn.images import load
@@ -47,13 +47,13 @@ class LocalEndpoint:
     A question is asked alone and drawn with its own seed, so that no reply depends on how many processes there are.
     """
 
-    _processes: Lasting | None = None  # a GPU each, where several questions are asked at once
+    _processes: Processes | None = None  # a GPU each, where several questions are asked at once
 
     def __init__(self, settings: LocalSettings) -> None:
         self.settings = settings
         if settings.concurrency > 1:
-            shared = (replace(settings, concurrency=1), list_gpus(settings.concurrency))
-            self._processes = Lasting(Task(_ask_alone, shared, _open_alone, attempts=ATTEMPTS), settings.concurrency)
+            alone = LocalEndpoint(replace(settings, concurrency=1))
+            self._processes = open_processes(_ask_alone, alone, settings.concurrency)
         length = int(settings.sampling.get("max_tokens") or 400)
         self._vlm = TransformersVLM(settings.model, length, settings.device, settings.dtype)
 
@@ -112,10 +112,6 @@ class LocalEndpoint:
             image = image.copy()
             image.thumbnail((self.settings.max_side, self.settings.max_side))
         return image
-
-
-def _open_alone(shared: tuple, place: int) -> LocalEndpoint:
-    return LocalEndpoint(*take_gpu(shared, place))
 
 
 def _ask_alone(endpoint: LocalEndpoint, asked: tuple[Question, int]) -> Reply:

@@ -18,4 +18,3 @@ class Annotation:
     temperature: Annotated[float, Within(0.01, 100)]  # of `sample`
     max_new_tokens: Count  # longest label
     batch_size: Count  # pairs decoded at a time
-    executor: Literal["local", "ray"]

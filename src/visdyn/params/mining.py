@@ -22,7 +22,6 @@ class Mining:
     flow_size: Annotated[int, Within(16, 4096)]  # short side in pixels at which flow is measured
     first_pass: Annotated[int, Within(16, 4096)] | None  # short side of a rough flow that tells which need theirs
     vocabulary: Literal["v1", "v2"]  # reversible verbs
-    executor: Literal["local", "ray"]
     clip_timeout: Seconds  # seconds of work on one clip
     clips_per_dataset: Count | None  # a seeded sample; None mines all
     frame_rate: Annotated[float, Within(0, 1000, above=True)]  # of clips that are folders of frames

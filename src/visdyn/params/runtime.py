@@ -32,6 +32,7 @@ class Runtime:
     hardware: Annotated[str, HARDWARE_NAME]
     stage_hardware: StageHardware
     device: Literal["auto", "cpu", "cuda"]
+    executor: Literal["local", "ray"]  # of all that is spread but training: this machine, or a Ray cluster
     threads: Annotated[int, Within(1, 1024)]  # OMP threads of a stage's kernel
     offline: bool  # the Hugging Face hub is switched off
     log_seconds: Annotated[float, Within(0, 86_400)]  # between two progress lines

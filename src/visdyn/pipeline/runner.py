@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from visdyn.compute.executor import VARIABLE as EXECUTOR
 from visdyn.params import Params, ParamsError, load_params
 from visdyn.params.reading import read_values
 from visdyn.params.runtime import choose_hardware
@@ -143,6 +144,7 @@ def _kernel_environment(runtime: Any, log: Path, key: str, token: str) -> dict[s
         "VISDYN_PREFIX": sys.prefix,
         "VISDYN_LOG": str(log),
         "VISDYN_STAGE_KEY": key,
+        EXECUTOR: os.environ.get(EXECUTOR) or runtime.executor,
         "PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)),
         "MPLCONFIGDIR": str(repository_root() / ".visdyn/matplotlib"),  # fonts it has found; no settings of the user's
     }

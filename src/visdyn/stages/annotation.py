@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-import torch
 
+from visdyn.compute.executor import chosen_executor
+from visdyn.compute.gpus import count_gpus
 from visdyn.compute.rows import Execution
 from visdyn.compute.seeds import sampling_seed
 from visdyn.datasets.annotated import write_annotated
@@ -43,12 +44,14 @@ def label_pairs(stage: Stage, pairs: Sequence[ImagePair], quarantine: Quarantine
 
 def _label_chain(stage: Stage, chain: int, pairs: Sequence[ImagePair], quarantine: Quarantine) -> list[Labelled]:
     """Label with one chain's IDM: one process a GPU, or a core where there is none."""
-    params, gpus = stage.params, torch.cuda.device_count() if stage.device == "cuda" else 0
+    params, on_gpu = stage.params, stage.device == "cuda"
     seed = sampling_seed(stage.seed, "labels", chain)
     decoding = Decoding(params.decoding, params.temperature, params.max_new_tokens, seed)
     labeller = Labeller(stage.reference(params.model, chain), stage.device, decoding, stage.settings.prompts)
     runtime = stage.settings.runtime
-    execution = Execution(params.executor, gpus, gpus=min(gpus, 1), log=stage.log, log_seconds=runtime.log_seconds)
+    processes = count_gpus() if on_gpu else 0
+    options = {"log": stage.log, "log_seconds": runtime.log_seconds}
+    execution = Execution(chosen_executor(), processes, gpus=float(on_gpu), **options)
     return annotate_pairs(labeller, pairs, stage.scratch(f"labels/s{chain}"), params.batch_size, execution, quarantine)
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from visdyn.compute.gpus import count_gpus
+from visdyn.compute.executor import chosen_executor
+from visdyn.compute.gpus import count_places
 from visdyn.compute.rows import Execution
 from visdyn.datasets.clips import find_clips, sample_clips
 from visdyn.datasets.doundo_bench import dump
@@ -47,7 +48,7 @@ def mine_key_frames(stage: Stage, quarantine: Quarantine) -> MinedClips:
     code = hashlib.sha256(b"".join((package / name).read_bytes() for name in CODE)).hexdigest()[:8]
     work = stage.path(f".visdyn/scratch/{stage.name}") / f"clips-{code}"
     runtime = stage.settings.runtime
-    execution = Execution(params.executor, 0, params.clip_timeout, log=stage.log, log_seconds=runtime.log_seconds)
+    execution = Execution(chosen_executor(), 0, params.clip_timeout, log=stage.log, log_seconds=runtime.log_seconds)
     chosen = sample_clips(clips, params.clips_per_dataset, stage.seed)
     images = work / f"images-{settings.digest}"
     settled = open_truth(stage.kitchen).settled_ranges()
@@ -106,7 +107,7 @@ def mine_reversible(stage: Stage, split: str, quarantine: Quarantine) -> DoUndoS
             with stage.log.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
-    batch = params.vlm_batch * _count_gpus(stage)  # a batch a GPU
+    batch = params.vlm_batch * count_places(stage.device)  # a batch a model
     curated = curate(usable, frames, curator, quarantine, batch=batch, told=log_progress)
     if not curated:
         raise SetAsideError(
@@ -124,10 +125,6 @@ def mine_reversible(stage: Stage, split: str, quarantine: Quarantine) -> DoUndoS
     return DoUndoSplit(chosen, counts[["source", "verb", "noun", "count", "reversible_share"]], lengths, balance)
 
 
-def _count_gpus(stage: Stage) -> int:
-    return max(1, count_gpus()) if stage.device == "cuda" else 1
-
-
 def open_curator(stage: Stage, split: str) -> Curator:
     """Return the curator that `mining.curator` names, its answers kept in the profile's `.visdyn/answers`.
 
@@ -138,10 +135,10 @@ def open_curator(stage: Stage, split: str) -> Curator:
     if params.curator == ANNOTATIONS:
         return AnnotationCurator.from_files(stage.data("doundo") / f"annotations_{split}.json")
     names = (params.filter_model or params.curator, params.expansion_model or params.curator)
-    models, gpus = {}, _count_gpus(stage)
+    models, places = {}, count_places(stage.device)
     for name in dict.fromkeys(names):
         vlm = TransformersVLM(stage.reference(name), device=stage.device, batch_size=params.vlm_batch)
-        if gpus > 1:
-            vlm = SpreadVLM(vlm, gpus)
+        if places > 1:
+            vlm = SpreadVLM(vlm, places)
         models[name] = CachedVLM(vlm, stage.path(".visdyn/answers") / f"{name.replace('/', '--')}.sqlite")
     return VLMCurator(models[names[0]], models[names[1]])

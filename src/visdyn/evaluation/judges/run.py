@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from visdyn.compute.gpus import count_gpus
+from visdyn.compute.gpus import count_places
 from visdyn.endpoint.client import Endpoint, EndpointSettings, EndpointStoppedError
 from visdyn.endpoint.local_server import LocalEndpoint, LocalSettings
 from visdyn.endpoint.plugin_judge import PluginEndpoint, PluginSettings
@@ -164,8 +164,7 @@ def _settings(entry: JudgeEntry, prompt: Prompt, device: str) -> EndpointSetting
         if unknown := sorted(set(entry.sampling) - set(SAMPLING)):
             raise ValueError(f"sampling of judge {judge_name(entry)}: a model on this machine takes "
                              f"{', '.join(SAMPLING)}, not {unknown[0]}")  # fmt: skip
-        concurrency = max(1, count_gpus()) if device == "cuda" else 1
-        return LocalSettings(entry.model, sampling, seed, max_side, device, concurrency=concurrency)
+        return LocalSettings(entry.model, sampling, seed, max_side, device, concurrency=count_places(device))
     if entry.kind == "plugin":
         sampling = {name: value for name, value in sampling.items() if name in entry.sampling}
         return PluginSettings(entry.model, sampling, seed, max_side, device)

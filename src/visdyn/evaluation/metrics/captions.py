@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from visdyn.compute.gpus import count_gpus
+from visdyn.compute.gpus import count_places
 from visdyn.images import ImageRef, load
 from visdyn.models.understanding.chat_cache import CachedVLM
 from visdyn.models.understanding.spread import SpreadVLM
@@ -61,8 +61,7 @@ class Captioner:
 
     def __call__(self, images: Sequence[ImageRef]) -> list[str]:
         """Return one caption for each image."""
-        count = self.processes or (count_gpus() if self.device == "cuda" else 1)
-        count = min(count, -(-len(images) // self.batch_size))
+        count = min(self.processes or count_places(self.device), -(-len(images) // self.batch_size))
         model = SpreadVLM(self, count) if count > 1 else self
         try:
             asked = CachedVLM(model, self.cache) if self.cache else model

@@ -1,12 +1,11 @@
-"""A model that answers in words on several GPUs: one copy a process, the same batches, the same answers."""
+"""A model that answers in words on several GPUs or nodes: one copy a process, the same batches, the same answers."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from visdyn.compute.gpus import ATTEMPTS, list_gpus, take_gpu
-from visdyn.compute.workers import Lasting, Task
+from visdyn.compute.gpus import open_processes
 from visdyn.mining.curation import Question, VisionLanguageModel
 
 
@@ -23,8 +22,7 @@ class SpreadVLM:
 
     def __init__(self, model: VisionLanguageModel, count: int) -> None:
         self.name, self.batch_size, self._size = model.name, model.batch_size * count, model.batch_size
-        task = Task(_answer_batch, (model, list_gpus(count)), take_gpu, attempts=ATTEMPTS)
-        self._processes = Lasting(task, count)
+        self._processes = open_processes(_answer_batch, model, count)
 
     def answer_many(self, questions: Sequence[Question]) -> list[str]:
         """Return the answers to questions (images, text), in their order."""
@@ -37,5 +35,5 @@ class SpreadVLM:
         self._processes.end()
 
 
-def _answer_batch(state: tuple, questions: Sequence[Question]) -> list[str]:
-    return state[0].answer_many(questions)
+def _answer_batch(model: VisionLanguageModel, questions: Sequence[Question]) -> list[str]:
+    return model.answer_many(questions)
