@@ -103,14 +103,29 @@ def describe_pack(index: Mapping[str, Any]) -> str:
 
 
 def unpack_galleries(pack: Path, root: Path) -> list[Path]:
-    """Write the images that figures show to `data/generated/` of a profile, where they are missing; return what was."""
-    written = []
+    """Write the folders of images that figures show to `data/generated/` of a profile, where they are missing.
+
+    A folder comes whole or not at all: one that is there is taken for a run's own.
+
+    Returns:
+        the files that were written.
+    """
+    folders: dict[str, dict[str, dict[str, np.ndarray]]] = {}
     for name, arrays in _read_galleries(pack).items():
-        path = root / "data/generated" / name
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            np.savez_compressed(path, **arrays)
-            written.append(path)
+        folder, _, file = name.partition("/")
+        folders.setdefault(folder, {})[file] = arrays
+    written, generated = [], root / "data/generated"
+    generated.mkdir(parents=True, exist_ok=True)
+    for folder, files in folders.items():
+        if (generated / folder).exists():
+            continue
+        with tempfile.TemporaryDirectory(prefix=".draft-", dir=generated) as draft:
+            place = Path(draft) / folder
+            place.mkdir()
+            for file, arrays in files.items():
+                np.savez_compressed(place / file, **arrays)
+            os.replace(place, generated / folder)
+        written += [generated / folder / file for file in files]
     return written
 
 
