@@ -181,6 +181,16 @@ def test_a_folder_stands_for_its_modules_where_all_are_used(package):
     assert folded(used | {"visdyn/a/inner/deep.py"}, source) == ["visdyn/a", "visdyn/c.py"]
 
 
+def test_a_template_and_what_it_includes_are_dependencies(package):
+    room = package / "src/visdyn/a"
+    (room / "first.py").write_text('PAGE = "page.html.j2"\n')
+    (room / "page.html.j2").write_text('{% include "style.css.j2" %}{% include "gone.css.j2" %}')
+    for name in ("style.css.j2", "another.html.j2"):
+        (room / name).touch()
+    found = imported_files(package / "notebooks/toy.ipynb", package / "src")
+    assert {name for name in found if name.endswith(".j2")} == {"visdyn/a/page.html.j2", "visdyn/a/style.css.j2"}
+
+
 def test_an_init_that_holds_nothing_is_no_dependency(package):
     init = package / "src/visdyn/a/__init__.py"
     first = "from visdyn.a import first, second"

@@ -2,7 +2,8 @@
 
 `visdyn dependencies` reports the differences, `--write` mends dvc.yaml and its copies in profiles/.
 The closure is read from the syntax trees of the notebook and of every module of this package that it leads to: imports
-at any depth (inside functions too), and strings that name a module (registries, `python -m visdyn...` command lines).
+at any depth (inside functions too), and strings that name a module (registries, `python -m visdyn...` command lines) or
+a template beside it.
 A folder stands for its modules where a stage uses all of them; one left unused keeps them apart, so that no stage hangs
 on a module that it never runs.
 """
@@ -30,6 +31,7 @@ RESULT_WRITERS = ("visdyn.pipeline.tables",)
 # What draws pictures for a notebook's reader: neither it nor what it imports makes a result.
 PICTURES = ("visdyn.stages.contact_sheets",)
 _MODULE = re.compile(r"visdyn(\.\w+)+")
+_TEMPLATE = re.compile(r"""["']([\w.]+\.j2)["']""")
 
 
 def imported_files(notebook: Path, source: Path) -> set[str]:
@@ -48,7 +50,9 @@ def imported_files(notebook: Path, source: Path) -> set[str]:
             named = {module for module in named if is_plumbing(module) or module in RESULT_WRITERS}
         waiting |= named
     files = {_file_of(name, source) for name in seen if not is_plumbing(name)}
-    return {str(path.relative_to(source)) for path in files if not _is_plain(path)}
+    files = {path for path in files if not _is_plain(path)}
+    files |= {template for path in files for template in _find_templates(path)}
+    return {str(path.relative_to(source)) for path in files}
 
 
 def folded(files: set[str], source: Path) -> list[str]:
@@ -133,6 +137,17 @@ def _named_modules(tree: ast.AST, package: str, source: Path) -> set[str]:
     modules = {name for name in names if name == "visdyn" or _MODULE.fullmatch(name)}
     with_parents = {".".join(name.split(".")[:depth]) for name in modules for depth in range(1, name.count(".") + 2)}
     return {name for name in with_parents if _file_of(name, source).is_file()}
+
+
+def _find_templates(module: Path) -> set[Path]:
+    """Return the templates beside a module that it names, and those that these include."""
+    found: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        named = {module.parent / name for name in _TEMPLATE.findall(waiting.pop().read_text())}
+        waiting += [path for path in named - found if path.is_file()]
+        found |= {path for path in named if path.is_file()}
+    return found
 
 
 def _run_nodes(tree: ast.AST) -> Iterator[ast.AST]:
