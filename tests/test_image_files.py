@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, ImageFile
 from PIL.PngImagePlugin import PngInfo
 
 from visdyn import images
@@ -303,6 +303,16 @@ def test_any_damage_is_an_image_or_the_kit_s_own_error(content, changes, cut, ta
     with suppress(images.ImageError):  # any other exception fails
         found = images.decode(content, "the file")
     assert found is None or (found.mode == "RGB" and found.width * found.height <= images.MAX_PIXELS)
+
+
+@pytest.mark.parametrize("raised", [SyntaxError, MemoryError, struct.error, IndexError, RuntimeError, AssertionError])
+def test_whatever_a_decoder_raises_names_the_file(raised, monkeypatch):
+    def load(self):
+        raise raised("broken tile")
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(images.ImageError, match=r"the file cannot be decoded \(broken tile\); fetch it again"):
+        images.decode(FILES[0], "the file")
 
 
 @settings(max_examples=60, deadline=None)

@@ -179,6 +179,13 @@ def test_a_frame_is_as_pandas_reads_it(tmp_path):
         readers.read_frame(tmp_path / "x.csv", KeyError, dtype={"note": float})
 
 
+@pytest.mark.parametrize("row", ["1", "1,2,3", '"1,2"'])
+def test_a_ragged_row_is_no_frame(row, tmp_path):
+    (tmp_path / "x.csv").write_text(f"id,value\n7,8\n{row}\n")  # pandas fills a short row up and shifts a long one
+    with pytest.raises(readers.FileError, match=r"x\.csv line 3 has \d cells under 2 columns"):
+        readers.read_frame(tmp_path / "x.csv")
+
+
 def test_paths_that_leave_their_root_are_refused(tmp_path):
     root = tmp_path / "root"
     (root / "a").mkdir(parents=True)

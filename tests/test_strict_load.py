@@ -67,24 +67,19 @@ def test_every_load_of_weights_goes_through_the_door():
 
 
 def test_no_code_of_a_checkpoint_is_trusted():
-    values = [
-        ast.unparse(keyword.value)
-        for path in SOURCE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call)
-        for keyword in node.keywords
-        if keyword.arg in ("trust_remote_code", "weights_only", "allow_pickle")
-    ]
-    assert set(values) <= {"False", "True"}
-    trusted = [
-        f"{path.name}:{node.lineno}"
-        for path in SOURCE.rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.keyword)
-        and (node.arg, ast.unparse(node.value))
-        in {("trust_remote_code", "True"), ("weights_only", "False"), ("allow_pickle", "True")}
-    ]
-    assert trusted == []
+    safe = {"trust_remote_code": "False", "weights_only": "True", "allow_pickle": "False"}
+    said = []
+    for path in SOURCE.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.keyword):
+                said.append((node.arg, node.value, f"{path.name}:{node.value.lineno}"))
+            elif isinstance(node, ast.Dict):  # arguments that are handed on
+                pairs = zip(node.keys, node.values, strict=True)
+                said += [(ast.literal_eval(key), value, f"{path.name}:{value.lineno}")
+                         for key, value in pairs if isinstance(key, ast.Constant)]  # fmt: skip
+    places = [(name, ast.unparse(value), place) for name, value, place in said if name in safe]
+    assert {name for name, _, _ in places} == set(safe)
+    assert [place for name, value, place in places if value != safe[name]] == []
 
 
 @pytest.fixture
