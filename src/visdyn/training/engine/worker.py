@@ -75,6 +75,7 @@ def _run_forked(job: str, log: str, variables: dict[str, str]) -> None:
     for standard in (1, 2):
         os.dup2(descriptor, standard)
     os.close(descriptor)
+    sys.stdout.reconfigure(line_buffering=True)  # else what was printed before an error would follow it in the log
     for name in left_out(os.environ):  # a notebook of one's own may be one of a job's ranks; this process is alone
         del os.environ[name]
     os.environ.update(variables)
