@@ -147,6 +147,9 @@ def test_a_foreign_setting_does_not_reach_a_stage(name):
 
 
 def test_the_tests_themselves_see_no_foreign_setting(monkeypatch):
+    for name in os.environ:  # what goes comes back after this test; a library may have set some of it by now
+        monkeypatch.setenv(name, os.environ[name])
+    leave_out_foreign()
     before = {name: value for name, value in os.environ.items() if name not in FOREIGN}
     for name, value in FOREIGN.items():
         monkeypatch.setenv(name, value)

@@ -109,7 +109,7 @@ def bars(rows: Sequence[tuple[str, float, str, bool]], low: float | None = None)
     return "".join(lines)
 
 
-def candidates(ranked: Ranked, sort: str, side: int) -> str:
+def candidates(ranked: Ranked, sort: str, side: int = SIDE) -> str:
     """Return K candidates in their order, the IDM's choice marked, and bars of what each verifier says."""
     pictures, columns = [], []
     for one in ranked.table.itertuples():
