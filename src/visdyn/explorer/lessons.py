@@ -40,8 +40,7 @@ def estimate_preferences(likelihoods: pd.DataFrame, model: str = "base") -> pd.D
     pairs = pairs.assign(preferred=(pairs["reference"] > pairs["negative"]).astype(float))
     rows = []
     for (task, kind), own in pairs.groupby(["task", "kind"]):
-        wide = own.pivot(index="chain", columns=["subset", "id"], values="preferred")
-        rows.append({"task": task, "kind": kind, **_numbers(estimate_over_chains(wide.to_numpy(), list(wide.columns)))})
+        rows.append({"task": task, "kind": kind, **_numbers(_over_chains(own, "preferred"))})
     return pd.DataFrame(rows)
 
 

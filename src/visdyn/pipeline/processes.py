@@ -103,8 +103,7 @@ def guard_start() -> None:
 
 def end_with(parent: int) -> None:
     """Have this process sent SIGTERM when `parent`, which has just started it, ends however it does (Linux)."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _ask_for_end()
     if os.getppid() != parent:
         os._exit(128 + signal.SIGTERM)
 
@@ -174,10 +173,15 @@ def _stop_early(signum: int, frame: object = None) -> None:
     os._exit(128 + signum)  # no exception: half-imported modules would turn it into a traceback
 
 
+def _ask_for_end() -> None:
+    """Have the kernel send SIGTERM to this process when its parent ends; Linux only."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def _follow_dvc() -> None:
     """End this process by SIGTERM when DVC ends, also where a shell stands between the two."""
-    with contextlib.suppress(OSError, AttributeError):  # Linux only; elsewhere the watchdog is all there is
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    _ask_for_end()  # elsewhere than on Linux the watchdog below is all there is
     if not _read_start(os.getpid()):
         return  # no /proc
     root = os.environ.get("DVC_ROOT", ".")
