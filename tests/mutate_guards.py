@@ -455,15 +455,17 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--trust", action="store_true", help="do not run the tests on the sources as they are first")
     parser.add_argument("--write", action="store_true", help="put the numbers into docs/reliability.csv and its page")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="a run that was ended is gone on with by this file")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="that one test may take (default: 240)")
     options = parser.parse_args(arguments)
     described = {guard: f"{guard.family} {guard.name} {guard.file}" for guard in GUARDS}
     chosen = [guard for guard in GUARDS if any(word in described[guard] for word in options.words or [""])]
-    caught, began = 0, time.monotonic()
+    caught, began, commit = 0, time.monotonic(), find_commit()
+    kept = read_kept(options.keep, commit)
     load_libraries()
     with tempfile.TemporaryDirectory(prefix="guards-") as temporary:
         package = make_scratch(Path(temporary))
-        if not options.trust:
+        if not (options.trust or kept):
             told = run_tests(
                 Path(temporary), *dict.fromkeys(guard.test for guard in chosen), seconds=20 * options.seconds
             )
@@ -471,15 +473,26 @@ def main(arguments: list[str] | None = None) -> int:
                 print(f"the tests do not pass on the sources as they are: {told}")
                 return 2
         for guard in chosen:
-            told = try_guard(guard, package, options.seconds)
+            told = kept.get(described[guard]) or try_guard(guard, package, options.seconds)
+            if options.keep and described[guard] not in kept:
+                with open(options.keep, "a", encoding="utf-8") as file:
+                    print(commit, described[guard], told, sep="\t", file=file)
             seen = told == "failed" or (guard.hangs and told == "hung")
             caught += seen
             mark = "caught" if seen else "NOT CAUGHT"
             print(f"{mark:<11}{guard.family}: {guard.name} ({guard.test}: {told})", flush=True)
     if options.write and not options.words:
-        write_results([Result("guards switched off", len(chosen), caught, "all", 0, find_commit())])
+        write_results([Result("guards switched off", len(chosen), caught, "all", 0, commit)])
     print(f"{len(chosen)} guards switched off, {caught} seen by a test, in {time.monotonic() - began:.0f} s")
     return int(caught < len(chosen))
+
+
+def read_kept(path: Path | None, commit: str) -> dict[str, str]:
+    """Return what came of the guards that an earlier run of the same commit has tried; nothing of changed sources."""
+    if path is None or not path.exists() or commit.endswith("+"):
+        return {}
+    rows = [line.split("\t") for line in path.read_text(encoding="utf-8").splitlines()]
+    return {guard: told for made_with, guard, told in rows if made_with == commit}
 
 
 def try_guard(guard: Guard, package: Path, seconds: float) -> str:

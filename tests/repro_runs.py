@@ -37,6 +37,8 @@ from ruamel.yaml import YAML
 
 PROFILE = "profiles/smoke"
 MARK = "VISDYN_TRY"  # reaches every process of a try: what may reach a stage includes VISDYN_*
+PACE = 4  # steps between two checkpoints of longer trainings
+CHECKPOINTS = "**/checkpoint-*/complete"  # those of a training that are whole
 PATIENCE = 60  # seconds for the processes of a killed run to be gone
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TARGETS = ("everything", "the command", "DVC", "the runner", "any")
@@ -87,6 +89,8 @@ def make_copy(checkout: Path, longer: int) -> None:
     copy_checkout(checkout)
     path = checkout / PROFILE / "params.yaml"
     text = re.sub(r"(?m)^(\s+steps: )(\d+)", lambda found: f"{found[1]}{int(found[2]) * longer}", path.read_text())
+    if longer > 1:  # fine-tunings are resumable every few steps, so that what is killed is resumed in its middle
+        text = re.sub(r"(?m)^( +)precision: .*$", rf"\g<0>\n\1log_every: {PACE}\n\1save_every: {PACE}", text)
     path.write_text(text)
 
 
@@ -140,8 +144,9 @@ def try_kills(options: argparse.Namespace, seconds: dict[str, float]) -> tuple[s
             _add_row(table, row)
             print(*(f"{key} {value}" for key, value in row.items()), sep=", ", flush=True)
     same, clean = (sum(row[key] == good for row in rows) for key, good in (("same", "yes"), ("left", "0")))
-    resumed = sum(int(row["scratch_files"]) > 0 for row in rows)
-    print(f"{len(rows)} kills: {same} with the same results, {clean} with no process left; {resumed} had scratch files")
+    begun, resumed = (sum(int(row[key]) > 0 for row in rows) for key in ("scratch_files", "checkpoints"))
+    print(f"{len(rows)} kills: {same} with the same results, {clean} with no process left; "
+          f"{begun} had scratch files, {resumed} a training that was resumed in its middle")  # fmt: skip
     held = sum(row["same"] == "yes" and row["left"] == "0" for row in rows)
     return "repro kills", f"smoke x {options.longer}", len(rows), held
 
@@ -155,14 +160,17 @@ def try_kill(options: argparse.Namespace, seconds: dict[str, float], number: int
     set_back(options.folder / "undisturbed", work, stage)
     stages = [] if options.to_the_end else [stage]
     row = {"try": number, "stage": stage, "second": f"{second:.1f}", "of": f"{seconds[stage]:.1f}",
-           "signal": name.name, "target": target, "scratch_files": 0, "left": 0, "same": "", "differs": ""}  # fmt: skip
+           "signal": name.name, "target": target, "scratch_files": 0, "checkpoints": 0,
+           "left": 0, "same": "", "differs": ""}  # fmt: skip
     command = start(work, stages, **{MARK: token})
     time.sleep(second)
     if command.poll() is not None:
         return row
     send(draw, command, token, name, target)
     row["left"] = len(wait_for_end(command, token))
-    row["scratch_files"] = sum(path.is_file() for path in (work / PROFILE / ".visdyn/scratch").rglob("*"))
+    scratch = work / PROFILE / ".visdyn/scratch"
+    row["scratch_files"] = sum(path.is_file() for path in scratch.rglob("*"))
+    row["checkpoints"] = len(list(scratch.glob(CHECKPOINTS)))
     for pid in find_marked(token):  # counted above; the second run is not to meet them
         with suppress(OSError):
             os.kill(pid, signal.SIGKILL)

@@ -47,3 +47,29 @@ def test_a_guard_that_no_test_sees_is_the_exit_status(monkeypatch, capsys):
     for told, status in (("failed", 0), ("hung", 1), ("pytest ended with 4", 1)):
         monkeypatch.setattr(mutate_guards, "run_tests", lambda *_, told=told, **__: told)
         assert mutate_guards.main(["--trust"]) == status
+
+
+def test_a_run_that_was_ended_goes_on_with_what_it_kept(monkeypatch, tmp_path, capsys):
+    guards = tuple(Guard("readers", name, "images.py", "x", name, "test_a.py") for name in ("one", "two"))
+    tried, ends = [], iter(["failed", KeyboardInterrupt, "failed", "failed", "failed"])
+
+    def try_guard(guard, *_):
+        tried.append(guard.name)
+        if (told := next(ends)) is KeyboardInterrupt:
+            raise told
+        return told
+
+    monkeypatch.setattr(mutate_guards, "GUARDS", guards)
+    monkeypatch.setattr(mutate_guards, "load_libraries", lambda: None)
+    monkeypatch.setattr(mutate_guards, "run_tests", lambda *_, **__: "passed")
+    monkeypatch.setattr(mutate_guards, "try_guard", try_guard)
+    monkeypatch.setattr(mutate_guards, "find_commit", lambda: "abc")
+    arguments = ["--keep", str(tmp_path / "kept.tsv")]
+    with pytest.raises(KeyboardInterrupt):
+        mutate_guards.main(arguments)
+    assert mutate_guards.main(arguments) == 0
+    assert tried == ["one", "two", "two"]
+    assert "2 guards switched off, 2 seen" in capsys.readouterr().out
+    monkeypatch.setattr(mutate_guards, "find_commit", lambda: "abc+")  # other sources: nothing is believed
+    assert mutate_guards.main(arguments) == 0
+    assert tried == ["one", "two", "two", "one", "two"]

@@ -8,11 +8,14 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 import repro_runs
 from repro_runs import MARK, PROFILE, draw_moment, find_differences, find_marked, set_back, try_kill
 from ruamel.yaml import YAML
+
+from visdyn.training.engine.trainer import COMPLETE
 
 STAGES = "stages:\n  first:\n    cmd: x\n  second:\n    cmd: y\n"
 # Stands for `visdyn run`: writes the lock at its end, with the hash of what it is told to make.
@@ -50,6 +53,24 @@ def test_each_second_of_the_run_is_as_likely():
     assert all(0 <= second < seconds[stage] for stage, second in drawn)
     assert 20 <= Counter(stage for stage, _ in drawn)["short"] <= 90
     assert draw_moment(random.Random("0:7"), seconds) == drawn[7]
+
+
+def test_longer_trainings_are_resumable_in_their_middle(tmp_path, monkeypatch):
+    training = "idm:\n  training:\n    steps: 6\n    epochs: null\n    precision: fp32  # x\n  flow_steps: 2\n"
+
+    def copy_checkout(checkout):
+        (checkout / PROFILE).mkdir(parents=True)
+        (checkout / PROFILE / "params.yaml").write_text(training)
+
+    monkeypatch.setattr(repro_runs, "copy_checkout", copy_checkout)
+    for longer, wanted in (
+        (1, {"steps": 6, "epochs": None, "precision": "fp32"}),
+        (5, {"steps": 30, "epochs": None, "precision": "fp32", "log_every": 4, "save_every": 4}),
+    ):
+        repro_runs.make_copy(tmp_path / str(longer), longer)
+        made = YAML(typ="safe").load(tmp_path / str(longer) / PROFILE / "params.yaml")
+        assert Path(repro_runs.CHECKPOINTS).name == COMPLETE
+        assert made == {"idm": {"training": wanted, "flow_steps": 2}}
 
 
 def test_other_bytes_and_outputs_too_many_or_too_few_are_differences():
