@@ -51,9 +51,9 @@ BEFORE = (
     ("endpoints: faults, key echoes, redirects, proxies, addresses", 44, 38, ("servers",),
      ("test_endpoint.py", "test_endpoint_secrets.py", "test_endpoint_addresses.py")),
     ("a run killed at a random second, then the same command", 15, 15, ("repro kills", "kills"), ("test_fit.py",)),
-    ("DVC ended in the first seconds of a stage", 4, 0, (), ("test_runner_guards.py",)),
+    ("DVC ended in the first seconds of a stage", 4, 0, ("dvc ended early",), ("test_runner_guards.py",)),
     ("a full disk, and its cause named", 8, 5, ("full disks",), ("test_runner_guards.py",)),
-    ("the human study: slow connections, floods, guesses", 18, 13, (),
+    ("the human study: slow connections, floods, guesses", 18, 13, ("floods",),
      ("test_human_blind.py", "test_human_security.py")),
     ("pages of the study whose systems a colleague cannot name", 600, 0, ("unblinding",), ("test_human_blind.py",)),
 )  # fmt: skip

@@ -8,7 +8,8 @@ profile in a shell full of foreign settings (tests/foreign_environment.py). Both
 copy of this checkout in FOLDER/undisturbed, each of whose stages is timed. All is kept in FOLDER: what was ended is
 gone on with by the same command, and a try that stands in FOLDER/kills.csv is not made again.
 
-A second is drawn from all that the undisturbed run took, which names a stage and a second of it. Before a try the copy
+A second is drawn from all that the undisturbed run computed, which names a stage and a second of it; seconds are the
+processor's, so that a try is killed at the same place however busy the machine is. Before a try the copy
 stands as it stood when that stage began: without the outputs of it and of what follows, without scratch, kept codes
 and DVC's cache. What follows is a function of the files that are compared, so a try ends with the stage; with
 --to-the-end it ends with the pipeline.
@@ -21,6 +22,7 @@ import csv
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -39,7 +41,7 @@ PROFILE = "profiles/smoke"
 MARK = "VISDYN_TRY"  # reaches every process of a try: what may reach a stage includes VISDYN_*
 PACE = 4  # steps between two checkpoints of longer trainings
 CHECKPOINTS = "**/checkpoint-*/complete"  # those of a training that are whole
-PATIENCE = 60  # seconds for the processes of a killed run to be gone
+PATIENCE = 300  # seconds for the processes of a killed run to be gone
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TARGETS = ("everything", "the command", "DVC", "the runner", "any")
 CACHES = (f"{PROFILE}/.visdyn", f"{PROFILE}/data/kept", ".visdyn", ".dvc/cache", ".dvc/tmp")
@@ -58,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     seconds = run_undisturbed(options.folder, options.longer)
     family, size, tried, held = (
-        try_kills(options, seconds) if options.what == "kills" else compare_foreign(options.folder)
+        try_kills(options, seconds) if options.what == "kills" else compare_foreign(options)
     )
     if options.write:
         write_results([Result(family, tried, held, size, options.seed, find_commit())])
@@ -67,7 +69,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 # ---------------------------------------------------------------- an undisturbed run
 def run_undisturbed(folder: Path, longer: int = 1) -> dict[str, float]:
-    """Run the profile stage by stage in a copy of this checkout; return the seconds that each took."""
+    """Run the profile stage by stage in a copy of this checkout; return the processor's seconds that each took."""
     checkout, table = folder / "undisturbed", folder / "seconds.csv"
     if not (checkout / PROFILE / "params.yaml").exists():
         shutil.rmtree(checkout, ignore_errors=True)
@@ -75,11 +77,11 @@ def run_undisturbed(folder: Path, longer: int = 1) -> dict[str, float]:
     seconds = {row["stage"]: float(row["seconds"]) for row in _read_rows(table)}
     for stage in list_stages(checkout):
         if stage not in seconds:
-            began = time.monotonic()
+            before = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])  # user and system
             status = start(checkout, [stage]).wait()
             if status:
                 raise SystemExit(f"the undisturbed run ended with {status} in {stage}: {checkout}/{PROFILE}/.visdyn")
-            seconds[stage] = time.monotonic() - began
+            seconds[stage] = sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - before
             _add_row(table, {"stage": stage, "seconds": f"{seconds[stage]:.1f}"})
     return seconds
 
@@ -163,7 +165,8 @@ def try_kill(options: argparse.Namespace, seconds: dict[str, float], number: int
            "signal": name.name, "target": target, "scratch_files": 0, "checkpoints": 0,
            "left": 0, "same": "", "differs": ""}  # fmt: skip
     command = start(work, stages, **{MARK: token})
-    time.sleep(second)
+    while command.poll() is None and count_seconds(token) < second:
+        time.sleep(0.1)
     if command.poll() is not None:
         return row
     send(draw, command, token, name, target)
@@ -244,6 +247,16 @@ def find_marked(token: str) -> list[int]:
     return found
 
 
+def count_seconds(token: str) -> float:
+    """Return the seconds of processors that a run's live processes, and those that they waited for, have taken."""
+    ticks = 0
+    for pid in find_marked(token):
+        with suppress(OSError):
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += sum(map(int, fields[11:15]))  # user and system; its own, and of its children
+    return ticks / os.sysconf("SC_CLK_TCK")
+
+
 def _read_command(pid: int) -> str:
     with suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
@@ -251,18 +264,19 @@ def _read_command(pid: int) -> str:
 
 
 # ---------------------------------------------------------------- a foreign shell
-def compare_foreign(folder: Path) -> tuple[str, str, int, int]:
+def compare_foreign(options: argparse.Namespace) -> tuple[str, str, int, int]:
     """Run the profile under foreign settings; return the family's row: outputs, and those of the same bytes."""
-    checkout, wanted = folder / "foreign", read_lock(folder / "undisturbed")
+    undisturbed, checkout = options.folder / "undisturbed", options.folder / "foreign"
+    wanted = read_lock(undisturbed)
     if not (checkout / PROFILE / "params.yaml").exists():
-        set_back(folder / "undisturbed", checkout, list_stages(folder / "undisturbed")[0])
+        set_back(undisturbed, checkout, list_stages(undisturbed)[0])
     status = start(checkout, [], foreign=True).wait()
     made = read_lock(checkout)
     outputs, came = (sum(len(entry["outs"]) for entry in lock.values()) for lock in (wanted, made))
     differ = find_differences(wanted, made)
     print(f"{len(FOREIGN)} foreign settings; ended with {status}; {came} of {outputs} outputs, {len(differ)} differ")
     print(*differ, sep="\n")
-    return "foreign settings", "smoke", outputs, came - len(differ)
+    return "foreign settings", f"smoke x {options.longer}", outputs, came - len(differ)
 
 
 def _read_rows(path: Path) -> list[dict[str, str]]:

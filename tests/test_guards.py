@@ -49,6 +49,16 @@ def test_a_guard_that_no_test_sees_is_the_exit_status(monkeypatch, capsys):
         assert mutate_guards.main(["--trust"]) == status
 
 
+def test_a_test_that_fails_with_the_guard_on_has_not_seen_it_off(monkeypatch, capsys):
+    guard = Guard("readers", "x", "images.py", "MAX_PROFILE = 8", "MAX_PROFILE = 9", "test_a.py")
+    monkeypatch.setattr(mutate_guards, "GUARDS", (guard,))
+    monkeypatch.setattr(mutate_guards, "load_libraries", lambda: None)
+    monkeypatch.setattr(mutate_guards, "run_tests", lambda *_, **__: "failed")
+    assert mutate_guards.main([]) == 1
+    assert "NOT CAUGHT readers: x (test_a.py: on the sources as they are: failed)" in capsys.readouterr().out
+    assert mutate_guards.main(["--trust"]) == 0
+
+
 def test_a_run_that_was_ended_goes_on_with_what_it_kept(monkeypatch, tmp_path, capsys):
     guards = tuple(Guard("readers", name, "images.py", "x", name, "test_a.py") for name in ("one", "two"))
     tried, ends = [], iter(["failed", KeyboardInterrupt, "failed", "failed", "failed"])

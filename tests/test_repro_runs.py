@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -18,10 +19,11 @@ from ruamel.yaml import YAML
 from visdyn.training.engine.trainer import COMPLETE
 
 STAGES = "stages:\n  first:\n    cmd: x\n  second:\n    cmd: y\n"
-# Stands for `visdyn run`: writes the lock at its end, with the hash of what it is told to make.
+# Stands for `visdyn run`: computes for some seconds, then writes the lock, with the hash of what it is told to make.
 RUN = """
 import sys, time
-time.sleep(float(sys.argv[1]))
+while time.process_time() < float(sys.argv[1]):
+    pass
 lock = "first: {{outs: [{{path: data/a, md5: one}}]}}, second: {{outs: [{{path: models, md5: {md5}}}]}}"
 open("profiles/smoke/dvc.lock", "w").write("schema: '2.0'\\nstages: {{" + lock + "}}\\n")
 """
@@ -113,6 +115,21 @@ def test_a_run_that_was_killed_is_run_again_and_compared(folder, monkeypatch, md
 def test_a_run_that_had_ended_is_no_try(folder, monkeypatch):
     monkeypatch.setattr(repro_runs, "start", lambda *_, **__: subprocess.Popen(["true"]))
     assert try_kill(argparse.Namespace(folder=folder, seed=0, to_the_end=True), {"second": 2.0}, 1)["same"] == ""
+
+
+def test_seconds_are_those_that_were_computed_by_a_run_and_what_it_started():
+    child = "import time\nwhile time.process_time() < 0.3: pass"
+    code = f"import subprocess, sys, time; subprocess.run([sys.executable, '-c', {child!r}]); time.sleep(300)"
+    run = subprocess.Popen([sys.executable, "-c", code], env={MARK: "counted", "PATH": "/usr/bin:/bin"})
+    try:
+        while (seconds := repro_runs.count_seconds("counted")) < 0.3:
+            assert run.poll() is None
+        time.sleep(0.5)  # which is not computing
+        assert 0.3 <= seconds <= repro_runs.count_seconds("counted") < 0.8
+    finally:
+        run.kill()
+        run.wait()
+    assert repro_runs.count_seconds("counted") == 0
 
 
 def test_processes_of_a_try_are_found_by_their_mark():

@@ -482,6 +482,7 @@ def try_servers(draw: random.Random, folder: Path) -> Iterator[Case]:
         yield Case(" then ".join(script), case)
 
 
+ENDS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM)
 WRITER = """
 import sys
 from visdyn.paths import write_atomically
@@ -509,6 +510,51 @@ def try_kills(draw: random.Random, folder: Path) -> Iterator[Case]:
             return "" if len(content) == 200_000 and len(set(content)) == 1 else "the file is torn"
 
         yield Case(f"after {pause:.2f} s", case)
+
+
+# Stands for DVC: notes what it writes, and starts the stage by a shell that stays between the two.
+DVC = """
+import json, os, pathlib, subprocess, sys
+note = {"pid": os.getpid(), "cmd": "dvc repro"}
+pathlib.Path(".dvc/tmp/rwlock").write_text(json.dumps({"write": {os.getcwd() + "/models/fdm": note}, "read": {}}))
+command = f"{sys.executable} -m visdyn.pipeline fdm; true"
+subprocess.run(command, shell=True, env={**os.environ, "DVC_STAGE": "fdm", "DVC_ROOT": os.getcwd()})
+"""
+
+
+@family("dvc ended early", divisor=15)
+def try_dvc_ended(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """DVC is ended in the first seconds of a stage, which would take minutes: nothing of the stage goes on."""
+    from repro_runs import MARK, find_marked
+    from toy import make_repository
+
+    root = make_repository(folder / "repository", "import time; time.sleep(300)")
+    (root / ".dvc/tmp").mkdir(parents=True)
+    left_out = ("DVC_", "VISDYN_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
+    environment |= {"VISDYN_ROOT": str(root), "PYTHONPATH": str(ROOT / "src")}
+    for number in range(10**9):
+        second, signum = draw.choice((0.0, draw.uniform(0, 1), draw.uniform(0, 10))), draw.choice(ENDS)
+
+        def case(number=number, second=second, signum=signum) -> str:
+            token = f"{os.getpid()}-{number}"
+            dvc = subprocess.Popen([sys.executable, "-c", DVC], cwd=root, env=environment | {MARK: token},
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # fmt: skip
+            while len(find_marked(token)) < 3 and dvc.poll() is None:  # DVC, the shell, the runner
+                time.sleep(0.01)
+            time.sleep(second)
+            if dvc.poll() is not None:
+                return "the stage ended by itself"
+            dvc.send_signal(signum)
+            dvc.wait()
+            deadline = time.monotonic() + SECONDS / 2
+            while (left := find_marked(token)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            for pid in left:
+                os.kill(pid, signal.SIGKILL)
+            return f"{len(left)} processes went on without DVC" if left else ""
+
+        yield Case(f"{signum.name} after {second:.2f} s", case)
 
 
 @family("full disks", divisor=4)
@@ -572,6 +618,95 @@ def try_unblinding(draw: random.Random, folder: Path) -> Iterator[Case]:
             return "" if right < 30 else f"{right} of {pages} pages named"
 
         yield Case(f"study {number}", case)
+
+
+@family("floods", divisor=4)
+def try_floods(draw: random.Random, folder: Path) -> Iterator[Case]:
+    """Sessions, guesses, connections and forms beyond all bounds: refused, and the others are still served."""
+    import toy_study
+    from human_site import TOKEN, Site, ranked
+
+    from visdyn.human_study import app
+    from visdyn.human_study.security import MAX_BODY
+
+    served = toy_study.best_worst(folder / "study")
+
+    def open_site(number: int, token: str | None = None) -> Site:
+        study = folder / f"study-{number}"
+        shutil.copytree(served, study)
+        return Site(study, token=token)
+
+    def join_often(number: int, many: int) -> str:
+        site = open_site(number)
+        answers = [site.client().join().status_code for _ in range(app.MAX_JOINS + many)]
+        kept = len(site.store.annotators())
+        wanted = [303] * app.MAX_JOINS + [429] * many
+        return "" if answers == wanted and kept == app.MAX_JOINS else f"{kept} sessions of {len(answers)} asked for"
+
+    def guess(number: int, many: int) -> str:
+        path = ("/enter?token=guess-{}", "/resume/guess-{}", "/progress/guess-{}")[number % 3]
+        client = open_site(number, TOKEN).client()
+        answers = [client.get(path.format(one)).status_code for one in range(app.MAX_GUESSES + many)]
+        right = client.get(f"/enter?token={TOKEN}").status_code
+        slowed = set(answers[app.MAX_GUESSES :]) | {right} == {429} and not {200, 303} & set(answers)
+        return "" if slowed else f"{path}: answered with {sorted({*answers, right})}"
+
+    def send_bodies(number: int, many: int) -> str:
+        site = open_site(number)
+        client = site.client()
+        client.join()
+        large = client.post("/task/1", ranked() | {"seen.overall": "0" * (MAX_BODY + many * 1000)}).status_code
+        answers = {client.post("/task/1", ranked(2, 0)).status_code for _ in range(many)}
+        kept = len(site.store.answers())
+        return "" if large == 413 and kept == 1 and answers == {303} else f"{large}, {answers}: {kept} answers of one"
+
+    def hold_connections(number: int, many: int) -> str:
+        start = b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: 1\r\n"[: number * 7 % 45]
+        return _hold_connections(open_site(number), 1 + many % 5, start)
+
+    for number in range(10**9):
+        kind, many = draw.choice((join_often, guess, send_bodies, hold_connections)), draw.randrange(1, 20)
+        yield Case(f"{kind.__name__}, {many} too many", lambda kind=kind, number=number, many=many: kind(number, many))
+
+
+def _hold_connections(site, most: int, said: bytes) -> str:
+    """Open as many connections as an address may have, say the start of a request, and try one more."""
+    import asyncio
+    import socket
+    import threading
+
+    import uvicorn
+
+    from visdyn.human_study.connections import BoundedProtocol
+
+    class Hurried(BoundedProtocol):
+        header_seconds, per_address = 0.5, most
+
+    def connect() -> socket.socket:
+        return socket.create_connection(listener.getsockname(), timeout=20)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(site.app, http=Hurried, log_level="critical", ws="none"))
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.02)
+        silent = [connect() for _ in range(most)]
+        try:
+            for connection in silent:
+                connection.sendall(said)
+            with connect() as further:
+                refused = further.recv(10) == b""
+            closed = all(connection.recv(10) == b"" for connection in silent)
+            with connect() as visitor:
+                visitor.sendall(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+                served = visitor.recv(12) == b"HTTP/1.1 200"
+        finally:
+            for connection in silent:
+                connection.close()
+            server.should_exit = True
+            thread.join(30)
+    return "" if refused and closed and served else f"one more refused: {refused}, silent closed: {closed}, {served}"
 
 
 def main(arguments: list[str] | None = None) -> int:
