@@ -59,9 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--to-the-end", action="store_true", help="after a kill, the whole pipeline")
     options = parser.parse_args(arguments)
     seconds = run_undisturbed(options.folder, options.longer)
-    family, size, tried, held = (
-        try_kills(options, seconds) if options.what == "kills" else compare_foreign(options)
-    )
+    family, size, tried, held = try_kills(options, seconds) if options.what == "kills" else compare_foreign(options)
     if options.write:
         write_results([Result(family, tried, held, size, options.seed, find_commit())])
     return int(held < tried)
