@@ -50,6 +50,13 @@ def test_a_clone_with_a_pack_is_explored_and_says_so(whole, packed):
     assert asks.draw_arms(small, ["supervised"], item, item.action)["supervised"].judgement is not None
 
 
+def test_a_model_of_ones_own_stands_beside_the_packed_ones(whole, packed):
+    own = open_profile(str(packed), models={"mine": str(whole / "models/fdm/supervised-s0")})
+    assert list(own.arms) == ["mine", *open_profile(str(packed)).arms]
+    item = own.items[0]
+    assert asks.draw_arms(own, ["mine"], item, item.action)["mine"].judgement is not None
+
+
 def test_weights_come_back_within_the_rounding_of_their_format(whole, packed):
     small = open_profile(str(packed))
     for name in ("base/s0", "idm/s0", *(f"fdm/{arm}-s0" for arm in FDMS)):

@@ -98,8 +98,24 @@ def test_strips_order_columns_and_limit_rows():
     arrays = dict.fromkeys(("doundo_forward", "source", "base_reverse", "target", "base_forward"), image)
     figure = figure_parts.image_strips(arrays, max_rows=2)
     assert len(figure.axes) == 10
-    heads = [axes.get_xlabel() for axes in figure.axes[-5:]]
-    assert heads == ["Input", "Ground truth", "Bagel (base)\ndone", "Bagel (base)\nundone", "Do-Undo\ndone"]
+    heads = ["Input", "Ground truth", "Bagel (base)\ndone", "Bagel (base)\nundone", "Do-Undo\ndone"]
+    assert [axes.get_title() for axes in figure.axes] == [
+        *heads,
+        *[""] * 5,
+    ]  # above the first row, where one reads them
+
+
+def test_rows_run_from_the_best_to_the_worst_where_scores_are_known():
+    arrays = {"source": np.zeros((5, 8, 8, 3), np.uint8)}
+    assert list(figure_parts.choose_rows(arrays, 3)) == [0, 2, 4]
+    assert list(figure_parts.choose_rows(arrays, 9)) == [0, 1, 2, 3, 4]
+    arrays["synthetic_weighted_text"] = np.array(
+        ["score 1.0 ✗", "score 10.0 ✓", "score 0.0 ✗", "score 9.5", "score 3 ✗"]
+    )
+    assert list(figure_parts.choose_rows(arrays, 3)) == [1, 4, 2]
+    assert list(figure_parts.choose_rows(arrays, 5)) == [1, 3, 4, 0, 2]
+    arrays["synthetic_weighted_text"][0] = ""  # an unknown score has no rank
+    assert list(figure_parts.choose_rows(arrays, 3)) == [0, 2, 4]
 
 
 def test_flow_maps_stand_behind_the_images_and_long_texts_have_a_line_each():
@@ -109,10 +125,11 @@ def test_flow_maps_stand_behind_the_images_and_long_texts_have_a_line_each():
     arrays[f"{name}_forward"] = image
     arrays[f"{name}_forward_text"] = np.array(["DINO-F 0.9, CLIP-T-F 0.5, OF-F 0.2", "ES 9, ME 8"])
     axes = figure_parts.image_strips(arrays).axes
-    heads = [one.get_xlabel().splitlines()[-1] for one in axes[-5:]]
+    heads = [one.get_title().splitlines()[-1] for one in axes[:5]]
     assert heads == ["Input", "done", "undone", "flow OF-F", "flow error EPE"]
+    assert axes[1].get_title().startswith("Do-Undo(c), weight\n0.6")
     assert axes[1].get_xlabel() == "DINO-F 0.9\nCLIP-T-F 0.5\nOF-F 0.2"
-    assert axes[6].get_xlabel().startswith("ES 9, ME 8\nDo-Undo(c), weight\n0.6")
+    assert axes[6].get_xlabel() == "ES 9, ME 8"
     assert [one.spines["left"].get_visible() for one in axes[:5]] == [False, False, False, True, True]
 
 

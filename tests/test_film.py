@@ -29,8 +29,9 @@ def make_galleries(rows: int = 9) -> dict[str, dict[str, np.ndarray]]:
 
 
 def test_images_appear_one_by_one_on_rows_spread_evenly():
-    frames, stays = draw_frames(make_galleries())
-    expected = [(row, shown) for act in ACTS for row in choose_rows(9, act.rows)
+    galleries = make_galleries()
+    frames, stays = draw_frames(galleries)
+    expected = [(row, shown) for act in ACTS for row in choose_rows(galleries[act.gallery], act.rows)
                 for shown in range(1, len(act.columns) + 1)]  # fmt: skip
     assert len(frames) == len(stays) == len(expected)
     for frame, (row, shown) in zip(frames, expected, strict=True):

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from visdyn import cli
-from visdyn.commands import check_plugin, probe_model
+from visdyn.commands import check_plugin, probe_model, write_page
 from visdyn.paths import repository_root
 from visdyn.yaml_files import read_yaml
 
@@ -106,8 +106,17 @@ def test_no_link_of_the_committed_report_is_dead():
     known = {Path(dep["path"]).name: dep["md5"] for dep in lock if "/reporting/" in dep["path"] and "md5" in dep}
     if known["report.py"] != hashlib.md5((ROOT / "src/visdyn/reporting/report.py").read_bytes()).hexdigest():
         pytest.skip("the committed report was built by other code than this; `make figures` builds it")
+    assert list_dead_links(ROOT / "reports/index.html", list_files()) == []
+
+
+def test_no_link_of_the_project_s_page_is_dead():
+    assert list_dead_links(ROOT / write_page.OUT, list_files()) == []
+
+
+def list_files() -> frozenset[str]:
+    """Return the paths that git has."""
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    assert list_dead_links(ROOT / "reports/index.html", frozenset(listed.splitlines())) == []
+    return frozenset(listed.splitlines())
 
 
 def test_a_dead_link_of_a_report_would_be_seen(tmp_path, monkeypatch):

@@ -70,6 +70,7 @@ COMMANDS = {command.name: command for command in (
     Command("metrics", "visdyn.pipeline.headline:main", "write reports/metrics.json, what `dvc metrics` shows", KIT),
     Command("readme", "visdyn.reporting.readme:main", "write the results into README.md", KIT),
     Command("film", "visdyn.commands.draw_film:main", "an animated picture of what models make, for the README", KIT),
+    Command("page", "visdyn.commands.write_page:main", "the project's page: film, verdicts, pictures, links", KIT),
     Command("pack", "visdyn.explorer.pack:main", "put checkpoints into data/pack, small enough for git", KIT, True),
     Command("arithmetic", "visdyn.pipeline.arithmetic:main", "run a command in the environment of a stage", KIT),
     Command("machine", "visdyn.pipeline.fingerprint:main", "fingerprint of this machine's arithmetic", KIT),

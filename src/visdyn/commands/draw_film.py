@@ -1,8 +1,8 @@
 """`visdyn film`: an animated picture of what the models make, for the README: an action is asked for, images appear.
 
 The images are those of Bootstrapping's and Do-Undo's galleries, as the stages scored them, or the pack's where no stage
-has run here. Rows are spread evenly over a gallery by the figures' own rule, not picked; the same images give the same
-bytes.
+has run here. Rows are chosen by the figures' own rule (`choose_rows`: from the best to the worst where scores are
+known), not picked; the same images give the same bytes.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Act:
         gallery: file of `data/generated`, without its ending.
         said: what the models are asked to do, before the action.
         columns: keys of its images, in the order in which they appear.
-        rows: at most; evenly spread.
+        rows: at most.
     """
 
     gallery: str
@@ -70,7 +70,7 @@ def draw_frames(galleries: Mapping[str, Mapping[str, np.ndarray]]) -> tuple[list
         columns = [key for key in act.columns if key in arrays]
         if len(columns) < 2:
             raise ValueError(f"gallery {act.gallery} has none of {', '.join(act.columns[1:])} to show")
-        for row in choose_rows(len(arrays[columns[0]]), act.rows):
+        for row in choose_rows(arrays, act.rows):
             for shown in range(1, len(columns) + 1):
                 frames.append(_draw_frame(arrays, act.said, columns, int(row), shown, widest))
                 stays.append(_HOLD_MS if shown == len(columns) else _STEP_MS)

@@ -271,9 +271,11 @@ def open_profile(profile: str = ".", chain: int | None = None, models: Mapping[s
     """
     stage = open_stage("explore", profile)
     chain, given = stage.chains[0] if chain is None else chain, dict(models or {})
-    if given or stage.path("models").is_dir() or stage.settings.world.kind != "kitchen":
+    if stage.path("models").is_dir() or stage.settings.world.kind != "kitchen":
         return Opened(stage, stage, chain, added=given)
     pack = find_pack(stage.root)
+    if pack is None and given:
+        return Opened(stage, stage, chain, added=given)
     if pack is None:
         raise FileNotFoundError(
             f"{stage.root} has neither models nor {stage.root / 'data/pack'}; run `make repro`, or fetch them by "

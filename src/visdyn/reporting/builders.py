@@ -76,6 +76,9 @@ def _name_measures(table: pd.DataFrame) -> pd.DataFrame:
 # How a loss is written, by the arm's weighting: two losses whose numbers cannot be compared.
 LOSSES = {"uniform": "loss, all tokens alike\n(nats a token)"}
 LOSSES |= dict.fromkeys(("recognition", "permuted"), "loss, weighted by Eq. 2\n(nats a token)")
+# What Do-Undo's training minimises and its part; both are means over elements, in the latents' own scale.
+DOUNDO_LOSSES = {"loss": "training loss, with (c): plus weighted consistency\n(squared error of the velocity)",
+                 "consistency": "consistency loss, Eq. 1\n(absolute error of the image undone)"}  # fmt: skip
 
 
 def _draw_fdm_training(results: Results) -> Figure:
@@ -218,7 +221,7 @@ FIGURES: dict[str, FigureBuilder] = {
     "d_figure10": _make_segments_plot(figures_doundo.verb_noun_heatmap),
     "k_fdm_training": _draw_fdm_training,
     "k_doundo_training": lambda results: figures_shared.training_curves(
-        results.read("doundo/training.csv"), "variant", ("loss", "consistency")
+        results.read("doundo/training.csv").rename(columns=DOUNDO_LOSSES), "variant", tuple(DOUNDO_LOSSES.values())
     ),
     "k_best_of": lambda results: figures_bootstrapping.verification_metrics(
         best_of_k.metric_curves(results, best_of_k.DRAWN_METRICS)

@@ -26,7 +26,7 @@ def block(results: Results) -> str:
     First the claims that the papers lead with, whether measured or not; folded, all that were measured, and numbers.
     """
     claims = ledger.build_ledger(results)
-    leading = {claim.id for claim in ledger.load_claims() if claim.leads}
+    leading = lead_claims(claims)
     shown = ledger.printed_rows(claims, measured_only=True, notes=False)
     rows = [*_learned(results), *_forward(results), _verification(results), *_spatial(results), *_doundo(results)]
     rows.append(_aurora(results))
@@ -39,7 +39,7 @@ def block(results: Results) -> str:
     made = f"Made by machines of family {named}; another family trains other weights (docs/pipeline.md).\n"
     parts = [
         f"What the papers lead with. {ledger.summary(claims)}\n",
-        tables.markdown(_lead(claims[claims["id"].isin(leading)])),
+        tables.markdown(leading.assign(verdict="**" + leading["verdict"] + "**")),
         _fold(f"All {len(shown)} rows that were measured", tables.markdown(shown)),
         _fold("The numbers behind them", "\n".join(filter(None, [numbers, spread]))),
         made if families else "",
@@ -47,8 +47,17 @@ def block(results: Results) -> str:
     return "\n".join(filter(None, parts))
 
 
-def _lead(claims: pd.DataFrame) -> pd.DataFrame:
-    """Return few columns of claims, for who reads them first; a claim that has been measured only so."""
+def lead_claims(claims: pd.DataFrame) -> pd.DataFrame:
+    """Return what the papers lead with, in few columns, as text; a claim that has been measured only so.
+
+    Args:
+        claims: the ledger.
+
+    Returns:
+        claim, stands in, paper, here, with its 95 % interval, measured on, verdict.
+    """
+    leading = {claim.id for claim in ledger.load_claims() if claim.leads}
+    claims = claims[claims["id"].isin(leading)]
     measured = set(claims.loc[claims["verdict"] != "not measured", "id"])
     known = (claims["verdict"] != "not measured") | ~claims["id"].isin(measured)
     rows = ledger.printed_rows(claims[known].drop_duplicates(["id", "evidence"]), notes=False)
@@ -62,7 +71,7 @@ def _lead(claims: pd.DataFrame) -> pd.DataFrame:
             "paper": rows["published"],
             "here, with its 95 % interval": rows["estimate"] + interval,
             "measured on": rows["evidence"],
-            "verdict": "**" + rows["verdict"] + "**",
+            "verdict": rows["verdict"],
         }
     )
 

@@ -144,7 +144,7 @@ def _page(
         verdicts={verdict: int((claims["verdict"] == verdict).sum()) for verdict in VERDICTS},
         front=_front(outcomes, results),
         stages=list(dict.fromkeys(outcome.item.stage for outcome in outcomes)),
-        stand_ins=_describe_stand_ins(results),
+        stand_ins=describe_stand_ins(results),
         claims_summary=ledger.summary(claims),
         sections=sections,
         counts=counts,
@@ -187,7 +187,7 @@ def _read_pictures(outcome: Outcome, results: Results, max_rows: int = 6) -> lis
         return None
 
 
-def _describe_stand_ins(results: Results) -> str:
+def describe_stand_ins(results: Results) -> str:
     """Say whose models made the pictures, where they are not the papers'."""
     if not any("trained here" in how for how in results.setting.models.values()):
         return ""

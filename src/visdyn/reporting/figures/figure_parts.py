@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 
@@ -23,7 +24,9 @@ STRIP_ORDER = (
     "doundo",
     "doundo_c",
 )
+RANKED = "synthetic_weighted"  # whose scores put a gallery's rows in order: C-FDM, Bootstrapping's own model
 LONGEST_TEXT = 20  # characters below an image; more would run into the next column
+_ABOVE_CAPTION = 17  # points between an image and its column's head: a row's caption stands between them
 # How an array's name ends -> what it shows of its system.
 _SUFFIXES = {"_forward": "done", "_reverse": "undone", "_of_f": "flow OF-F", "_of_r": "flow OF-R",
              "_epe": "flow error EPE"}  # fmt: skip
@@ -38,7 +41,7 @@ def image_strips(arrays: Mapping[str, np.ndarray], max_rows: int = 6, title: str
     Args:
         arrays: key -> uint8 images (N, H, W, 3) for `source`, `target` and each system; `captions` (N,) str, and
             optionally `<key>_text` (N,) str, a line printed below that column's images (for example judge scores).
-        max_rows: at most this many of the N examples, evenly spread.
+        max_rows: at most this many of the N examples (`choose_rows`).
 
     Raises:
         ValueError: no images, or columns of different length.
@@ -46,7 +49,7 @@ def image_strips(arrays: Mapping[str, np.ndarray], max_rows: int = 6, title: str
     keys = order_columns(arrays)
     columns = {key: arrays[key] for key in keys}
     count = len(columns[keys[0]])
-    chosen = choose_rows(count, max_rows)
+    chosen = choose_rows(arrays, max_rows)
     captions = arrays.get("captions", np.full(count, "", dtype=str))
     texts = {key: [_break_lines(str(text)) for text in arrays.get(f"{key}_text", [""] * count)] for key in keys}
     lines = max(text.count("\n") for own in texts.values() for text in own)
@@ -57,9 +60,8 @@ def image_strips(arrays: Mapping[str, np.ndarray], max_rows: int = 6, title: str
             _show_image(axes, columns[key][index], texts[key][index])
         grid[place][0].set_ylabel("")
         _write_caption(grid[place][0], str(captions[index]))
-    for axes, key in zip(grid[-1], keys, strict=True):
-        below = axes.get_xlabel()
-        axes.set_xlabel("\n".join(filter(None, [below, head_column(key)])), fontsize=6.5 if below else 8)
+    for axes, key in zip(grid[0], keys, strict=True):
+        axes.set_title(head_column(key), fontsize=8, pad=_ABOVE_CAPTION)
     if title:
         figure.suptitle(title, fontsize=9.5)
     return figure
@@ -79,9 +81,17 @@ def order_columns(arrays: Mapping[str, np.ndarray]) -> list[str]:
     return sorted(columns, key=_strip_rank)
 
 
-def choose_rows(count: int, max_rows: int) -> np.ndarray:
-    """Return which of `count` examples are shown: at most `max_rows`, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, max_rows)).round().astype(int))
+def choose_rows(arrays: Mapping[str, np.ndarray], max_rows: int) -> np.ndarray:
+    """Return which examples of a gallery are shown, and in which order: at most `max_rows`, evenly spread.
+
+    Where the judge's scores of `RANKED` are known they are spread over the examples from the best to the worst, so that
+    failures have the share that they have, and a reader sees where they begin; elsewhere over the examples as they are.
+    """
+    count = next(len(array) for array in arrays.values() if array.ndim == 4)
+    scores = [re.match(r"score (\d+(?:\.\d+)?)", str(text)) for text in arrays.get(f"{RANKED}_text", ())]
+    known = bool(scores) and all(scores)
+    order = np.argsort([-float(score[1]) for score in scores], kind="stable") if known else np.arange(count)
+    return order[np.unique(np.linspace(0, count - 1, min(count, max_rows)).round().astype(int))]
 
 
 @styled

@@ -13,7 +13,7 @@ from PIL import Image
 from visdyn.reporting.figures.figure_parts import choose_rows, head_column, order_columns
 
 LARGEST = 384  # pixels of the longer side; larger images are shrunk for the page, the files have them whole
-LOSSLESS = 128  # up to this side images are PNG
+SMALL = 128  # up to this side images are PNG of 256 colours: half the bytes, and hundreds of them stand on a page
 
 
 @dataclass(frozen=True)
@@ -37,15 +37,15 @@ def read_grid(arrays: Mapping[str, np.ndarray], max_rows: int = 6) -> list[tuple
             [Picture(" ".join(head_column(key).split()), _encode(arrays[key][row]), str(texts[key][row]))
              for key in keys],
         )
-        for row in choose_rows(count, max_rows)
+        for row in choose_rows(arrays, max_rows)
     ]  # fmt: skip
 
 
 def _encode(image: np.ndarray) -> str:
-    """Encode a uint8 image (H, W, 3)."""
+    """Encode a uint8 image (H, W, 3) for the page; the files beside it have every colour."""
     picture, buffer = Image.fromarray(image), io.BytesIO()
-    if max(picture.size) <= LOSSLESS:
-        picture.save(buffer, "PNG", optimize=True)
+    if max(picture.size) <= SMALL:
+        picture.quantize(256).save(buffer, "PNG", optimize=True)
         kind = "png"
     else:
         picture.thumbnail((LARGEST, LARGEST))
