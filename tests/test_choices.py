@@ -77,7 +77,7 @@ def choice_of(trial: str, *parameters: str, values: tuple, **options) -> Choice:
     return Choice(name="trial", trial=trial, parameters=parameters, values=values, **options)
 
 
-RATES = choice_of("idm", "idm.training.learning_rate", values=((0.001,), (0.01,)))
+RATES = choice_of("idm", "idm.training.learning_rate", values=((0.002,), (0.01,)))
 
 
 def files_of(root) -> set[str]:
@@ -89,7 +89,7 @@ def test_each_value_is_trained_from_the_chain_s_base_and_measured_on_the_dev_ite
     before = files_of(world)
     table = choices.try_values(stage, RATES, [1])
     assert list(table.columns) == list(CHOICE)
-    assert list(table["value"]) == ["0.001", "0.01"]
+    assert list(table["value"]) == ["0.002", "0.01"]
     assert set(table["metric"]) == {"exact"}
     assert set(table["n"]) == {10}  # two items in each of the five subsets
     assert set(table["chain"]) == {1}
@@ -100,7 +100,7 @@ def test_each_value_is_trained_from_the_chain_s_base_and_measured_on_the_dev_ite
     assert files_of(world) == before  # a trial writes nothing of the profile
     assert not (world / ".visdyn/choices/trial").exists()
     written = read_columns("choices/trial.csv", world / "reports/results/choices/trial.csv")
-    assert list(written["value"]) == ["0.001", "0.01"]
+    assert list(written["value"]) == ["0.002", "0.01"]
 
 
 def test_rows_that_are_there_are_kept_and_only_the_rest_is_tried(stage, world, monkeypatch):
@@ -115,12 +115,12 @@ def test_rows_that_are_there_are_kept_and_only_the_rest_is_tried(stage, world, m
     monkeypatch.setattr(choices, "run_trials", run)
     choices.try_values(stage, RATES, [1], ["0.01"])
     choices.try_values(stage, RATES, [1, 2])
-    assert tried == [[("0.01", 1)], [("0.001", 1), ("0.001", 2), ("0.01", 2)]]
+    assert tried == [[("0.01", 1)], [("0.002", 1), ("0.002", 2), ("0.01", 2)]]
     assert choices.try_values(stage, RATES, [1, 2])["score"].tolist() == [2, 2, 1, 2]
     assert len(tried) == 2
     again = choices.try_values(stage, RATES, [1], ["0.01"], force=True)
     assert again.set_index(["value", "chain"])["score"].to_dict() == {
-        ("0.001", 1): 2, ("0.001", 2): 2, ("0.01", 1): 3, ("0.01", 2): 2,
+        ("0.002", 1): 2, ("0.002", 2): 2, ("0.01", 1): 3, ("0.01", 2): 2,
     }  # fmt: skip
     values = yaml.safe_load((world / "params.yaml").read_text())
     values["idm"]["training"]["learning_rate"] = 0.01
@@ -142,7 +142,7 @@ def test_only_the_parameter_differs_between_the_jobs_of_a_choice(stage, world):
     assert small["data"] == large["data"]
     assert small["config"]["base"] == large["config"]["base"] == str(world / "models/base/s1")
     assert small["config"]["training"] | {"learning_rate": 0.01} == large["config"]["training"]
-    assert (small["config"]["training"]["learning_rate"], large["config"]["training"]["learning_rate"]) == (0.001, 0.01)
+    assert (small["config"]["training"]["learning_rate"], large["config"]["training"]["learning_rate"]) == (0.002, 0.01)
     assert small["output"] != large["output"]
     floors = choice_of("fdm", "fdm.floor", values=((0.0,), (1.0,)), arm="supervised_weighted")
     jobs = [trials.KINDS["fdm"][0](trial)[0][0].arguments["data"] for trial in open_trials(stage, floors, world)]
@@ -179,7 +179,7 @@ def test_trials_train_on_training_scenes_and_are_measured_on_dev_scenes(stage, w
     ("choice", "metrics"),
     [
         (choice_of("fdm", "fdm.floor", values=((0.5,),), arm="supervised_weighted"), {"score": 10, "success": 10}),
-        (choice_of("base", "base_models.base.learning_rate", values=((0.001,),)),
+        (choice_of("base", "base_models.base.learning_rate", values=((0.002,),)),
          {"preferred_fdp": 40, "preferred_idp": 40}),
         (choice_of("mining", "mining.mode", values=(("quiet_around_peak",),)), {"clean_pairs": None,
                                                                              "right_labels": None}),
@@ -292,15 +292,15 @@ def test_the_tables_here_say_what_params_yaml_says():
 def test_a_row_is_means_over_chains_and_another_result_makes_another_page(tmp_path):
     rows = {"choice": "trial", "parameter": RATES.parameter, "metric": "exact", "n": 200, "steps": 900,
             "processor": "x", "chosen": 0}  # fmt: skip
-    scores = {("0.01", 0): 0.5, ("0.001", 0): 0.4, ("0.001", 1): 0.6}
+    scores = {("0.01", 0): 0.5, ("0.002", 0): 0.4, ("0.002", 1): 0.6}
     table = pd.DataFrame([{**rows, "value": value, "chain": chain, "score": score}
                           for (value, chain), score in scores.items()])  # fmt: skip
-    text = block(RATES, "0.001", table)
+    text = block(RATES, "0.002", table)
     assert text.splitlines()[2:] == [
-        "| **0.001** (chosen) | 900 | 0, 1 | 0.50 ± 0.14 (n = 200) |",
+        "| **0.002** (chosen) | 900 | 0, 1 | 0.50 ± 0.14 (n = 200) |",
         "| 0.01 | 900 | 0 | 0.50 (n = 200) |",
     ]
-    assert "not tried yet" in block(RATES, "0.001", None)
+    assert "not tried yet" in block(RATES, "0.002", None)
     page = ROOT / PAGE
     for name in ("data", "reports/results/choices"):
         (tmp_path / name).mkdir(parents=True)

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Annotated
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
 from visdyn.params.reading import Count, Share, Whole, Within
 
 
 @dataclass(frozen=True)
 class Training:
-    """One optimisation: AdamW with linear warm-up and cosine decay."""
+    """One optimisation, with linear warm-up and cosine decay."""
 
     steps: Count  # of the optimiser
     batch_size: Count  # over all ranks
     learning_rate: Annotated[float, Within(0, 1, above=True)]  # peak
     weight_decay: Share
     warmup_steps: Whole  # linear
+    optimizer: Literal["adamw", "muon"] = field(default="adamw", kw_only=True)  # muon: training.engine.muon
 
 
 def check_pace(log_every: int, save_every: int) -> None:

@@ -43,12 +43,13 @@ class Recipe:
     Attributes:
         steps: optimiser steps.
         batch_size: examples in one step, over all ranks.
-        learning_rate: peak learning rate of AdamW.
+        learning_rate: peak learning rate of the optimiser.
         warmup_steps: linear warm-up.
         scheduler: name of a transformers schedule, decaying to zero at `steps`.
         weight_decay: decoupled weight decay.
         max_grad_norm: gradients are clipped to this norm.
         precision: `fp32` or `bf16` (autocast).
+        optimizer: `adamw`, or `muon` (`visdyn.training.engine.muon`), which DeepSpeed does not know.
         seed: of initialisation-free randomness: data order, dropout, noise.
         log_every: steps between two rows of the history; a shorter run gets one row, at its end.
         save_every: steps between two resumable checkpoints; a multiple of `log_every`.
@@ -62,6 +63,7 @@ class Recipe:
     weight_decay: float = 0.0
     max_grad_norm: float = 1.0
     precision: str = "fp32"
+    optimizer: str = "adamw"
     seed: int = 0
     log_every: int = 20
     save_every: int = 100
@@ -121,7 +123,7 @@ def fit(
         save: writes the trained model; called with the history, on every rank.
 
     Raises:
-        ValueError: the batch cannot be split over the ranks and accumulation steps.
+        ValueError: the batch cannot be split over the ranks and accumulation steps; Muon under DeepSpeed.
         ScratchError: `scratch` holds the state of a run with another recipe or world size.
         DivergedError: a loss, the gradients or the trained weights are no numbers; nothing of them is saved.
     """
@@ -131,6 +133,11 @@ def fit(
     if hardware.pop("compile_layers", False) and hasattr(model, "compile_layers"):
         print(f"{model.compile_layers()} decoder layers are compiled at the first step", flush=True)
         hardware["activation_checkpointing"] = False  # they choose themselves what they compute again
+    if recipe.optimizer == "muon" and "deepspeed" in hardware:
+        raise ValueError(
+            "optimizer muon takes whole matrices, which DeepSpeed cuts apart; set optimizer: adamw in params.yaml, or "
+            "take a hardware file without deepspeed"
+        )
     arguments = _training_arguments(recipe, scratch, hardware)
     _claim_scratch(scratch, recipe, arguments)
     trained_only(model)
@@ -141,6 +148,7 @@ def fit(
         data_collator=collate,
         callbacks=[LogLine(recipe.steps), MarkComplete(), EndAtLastStep(), *make_trackers(trackers, curves)],
         loss_normalizer=loss_normalizer,
+        orthogonal=recipe.optimizer == "muon",
     )
     trainer.add_callback(CurveFile(curves, recipe.batch_size, lambda: trainer.tokens, arguments.world_size))
     trainer.remove_callback(PrinterCallback)

@@ -15,6 +15,7 @@ from transformers import Trainer, TrainerCallback
 from visdyn.compute.progress import Interval, format_duration
 from visdyn.training.engine.batching import LengthGroupedSampler
 from visdyn.training.engine.curves import count_tokens
+from visdyn.training.engine.muon import make_muon
 from visdyn.training.engine.sharding import find_non_finite
 
 COMPLETE = "complete"
@@ -30,10 +31,11 @@ class RecipeTrainer(Trainer):
 
     Args:
         loss_normalizer: see `visdyn.training.engine.fit.fit`.
+        orthogonal: the layers' matrices step by Muon.
     """
 
-    def __init__(self, *args, loss_normalizer: Callable | None = None, **kwargs) -> None:
-        self.loss_normalizer, self.micro_batches = loss_normalizer, 1
+    def __init__(self, *args, loss_normalizer: Callable | None = None, orthogonal: bool = False, **kwargs) -> None:
+        self.loss_normalizer, self.micro_batches, self.orthogonal = loss_normalizer, 1, orthogonal
         self.diagnostics, self.tokens = _Diagnostics(), 0
         super().__init__(*args, **kwargs)
 
@@ -43,6 +45,12 @@ class RecipeTrainer(Trainer):
             ranks_batch = self.args.train_batch_size * self.args.world_size
             return LengthGroupedSampler(dataset.lengths, ranks_batch, self.args.seed)
         return super()._get_train_sampler(train_dataset)
+
+    def create_optimizer(self, model=None):
+        if self.orthogonal and self.optimizer is None:
+            _, options = self.get_optimizer_cls_and_kwargs(self.args)
+            self.optimizer = make_muon(self.model if model is None else model, self.args.weight_decay, **options)
+        return super().create_optimizer(model)
 
     def _get_num_items_in_batch(self, batch_samples, device):
         """Return the normalizer of one optimiser step's batch, over all ranks; None where the batch is in one piece."""
