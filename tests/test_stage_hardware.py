@@ -9,7 +9,7 @@ from visdyn.params.runtime import TRAINING_STAGES, StageHardware, choose_hardwar
 from visdyn.paths import repository_root
 from visdyn.pipeline import doctor, open_stage, run_stages
 from visdyn.pipeline.guards import read_entries
-from visdyn.pipeline.stage_hardware import read_hardware
+from visdyn.pipeline.stage_hardware import read_hardware, refuse_optimizers
 
 STAGES = ("base_models", "idm", "fdm", "doundo")
 
@@ -72,6 +72,35 @@ def test_a_run_is_refused_before_its_first_stage(runtime, monkeypatch):
     monkeypatch.setattr(run_stages, "run_command", lambda *given: started.append(given) or 1)
     run_stages.main(["probing"])  # does not wait for fdm
     assert started
+
+
+def test_muon_and_deepspeed_are_refused_before_the_first_stage(runtime, monkeypatch):
+    monkeypatch.setattr(run_stages, "run_command", lambda *given: pytest.fail("a stage was started"))
+    monkeypatch.setenv("VISDYN_HARDWARE_FDM", "cpu_ranks")
+    with pytest.raises(ParamsError, match=r"fdm.training has optimizer: muon.*DeepSpeed cuts them apart; write adamw"):
+        run_stages.main(["figures"])
+    params = load_params(".")
+    found = {check.name: check for check in doctor._check_hardware(params)}
+    assert found["cpu_ranks.yaml"].present is False
+    assert found["cpu.yaml"].present
+    refuse_optimizers(load_params("profiles/smoke"), read_hardware(runtime, STAGES, "cpu_ranks"))
+    muon = replace(params.base_models.generator, optimizer="muon")
+    plain = replace(
+        params,
+        **{
+            name: replace(getattr(params, name), training=replace(getattr(params, name).training, optimizer="adamw"))
+            for name in ("idm", "fdm", "doundo")
+        },
+    )
+    named = replace(params.base_models.references, base="somewhere", generator=None)
+    plain = replace(plain, base_models=replace(params.base_models, references=named, generator=muon))
+    with pytest.raises(ParamsError, match=r"base_models.generator has optimizer: muon"):
+        refuse_optimizers(plain, read_hardware(runtime, STAGES, "zero2"))
+    named = replace(named, generator="elsewhere")  # nothing of it is trained here
+    refuse_optimizers(
+        replace(plain, base_models=replace(plain.base_models, references=named)),
+        read_hardware(runtime, STAGES, "zero2"),
+    )
 
 
 def test_the_doctor_names_each_file_and_the_stages_it_is_for(runtime, monkeypatch):

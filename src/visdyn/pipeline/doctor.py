@@ -32,7 +32,7 @@ from visdyn.pipeline.item_stages import commands_of_item, stages_of_item
 from visdyn.pipeline.plan_facts import read_size
 from visdyn.pipeline.run_stages import plan_stages
 from visdyn.pipeline.stage import open_stage
-from visdyn.pipeline.stage_hardware import read_hardware
+from visdyn.pipeline.stage_hardware import read_hardware, refuse_optimizers
 from visdyn.reporting.provenance import read_families
 from visdyn.yaml_files import read_yaml
 
@@ -306,7 +306,7 @@ def _check_hardware(params: Params) -> Iterator[Check]:
     for name in dict.fromkeys(names.values()):
         stages = tuple(stage for stage, own in names.items() if own == name)
         try:
-            read_hardware(params.runtime, stages)
+            refuse_optimizers(params, read_hardware(params.runtime, stages))
             yield Check("hardware", f"{name}.yaml", True, f"for {', '.join(stages)}", stages)
         except (ParamsError, FileNotFoundError) as error:
             yield Check("hardware", f"{name}.yaml", False, str(error), stages)

@@ -147,9 +147,10 @@ def describe_verdicts(claims: Iterable[dict[str, str]]) -> list[str]:
 def _check_hardware(profile: str, stages: Sequence[str]) -> None:
     """Read the hardware file of each stage that trains before anything runs: the last of them may be days away."""
     if any(stage in TRAINING_STAGES for stage in stages):
-        from visdyn.pipeline.stage_hardware import read_hardware  # not for `visdyn --help`
+        from visdyn.pipeline.stage_hardware import read_hardware, refuse_optimizers  # not for `visdyn --help`
 
-        read_hardware(load_params(profile).runtime, stages)
+        params = load_params(profile)
+        refuse_optimizers(params, read_hardware(params.runtime, stages))
 
 
 def _write_metrics(profile: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 
-from visdyn.params import ParamsError
+from visdyn.params import Params, ParamsError
 from visdyn.params.runtime import TRAINING_STAGES, Runtime, choose_hardware
 from visdyn.training.engine.launch import Hardware
 
@@ -26,6 +26,24 @@ def read_hardware(runtime: Runtime, stages: Iterable[str], name: str | None = No
         except (ParamsError, FileNotFoundError) as error:
             raise type(error)(f"stage {stage}: {error}") from None
     return found
+
+
+def refuse_optimizers(params: Params, hardware: dict[str, Hardware]) -> None:
+    """Refuse trainings that cannot run on the hardware of their stage: Muon takes whole matrices.
+
+    Raises:
+        ParamsError: a training has `optimizer: muon`, and its stage's hardware file a DeepSpeed configuration.
+    """
+    trainings = {f"{stage}.training": getattr(params, stage).training for stage in ("idm", "fdm", "doundo")}
+    bases = params.base_models
+    trainings |= {f"base_models.{name}": getattr(bases, name) for name in bases.references.trained}
+    for key, training in trainings.items():
+        stage = key.partition(".")[0]
+        if training.optimizer == "muon" and stage in hardware and "deepspeed" in hardware[stage].trainer:
+            raise ParamsError(
+                f"{key} has optimizer: muon, which takes whole matrices, and DeepSpeed cuts them apart; write adamw "
+                "there, or train on a hardware file without deepspeed"
+            )
 
 
 def _load_exactly(name: str) -> Hardware:
