@@ -176,7 +176,7 @@ def test_a_wrong_type_is_named(values, section, key, value, said):
         ("figures.examples", 0, "must be from 1 to 100"),
         ("seed", [[["x"] * 99] * 99] * 99, "'seed' must be an int, not [[[...]"),
         ("idm.training.precision", "fp16", "must be one of fp32, bf16"),
-        ("idm.training.steps", 3, "steps (3) and epochs (13): write a number for one, null for the other"),
+        ("idm.training.steps", 3, "steps (3) and epochs (7): write a number for one, null for the other"),
         ("idm.training.epochs", None, "steps (None) and epochs (None)"),
         ("doundo.variants", ["doundo_d"], "must be one of doundo, doundo_c"),
         ("doundo.consistency.space", "colour", "must be one of latent, pixel, not 'colour'"),
