@@ -4,7 +4,8 @@
 attention, with cuDNN and without; milliseconds of a decoded code for K = 1 and 8, launched by Python, as one CUDA graph
 a step, and from a draft; a LoRA step with activations kept, recomputed and compiled; BAGEL's edit and step; last, for
 compiling takes minutes, decoding with compiled layers; peak memory of each. Weights are random, shapes the public
-models'. A part that fails says why and the next one begins; parts that `--seconds` leaves no time for are named.
+models'. On a GPU each part is a process of its own, and each line is written as soon as it is known: a part that fails
+says why, one that is killed or that `--seconds` leaves no time for is named, and neither takes another's numbers along.
 `--parts lora bagel` runs some; two calls of five minutes on a warm machine are as good as one of ten. Without options
 tiny models on one core show that it runs, no more.
 """
@@ -12,9 +13,14 @@ tiny models on one core show that it runs, no more.
 from __future__ import annotations
 
 import argparse
+import gc
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import bagel_editing
@@ -29,12 +35,13 @@ from visdyn.models.bagel import SamplerSettings
 from visdyn.models.token.decoding import uniforms
 from visdyn.models.token.image_decoder import BLOCK, ImageDecoder
 from visdyn.models.token.unified import UnifiedModel
+from visdyn.pipeline.processes import end_with
 from visdyn.training.dynamics import add_adapter
 from visdyn.training.engine import compiled
 from visdyn.training.engine.sharding import widen_trained
 
 TINY = Size(32, 2, 2, 64, 0, 16, 4, torch.float32)
-CODES = {"tiny": 8, "small": 16, "7b": 128}  # of an image that are decoded: a token's cost needs no whole image
+CODES = {"tiny": 8, "small": 16, "7b": 128}  # of an image that are decoded where a code is slow; by graphs, all
 KEYS = {"tiny": 16, "small": 64, "7b": 1026}  # keys before the first code
 SHARE = 0.75  # the draft's probability, which the embedded FDM's is about
 NEW_LENGTHS = 24
@@ -45,6 +52,17 @@ class LaunchedDecoder(ImageDecoder):
 
     def _advance(self, end: int) -> None:
         self._step(end)
+
+
+class CompiledDecoder(ImageDecoder):
+    """The decoder of compiled layers: of one shape, for each is compiled in each layer, and not for the prompt's."""
+
+    def _start(self, *inputs) -> None:
+        with torch.compiler.set_stance("force_eager"):
+            super()._start(*inputs)
+
+    def _find_end(self, filled: int) -> int:
+        return self.stages[-1]
 
 
 def measure_rates(options) -> None:
@@ -87,9 +105,10 @@ def measure_plans(options) -> None:
 def measure_decoding(options) -> None:
     """Print milliseconds of a decoded code launched by Python, by graphs, and from a draft."""
     model = random_model(SIZES[options.size], options.device)
-    time_decoding("launched", LaunchedDecoder, model, options)
-    time_decoding("a graph a step", ImageDecoder, model, options)
-    time_decoding("from a draft, a graph a step", ImageDecoder, model, options, min(BLOCK, CODES[options.size]))
+    whole = SIZES[options.size].side ** 2
+    time_decoding("a graph a step", ImageDecoder, model, whole, options)
+    time_decoding("from a draft, a graph a step", ImageDecoder, model, whole, options, min(BLOCK, whole))
+    time_decoding("launched", LaunchedDecoder, model, CODES[options.size], options)
 
 
 def measure_compiled_decoding(options) -> None:
@@ -98,18 +117,20 @@ def measure_compiled_decoding(options) -> None:
     torch._dynamo.config.recompile_limit = torch._dynamo.config.accumulated_recompile_limit = 2048
     for layer in model.lm.model.layers:
         layer.compile(backend="inductor" if options.device != "cpu" else "eager", dynamic=False)
-    time_decoding("compiled layers, a graph a step", ImageDecoder, model, options)
+    time_decoding("compiled layers, a graph a step", CompiledDecoder, model, CODES[options.size], options)
 
 
-def time_decoding(name: str, kind: type[ImageDecoder], model: UnifiedModel, options, block: int | None = None) -> None:
-    """Decode the first codes of an image, for one sample and for eight of one prompt, twice, and time the second."""
-    size, device, length = SIZES[options.size], options.device, CODES[options.size]
-    layout, whole = model.layout, size.side**2
+def time_decoding(
+    name: str, kind: type[ImageDecoder], model: UnifiedModel, length: int, options, block: int | None = None
+) -> None:
+    """Decode `length` codes of an image, for one sample and for eight of one prompt, twice, and time the second."""
+    device, layout, whole = options.device, model.layout, SIZES[options.size].side ** 2
     source = np.random.default_rng(0).integers(0, layout.num_image_codes, whole)
     codes = (source + layout.image_offset).tolist()
     prompt = [layout.bos] * PROMPT_TEXT + [layout.begin_of_image, *codes, layout.end_of_image, layout.begin_of_image]
     draft = None if block is None else torch.from_numpy(source[None, :length])
     lm = model.lm if block is None else LikesTheSource(model.lm, layout, source[:length], len(prompt) - 1, SHARE)
+    single = None  # seconds of K = 1
     for k in (1, 8):
         with told(f"decoding, {name}, K = {k}"), torch.inference_mode():
             decoder = kind(lm, layout, 1.0, 1.0, block, staged=True)
@@ -118,9 +139,11 @@ def time_decoding(name: str, kind: type[ImageDecoder], model: UnifiedModel, opti
             decode()  # warm, and captured
             peak(device)
             spent, found = seconds(decode, device)
-            print(f"decoding, {name:31} K = {k}: {1e3 * spent / length:8.3f} ms a code, {spent * whole / length:7.2f} "
-                  f"s an image of {whole} codes, {length / found.forwards:5.2f} codes a pass{peak(device)}",
-                  flush=True)  # fmt: skip
+            ratio = f", {spent / single:.2f} times K = 1" if single else ""
+            print(f"decoding, {name:31} K = {k}: {1e3 * spent / length:8.3f} ms a code, {spent:7.2f} s for {length} of "
+                  f"an image's {whole} codes, {length / found.forwards:5.2f} codes a pass{ratio}"
+                  f"{peak(device)}")  # fmt: skip
+            single = single or spent
 
 
 def measure_lora(options) -> None:
@@ -143,8 +166,8 @@ def measure_lora(options) -> None:
                 peak(device)
                 spent = training_step.measure(model, rows, batch, hardware, options)
                 print(f"LoRA step, activations {name:10} batch {batch}: {spent:7.3f} s, {length * batch / spent:7.0f} "
-                      f"tokens/s, {flops * batch / spent / rate:.0%} of the product's rate{peak(device)}",
-                      flush=True)  # fmt: skip
+                      f"tokens/s, {flops * batch / spent / rate:.0%} of the product's rate"
+                      f"{peak(device)}")  # fmt: skip
         if name == "recomputed":
             model.lm.activation_checkpointing_disable()
 
@@ -158,7 +181,7 @@ def measure_bagel(options) -> None:
     peak(device)
     settings = SamplerSettings(num_timesteps=case.timesteps)
     spent, _ = seconds(lambda: bagel_editing.edit(model, settings=settings, **inputs), device)
-    print(f"BAGEL, an edit of {case.timesteps - 1} evaluations: {spent:6.2f} s{peak(device)}", flush=True)
+    print(f"BAGEL, an edit of {case.timesteps - 1} evaluations: {spent:6.2f} s{peak(device)}")
     bagel_editing.train_step(model, case, device)
 
 
@@ -170,18 +193,37 @@ PARTS: dict[str, Callable] = {
     "bagel": measure_bagel,
     "compiled": measure_compiled_decoding,
 }
+TRAINING = ("lora", "bagel")
 
 
 @contextmanager
 def told(name: str) -> Iterator[None]:
-    """Say why a case has no number, and let the next one begin; what it had on the GPU is freed."""
+    """Say why a case has no number, and let the next one begin; what it had on the GPU is freed before that."""
+    gc.collect()  # a failed training lies in cycles
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     try:
         yield
     except Exception as error:  # a benchmark's machine is rented: the other numbers must not be lost
-        print(f"{name}: no number, {type(error).__name__}: {' '.join(str(error).split())[:200]}", flush=True)
+        print(f"{name}: no number, {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+
+
+def run_apart(name: str, options, left: float) -> None:
+    """Run a part in a process of its own for `left` seconds at most: an error of CUDA leaves its process no GPU."""
+    command = [sys.executable, __file__, "--parts", name, "--size", options.size, "--device", options.device,
+               "--steps", str(options.steps), "--within", str(os.getpid())]  # fmt: skip
+    # Activations of a step fill the memory to a tenth: its pieces must not be of fixed sizes.
+    allocator = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"} if name in TRAINING else {}
+    process = subprocess.Popen(command, env={**allocator, **os.environ}, start_new_session=True)
+    try:
+        if code := process.wait(left):
+            print(f"{name}: its process ended with {code}; what it had measured stands above")
+    except subprocess.TimeoutExpired:
+        print(f"{name}: cut off, {options.seconds:g} seconds are over; what it had measured stands above")
     finally:
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        with suppress(ProcessLookupError):  # compilers too, which are processes of the part's
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -190,21 +232,31 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--size", choices=sorted(CODES), default="tiny", help="7b is the public models' shape, in bf16")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; 7b needs a GPU of 80 GB")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--seconds", type=float, default=570, help="after which no part is begun")
+    parser.add_argument("--seconds", type=float, default=570, help="after which nothing of it runs on a GPU")
     parser.add_argument("--steps", type=int, default=5, help="of training, the first two left out")
+    parser.add_argument("--apart", action="store_true", help="a process for each part also on a CPU")
+    parser.add_argument("--within", type=int, help=argparse.SUPPRESS)  # the process that this one is a part of
     options = parser.parse_args(arguments)
+    if options.within:
+        end_with(options.within)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # what is known is written, whatever ends the process
     SIZES.setdefault("tiny", TINY)
     torch.set_num_threads(1)
     began = time.monotonic()
-    print(title("ten minutes", options), flush=True)
+    if not options.within:
+        print(title("ten minutes", options))
     for name in options.parts:
-        if time.monotonic() - began > options.seconds:
+        part = time.monotonic()
+        left = options.seconds - (part - began)
+        if left < 0:
             print(f"{name}: not begun, {options.seconds:g} seconds are over")
-            continue
-        with told(name):
-            part = time.monotonic()
-            PARTS[name](options)
-            print(f"({name}: {time.monotonic() - part:.0f} s)", flush=True)
+        elif (options.apart or options.device != "cpu") and not options.within:
+            run_apart(name, options, left)
+            print(f"({name}: {time.monotonic() - part:.0f} s)")
+        else:
+            with told(name):
+                PARTS[name](options)
 
 
 if __name__ == "__main__":

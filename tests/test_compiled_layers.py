@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch._dynamo
 from conftest import WORDS
+from performance_bars import check_bar
 from tiny_tokens import save_trained_families
 from torch._dynamo.utils import counters
 from toy_dynamics import job_arguments, lora_of
@@ -79,8 +80,9 @@ def test_twenty_lengths_take_four_graphs_at_most_without_a_break_and_give_the_sa
         for name, value in wanted.items():
             torch.testing.assert_close(found[name] / scale, value / scale, atol=1e-5, rtol=0, msg=name)
     assert len(LENGTHS) == 20
-    assert 1 <= counters["stats"]["unique_graphs"] <= 4
-    assert sum(counters["graph_break"].values()) == 0
+    assert counters["stats"]["unique_graphs"] >= 1
+    check_bar("graphs of compiled layers over 20 lengths", counters["stats"]["unique_graphs"])
+    check_bar("breaks of compiled layers over 20 lengths", sum(counters["graph_break"].values()))
     assert list(fast.state_dict()) == names
 
 

@@ -8,7 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import torch._dynamo
 from performance_bars import check_bar
+from torch._dynamo.utils import counters
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import DynamicCache
@@ -138,6 +140,29 @@ def test_64_steps_are_one_step_a_shape(tiny, prompts, block):
     else:
         check_bar("different steps of one shape among 64, from a draft", most)
         check_bar("waits for the device in 64 steps, from a draft", syncs)
+
+
+@torch.inference_mode()
+def test_a_compiler_traces_the_whole_step_once_for_64(tiny, prompts):
+    """Without C++: what would be compiled is counted, plainly and from a draft, of a sample a prompt."""
+    random, length, found = np.random.default_rng(0), 80, []
+    for block in (None, 5):
+        drafts = None if block is None else torch.from_numpy(random.integers(0, 16, (3, length)))
+        decoder = _decoder(tiny, block)
+        decoder._start(_ids(tiny, prompts), torch.from_numpy(random.random((3, 1, length))), drafts)
+        torch._dynamo.reset()
+        counters.clear()
+        step = torch.compile(decoder._step, backend="eager", dynamic=False)
+        for _ in range(64):
+            step(decoder.stages[-1])
+        broken, traced = sum(counters["graph_break"].values()), counters["frames"]["total"]
+        found.append((counters["stats"]["unique_graphs"], broken, traced - 1))
+    torch._dynamo.reset()
+    most = [max(column) for column in zip(*found, strict=True)]
+    assert min(found)[0] >= 1
+    check_bar("graphs of a traced step over 64 of one shape, plain and from a draft", most[0])
+    check_bar("breaks of a traced step over 64 of one shape, plain and from a draft", most[1])
+    check_bar("retracings of a traced step over 64 of one shape, plain and from a draft", most[2])
 
 
 @torch.inference_mode()

@@ -33,9 +33,10 @@ def benchmark(monkeypatch):
 
 
 @pytest.mark.parametrize("part", sorted(NUMBERS))
-def test_every_case_gives_a_number(benchmark, capsys, part):
-    benchmark.main(["--parts", part, "--steps", "4"])
-    text = capsys.readouterr().out
+def test_every_case_gives_a_number(benchmark, capfd, part):
+    # One part as a GPU's are run, in a process of its own; the others would import everything again.
+    benchmark.main(["--parts", part, "--steps", "4", *(["--apart"] if part == "rates" else [])])
+    text = capfd.readouterr().out
     assert "no number" not in text
     for words, count in NUMBERS[part].items():
         assert text.count(words) == count, text
@@ -53,3 +54,24 @@ def test_a_case_that_fails_says_why_and_what_there_is_no_time_for_is_named(bench
     assert "TFLOP/s" in text
     benchmark.main(["--parts", "rates", "--seconds", "-1"])
     assert "rates: not begun, -1 seconds are over" in capsys.readouterr().out
+
+
+def test_a_part_that_is_killed_or_too_slow_takes_no_other_number_along(benchmark, capfd, monkeypatch, tmp_path):
+    """A script stands for the parts, which says one number and then dies, hangs or ends."""
+    script = tmp_path / "part.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "print('a number of', sys.argv[2], flush=True)\n"
+        "if 'plans' in sys.argv: os.kill(os.getpid(), 9)\n"
+        "if 'lora' in sys.argv: time.sleep(600)\n"
+    )
+    monkeypatch.setattr(benchmark, "__file__", str(script))
+    benchmark.main(["--apart", "--seconds", "12", "--parts", "plans", "rates", "lora", "bagel"])
+    lines = capfd.readouterr().out.splitlines()
+    assert [line for line in lines if line.startswith("a number")] == [
+        f"a number of {name}" for name in ("plans", "rates", "lora")
+    ]
+    said = " ".join(lines)
+    assert "plans: its process ended with -9" in said
+    assert "lora: cut off, 12 seconds are over" in said
+    assert "bagel: not begun, 12 seconds are over" in said
