@@ -77,7 +77,7 @@ def _name_measures(table: pd.DataFrame) -> pd.DataFrame:
 LOSSES = {"uniform": "loss, all tokens alike\n(nats a token)"}
 LOSSES |= dict.fromkeys(("recognition", "permuted"), "loss, weighted by Eq. 2\n(nats a token)")
 # What Do-Undo's training minimises and its part; both are means over elements, in the latents' own scale.
-DOUNDO_LOSSES = {"loss": "training loss, with (c): plus weighted consistency\n(squared error of the velocity)",
+DOUNDO_LOSSES = {"loss": "training loss, (c): with consistency\n(squared error of the velocity)",
                  "consistency": "consistency loss, Eq. 1\n(absolute error of the image undone)"}  # fmt: skip
 
 
