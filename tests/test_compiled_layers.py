@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 import torch._dynamo
+import torch._functorch.config
 from conftest import WORDS
 from performance_bars import check_bar
 from tiny_tokens import save_trained_families
@@ -33,7 +34,8 @@ def _fresh(monkeypatch):
     monkeypatch.setattr(compiled, "BACKEND", "aot_eager_decomp_partition")
     torch._dynamo.reset()
     counters.clear()
-    yield
+    with torch._functorch.config.patch(ban_recompute_materialized_backward=True):  # set back at the end
+        yield
     torch._dynamo.reset()
 
 
@@ -125,11 +127,12 @@ def _kept_gib(fast: bool) -> float:
     return sizes[0] / 2 / length * 8 * LENGTH_7B * LAYERS_7B / 2**30
 
 
-def test_a_sequence_of_7b_keeps_nine_gib_of_activations():
+def test_a_sequence_of_7b_keeps_seven_gib_of_activations():
     """Without dropout, whose masks Inductor draws again from a seed; uncompiled they make it 16 GiB."""
     plain, fast = _kept_gib(fast=False), _kept_gib(fast=True)
     assert plain > 10
-    assert 3 < fast <= min(9.5, 0.85 * plain)
+    assert 3 < fast < plain
+    check_bar("activations kept of a sequence of 7B, compiled layers", fast)
 
 
 @pytest.mark.parametrize("family", ["chameleon", "liquid"])
