@@ -18,6 +18,7 @@ from visdyn.datasets.action_classes import load_classes
 from visdyn.datasets.bad_items import DatasetError
 from visdyn.evaluation.metrics.action_accuracy import ActionClassifier, action_accuracy, make_clip
 from visdyn.models.timesformer import TimeSformer, TimeSformerConfig, load_timesformer
+from visdyn.quarantine import Quarantine
 
 RNG = np.random.default_rng(0)
 # Of the public class (facebookresearch/LaViLa at 8002b5a, `SpaceTimeTransformer` as CLIP_OPENAI_TIMESFORMER_LARGE
@@ -148,6 +149,11 @@ def test_classes_of_the_released_annotations(tmp_path):
     (tmp_path / "same.csv").write_text("narration_id,verb_class,noun_class\na,open,0\n")
     with pytest.raises(DatasetError, match="a: classes open and 0"):
         load_classes(tmp_path / "same.csv")
+    (tmp_path / "same.csv").write_text("narration_id,verb_class,noun_class\na,open,0\nb,1\nc,4,5\n")
+    assert load_classes(tmp_path / "same.csv", quarantine := Quarantine()) == {"c": (4, 5)}
+    assert [entry.item for entry in quarantine] == ["a"]  # b is set aside by the reader of the pairs
+    path.write_text('[{"narration_id": ["a"], "verb_class": 3, "noun_class": 0}, 7]')
+    assert load_classes(path) == {}
     with pytest.raises(DatasetError, match="does not exist"):
         load_classes(tmp_path / "absent.json")
 

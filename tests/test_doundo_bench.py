@@ -95,6 +95,9 @@ def test_overrides_and_older_columns(tmp_path):
         ("stacks bowls", "stack", "bowls"),
         ("wash open jar", "wash", "open jar"),
         ("put on glove", "put-on", "glove"),
+        ("Turn Oven On", "turn-on", "Oven"),
+        ("Turn On The Tap", "turn-on", "Tap"),
+        ("PICK CUP UP FROM TABLE", "pick-up", "CUP"),
     ],
 )
 def test_narrations_are_free_text(tmp_path, narration, verb, noun):

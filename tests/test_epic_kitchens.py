@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from visdyn.datasets import epic_kitchens as epic
 from visdyn.datasets.bad_items import DatasetError
 from visdyn.paths import shared_data
-from visdyn.quarantine import Quarantine
+from visdyn.quarantine import Quarantine, SetAsideError
 
 PUBLIC = shared_data() / "data/epic-kitchens-100-annotations/EPIC_100_validation.csv" if shared_data() else None
 
@@ -64,6 +64,29 @@ def test_an_unreadable_cell_is_named(tmp_path, change):
         writer.writerow(row)
     with pytest.raises(DatasetError, match=rf"line 2: column {next(iter(change))}"):
         epic.load_segments(tmp_path / "x.csv")
+
+
+def test_a_row_that_cannot_be_read_is_set_aside_and_the_others_are_read(tmp_path):
+    path = _csv(tmp_path / "x.csv", [SEGMENT, *(replace(SEGMENT, narration_id=name) for name in "bcd"), SEGMENT])
+    lines = path.read_text().splitlines()
+    lines[2] = lines[2].replace(",10,50,", ",10.5,50,")
+    lines[3] += ",one more"
+    path.write_text("\n".join(lines))
+    quarantine = Quarantine(most=0.7)
+    assert [segment.narration_id for segment in epic.load_segments(path, quarantine)] == [SEGMENT.narration_id, "d"]
+    reasons = {entry.item: entry.reason for entry in quarantine}
+    assert reasons == {
+        "x.csv line 3": "column start_frame cannot be read from '10.5'",
+        "x.csv line 4": "has 16 cells under 15 columns",
+        "x.csv line 6": "narration_id P01_11_0 stands there twice; the first row is kept",
+    }
+    with pytest.raises(SetAsideError, match=r"3 of 5 set aside, runtime\.most_set_aside allows 50%"):
+        epic.load_segments(path, Quarantine(most=0.5))
+    with pytest.raises(DatasetError, match=r"x\.csv line 4: has 16 cells"):
+        epic.load_segments(path)
+    _frames(tmp_path, [10, 50])
+    read = epic.load_trajectories(path, tmp_path, quarantine := Quarantine())
+    assert ([item.id for item in read], len(quarantine)) == ([SEGMENT.narration_id, "d"], 3)
 
 
 def test_frames_lie_where_the_public_archives_put_them(tmp_path):

@@ -50,11 +50,14 @@ def _mine_keyframes(options: argparse.Namespace) -> int:
 
 
 def _mine_pairs(options: argparse.Namespace) -> int:
-    segments = load_segments(options.csv)
+    quarantine = Quarantine()
+    segments = load_segments(options.csv, quarantine)
     pairs = mine_pairs(segments, options.vocabulary)
     counts = Counter(pair.verb for pair in pairs)
     print(f"{len(pairs)} of {len(segments)} segments are reversible: "
           + ", ".join(f"{verb} {count}" for verb, count in counts.most_common()))  # fmt: skip
+    if len(quarantine):
+        print(f"{options.csv}: {quarantine.summary()}")
     for pair in pairs[: options.show]:
         print(f"  {pair.segment.narration_id}: {pair.forward_short} | {pair.reverse_short}")
     if options.out:

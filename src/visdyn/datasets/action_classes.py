@@ -2,37 +2,41 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from visdyn.datasets.bad_items import DatasetError
+from visdyn.quarantine import Quarantine
 from visdyn.readers import read_items, read_rows
 
 
-def load_classes(annotations: str | Path) -> dict[str, tuple[int, int]]:
+def load_classes(annotations: str | Path, quarantine: Quarantine | None = None) -> dict[str, tuple[int, int]]:
     """Return (verb class, noun class) by narration id; a row without an id or a class is left out.
 
     Args:
-        annotations: the benchmark's JSON array, or a .csv with the same columns (`visdyn.datasets.doundo_bench`).
+        annotations: the benchmark's JSON array, or a .csv with the same columns (`visdyn.datasets.doundo_bench`, which
+            sets aside the rows that are none).
+        quarantine: takes rows of which a class is no whole number; where it is None such a row is an error.
 
     Raises:
-        DatasetError: the file is missing, or a class is no whole number.
+        DatasetError: the file is missing.
     """
     path, advice = Path(annotations), "give annotations_test.json or a CSV of it"
     if path.suffix.lower() == ".csv":
-        rows = [row for _, row in read_rows(path, ("narration_id",), DatasetError, advice)]
+        ragged = Quarantine()  # set aside by `doundo_bench.load`, as is what is no object below
+        rows = [row for _, row in read_rows(path, ("narration_id",), DatasetError, advice, ragged.add)]
     else:
-        rows = read_items(path, DatasetError, advice)
+        rows = [row for row in read_items(path, DatasetError, advice) if isinstance(row, dict)]
     classes = {}
     for row in rows:
-        if not isinstance(row, dict):  # set aside by `doundo_bench.load`
+        name, texts = row.get("narration_id"), [row.get(key) for key in ("verb_class", "noun_class")]
+        if not isinstance(name, str) or not name or None in texts or "" in texts:
             continue
-        texts = [str(row.get(key) if row.get(key) is not None else "") for key in ("verb_class", "noun_class")]
-        if not row.get("narration_id") or "" in texts:
+        if all(re.fullmatch(r"[0-9]+", str(text).strip()) for text in texts):
+            classes[name] = (int(texts[0]), int(texts[1]))
             continue
-        try:
-            classes[row["narration_id"]] = (int(texts[0]), int(texts[1]))
-        except ValueError:
-            raise DatasetError(
-                f"{path.name}, {row['narration_id']}: classes {' and '.join(texts)} are no whole numbers; mend the row"
-            ) from None
+        reason = f"classes {texts[0]} and {texts[1]} are no whole numbers: its action is not recognised"
+        if quarantine is None:
+            raise DatasetError(f"{path.name}, {name}: {reason}; mend the row")
+        quarantine.add(str(name), reason)
     return classes

@@ -167,12 +167,14 @@ def _verb_and_noun(narration: str) -> tuple[str, str]:
     words = [word for word in (word.strip(".,;") for word in narration.split()) if word]
     place = _find_verb(words)
     verb, rest = _FORMS.get(words[place].lower(), words[place]) if words else "", words[place + 1 :]
-    if rest and rest[0] in _PARTICLES:
-        verb, rest = f"{verb}-{rest[0]}", rest[1:]
-    elif (end := _find_particle(verb, rest)) is not None:
-        verb, rest = f"{verb}-{rest[end]}", rest[:end]
-    rest = rest[rest[:1] == ["the"] :]
-    end = next((i for i, word in enumerate(rest) if word in _PLACE_WORDS), len(rest))
+    plain = [word.lower() for word in rest]
+    if plain and plain[0] in _PARTICLES:
+        verb, rest = f"{verb}-{plain[0]}", rest[1:]
+    elif (end := _find_particle(verb, plain)) is not None:
+        verb, rest = f"{verb}-{plain[end]}", rest[:end]
+    if rest and rest[0].lower() == "the":
+        rest = rest[1:]
+    end = next((i for i, word in enumerate(rest) if word.lower() in _PLACE_WORDS), len(rest))
     return verb, " ".join(rest[:end])
 
 

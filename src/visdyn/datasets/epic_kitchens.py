@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 from functools import lru_cache, partial
@@ -75,30 +74,45 @@ _PARSERS = {"int": _parse_whole, "str": str, "tuple[str, ...]": partial(_parse_l
 _TYPES = {field.name: field.type for field in fields(Segment)}
 
 
-def load_segments(csv_path: str | Path) -> list[Segment]:
+def load_segments(csv_path: str | Path, quarantine: Quarantine | None = None) -> list[Segment]:
     """Read the segments of one CSV file, in its order.
 
+    Args:
+        quarantine: takes rows with a cell that cannot be read, with too few or too many, or with an earlier row's
+            narration_id; where it is None such a row is an error.
+
     Raises:
-        DatasetError: the file is missing or has no segment, a column is missing (named), or a cell cannot be read (row
-            and column named).
+        DatasetError: the file is missing or has no segment, or a column is missing (named).
     """
-    path = Path(csv_path)
-    rows = read_rows(path, COLUMNS, DatasetError, "give the path of an EPIC_100 segment CSV")
-    segments = [_parse_segment(path, line, row) for line, row in rows]
+    path, before = Path(csv_path), len(quarantine or ())
+    segments: dict[str, Segment] = {}
+
+    def set_aside(place: str, reason: str) -> None:
+        if quarantine is None:
+            raise DatasetError(f"{path.parent / place}: {reason}")
+        quarantine.add(place, reason)
+
+    for line, row in read_rows(path, COLUMNS, DatasetError, "give the path of an EPIC_100 segment CSV", set_aside):
+        try:
+            segment = _parse_segment(row)
+            if segment.narration_id in segments:
+                raise DatasetError(f"narration_id {segment.narration_id} stands there twice; the first row is kept")
+            segments[segment.narration_id] = segment
+        except DatasetError as error:
+            set_aside(f"{path.name} line {line}", str(error))
+    if quarantine is not None:
+        quarantine.refuse_most(path, len(segments), before)
     require_rows(segments, path)
-    ids = Counter(segment.narration_id for segment in segments)
-    if twice := [name for name, count in ids.items() if count > 1]:
-        raise DatasetError(f"{path} has narration_id {twice[0]} twice ({len(twice)} such); keep one row of each")
-    return segments
+    return list(segments.values())
 
 
-def _parse_segment(path: Path, line: int, row: dict) -> Segment:
+def _parse_segment(row: dict) -> Segment:
     values = {}
     for name in COLUMNS:
         try:
             values[name] = _PARSERS[_TYPES[name]](row[name])
         except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
-            raise DatasetError(f"{path} line {line}: column {name} cannot be read from {row[name]!r}") from error
+            raise DatasetError(f"column {name} cannot be read from {row[name]!r}") from error
     return Segment(**values)
 
 
@@ -182,7 +196,7 @@ def load_trajectories(
     """
     usable: list[Trajectory] = []
     with collecting(quarantine, csv_path, usable) as bad:
-        for segment in load_segments(csv_path):
+        for segment in load_segments(csv_path, bad):
             try:
                 if segment.video_id in skip_videos:
                     raise FrameError(f"the published frames of video {segment.video_id} are wrong (dataset's errata)")

@@ -215,7 +215,7 @@ def _doundo(bench: Bench, options: argparse.Namespace, quarantine: Quarantine) -
     flow, (clip, dino, notes) = NamedFlow(resolved(options.flow), None, options.device), _encoders(options)
     evaluation = EditingEvaluation(
         kept, captions, None, clip, dino, options.flow_size or None, flow, prompts=True,
-        edited_captions=model, classes=load_classes(options.annotations) if options.classifier else {},
+        edited_captions=model, classes=load_classes(options.annotations, quarantine) if options.classifier else {},
         classifier=ActionClassifier.from_file(options.classifier, options.device) if options.classifier else None,
         metric_files=tuple(options.plugin),
     )  # fmt: skip

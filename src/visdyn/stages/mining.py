@@ -88,10 +88,10 @@ def mine_reversible(stage: Stage, split: str, quarantine: Quarantine) -> DoUndoS
 
     Args:
         split: `train` or `test`.
-        quarantine: takes segments without frames, that fail the filter, or whose answers cannot be used.
+        quarantine: takes segments that cannot be read, lack frames, fail the filter, or whose answers cannot be used.
     """
     params, kitchen = stage.params, stage.kitchen is not None
-    segments = load_segments(stage.data("epic") / SOURCE_FILES[split])
+    segments = load_segments(stage.data("epic") / SOURCE_FILES[split], quarantine)
     mined = mine_pairs(segments, params.vocabulary, split == "test", "" if kitchen else "the")
     usable = []
     for pair in mined:

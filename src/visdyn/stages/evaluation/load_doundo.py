@@ -36,7 +36,7 @@ def doundo_evaluation(stage: Stage, quarantine: Quarantine | None = None) -> Edi
     weights = stage.located(settings.classifier, "evaluation_doundo.classifier")
     if settings.classifier and weights.is_file():  # where a named one is not there, measures.csv says so
         classifier = ActionClassifier.from_file(weights, stage.device)
-        options |= {"classifier": classifier, "classes": load_classes(annotations)}
+        options |= {"classifier": classifier, "classes": load_classes(annotations, quarantine)}
     truth = open_truth(stage.kitchen)
     if truth.known:
         ids = [pair.id for pair in pairs]
