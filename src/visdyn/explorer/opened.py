@@ -271,10 +271,9 @@ def open_profile(profile: str = ".", chain: int | None = None, models: Mapping[s
     """
     stage = open_stage("explore", profile)
     chain, given = stage.chains[0] if chain is None else chain, dict(models or {})
-    if stage.path("models").is_dir() or stage.settings.world.kind != "kitchen":
-        return Opened(stage, stage, chain, added=given)
-    pack = find_pack(stage.root)
-    if pack is None and given:
+    own = stage.path("models").is_dir() or stage.settings.world.kind != "kitchen"
+    pack = None if own else find_pack(stage.root)
+    if own or (given and pack is None):
         return Opened(stage, stage, chain, added=given)
     if pack is None:
         raise FileNotFoundError(
